@@ -1,0 +1,327 @@
+"""What a strategy is: a Learner, or Parts that `gradient_learner` sums to one. Written for one lane; the engine lifts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lifelong.losses import cross_entropy
+from lifelong.models import Net, Params
+from lifelong.optim import Optimizer
+from lifelong.randomness import generator
+from lifelong.stream import Pool
+
+State = dict[str, Any]  # nested dicts of tensors, so that it stacks, is saved, and is compared
+
+
+class Batch(NamedTuple):
+    """What a learner is given at a step, or, at the end of a task, all the rows of that task.
+
+    Attributes:
+        rows: [B] rows of the pool; -1 where a batch is shorter than its lane-mates'.
+        weight: [B], sums to 1 over the real rows, 0 at pads: a mean is `(value * weight).sum()`.
+        u: source name -> uniform numbers in [0, 1), as many as `Learner.draws` asked for; at the end of a task one a row.
+        task: 0-d, the number of the task; always 0 where boundaries are not told.
+    """
+
+    rows: Tensor
+    weight: Tensor
+    u: dict[str, Tensor]
+    task: Tensor
+
+
+@dataclass(frozen=True)
+class Learner:
+    """The waist: everything that learns from a stream, as pure functions of a state (nested dicts of tensors).
+
+    Attributes:
+        init: (seed, pool) -> state.
+        observe: (state, pool, batch) -> state, logs; logs is a dict of 0-d tensors, with `loss` where there is one.
+        predict: (state, pool, x [n, *shape]) -> scores [n, C].
+        end_task: (state, pool, batch) -> state; batch has all rows of the task.
+        draws: (B) -> how many uniform numbers a step needs, by source name.
+        data: which rows a task trains on: its own ('task'), those of all tasks so far ('seen'), or of all ('all').
+        boundaries: whether it must be told where tasks end.
+        stages: the steps of a gradient learner one by one, which the engine lifts faster than `observe`.
+    """
+
+    init: Callable[[int, Pool], State]
+    observe: Callable[[State, Pool, Batch], tuple[State, dict[str, Tensor]]]
+    predict: Callable[[State, Pool, Tensor], Tensor]
+    end_task: Callable[[State, Pool, Batch], State] = lambda state, pool, batch: state
+    draws: Callable[[int], dict[str, int]] = lambda batch_size: {}
+    data: str = "task"
+    boundaries: bool = False
+    stages: Stages | None = None
+
+
+@dataclass(frozen=True)
+class Initialization:
+    """Where learning starts (a "start" for short): parameters, and which of them stay.
+
+    Attributes:
+        params: (net, seed) -> params.
+        frozen: (names) -> those that training must not move; OML freezes its representation, ANML its gate.
+        net: the network that the start brings along; None: the one chosen for the run.
+    """
+
+    params: Callable[[Net, int], Params]
+    frozen: Callable[[Iterable[str]], set[str]] = lambda names: set()
+    net: Net | None = None
+
+
+class Slice(NamedTuple):
+    """Some examples inside a step: the batch, or what one part recalled.
+
+    Attributes:
+        rows: [B]; -1 is no example.
+        weight: [B], sums to 1 over the real rows; all 0 while there is none.
+        x: [B, *shape]; y: [B], output units.
+        scores: [B, C] of the network before the update.
+        rivals: [B, C] bool, the units that compete in the loss; None: all.
+    """
+
+    rows: Tensor
+    weight: Tensor
+    x: Tensor
+    y: Tensor
+    scores: Tensor
+    rivals: Tensor | None = None
+
+
+class View(NamedTuple):
+    """What a hook of a part sees. Fields that make no sense for a hook are None.
+
+    Attributes:
+        state: the part's own state.
+        params: the network's parameters; after the update in `step` and `task`.
+        net: the network: `net.apply(params, x)`.
+        pool: examples by row: `pool.fetch(rows)`, and `n_classes`, `n_tasks`, `classes`, `scenario`.
+        u: the part's own uniform numbers [draws]; in `task` one for each row of the task.
+        task: 0-d, number of the task.
+        batch: the task's batch; in `recall` and `task` only its `rows` and `weight`.
+        recalled: what this part recalled, in `loss`.
+        grads: the gradient that moved the parameters, in `step`.
+        generator: for random initial state, in `init`.
+    """
+
+    state: State
+    params: Params
+    net: Net
+    pool: Pool
+    u: Tensor | None = None
+    task: Tensor | None = None
+    batch: Slice | None = None
+    recalled: Slice | None = None
+    grads: Params | None = None
+    generator: torch.Generator | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """One ingredient of a gradient learner; every hook is optional and takes a `View`.
+
+    Attributes:
+        init: (view) -> state, before the first task.
+        draws: uniform numbers that a step needs: a number, or (B) -> number.
+        recall: (view) -> rows [R] to rehearse now; -1 for none. They share one forward pass with the batch.
+        loss: (view) -> 0-d, added to the task's loss.
+        grads: (view, grads) -> grads, a transform of the summed gradient, in the order of the sum.
+        step: (view) -> state, after each update.
+        task: (view) -> state, after each task, with all its rows in `view.batch.rows`.
+        data: which rows a task trains on: 'task', 'seen' (so far) or 'all'.
+        boundaries: whether it must be told where tasks end; a part with a `task` hook usually must.
+    """
+
+    init: Callable[[View], State] | None = None
+    draws: int | Callable[[int], int] = 0
+    recall: Callable[[View], Tensor] | None = None
+    loss: Callable[[View], Tensor] | None = None
+    grads: Callable[[View, Params], Params] | None = None
+    step: Callable[[View], State] | None = None
+    task: Callable[[View], State] | None = None
+    data: str = "task"
+    boundaries: bool = False
+
+
+@dataclass(frozen=True)
+class Stages:
+    """One step of a gradient learner, cut where the engine lifts it: each function is for one lane.
+
+    Attributes:
+        recall: (pool, state, batch) -> part name -> rows.
+        loss: (pool, trained params, state, batch, rows) -> loss, what was seen of the batch.
+        transform: (pool, state, batch, grads) -> grads.
+        after: (pool, state, batch, grads, seen) -> part states.
+        optimizer: moves the trained parameters, all lanes at once.
+        frozen: names of the parameters that do not move.
+        uses: which of `recall`, `transform` and `after` do anything.
+    """
+
+    recall: Callable[[Pool, State, Batch], dict[str, Tensor]]
+    loss: Callable[[Pool, Params, State, Batch, dict[str, Tensor]], tuple[Tensor, dict[str, Tensor]]]
+    transform: Callable[[Pool, State, Batch, Params], Params]
+    after: Callable[[Pool, State, Batch, Params, dict[str, Tensor]], State]
+    optimizer: Optimizer
+    frozen: frozenset[str]
+    uses: frozenset[str]
+
+
+def real(rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """Weights [R] that are equal over the real rows and sum to 1; all 0 where there is none."""
+    present = (rows >= 0).to(dtype)
+    return present / present.sum().clamp(min=1)
+
+
+@dataclass(frozen=True)
+class _Sum:
+    """The sum of parts, for one lane."""
+
+    net: Net
+    parts: dict[str, Part]
+    start: Initialization
+    optimizer: Optimizer
+    frozen: frozenset[str]
+
+    def init(self, seed: int, pool: Pool) -> State:
+        params = {k: p.to(pool.dtype) for k, p in self.start.params(self.net, seed).items()}
+        trained = {k: p for k, p in params.items() if k not in self.frozen}
+        own = {}
+        for name, part in self.parts.items():
+            if part.init:
+                view = View({}, params, self.net, pool, generator=generator(seed, "init", name))
+                own[name] = part.init(view)
+        return {"params": params, "optimizer": self.optimizer.init(trained), "parts": own}
+
+    def view(self, name: str, state: State, pool: Pool, batch: Batch, **fields: Any) -> View:
+        return View(state["parts"].get(name, {}), state["params"], self.net, pool, batch.u.get(name), batch.task,
+                    **fields)
+
+    def bare(self, batch: Batch) -> Slice:
+        none: Any = None
+        return Slice(batch.rows, batch.weight, none, none, none)
+
+    def recall(self, pool: Pool, state: State, batch: Batch) -> dict[str, Tensor]:
+        return {name: part.recall(self.view(name, state, pool, batch, batch=self.bare(batch)))
+                for name, part in self.parts.items() if part.recall}
+
+    def loss(self, pool: Pool, trained: Params, state: State, batch: Batch,
+             rows: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """One forward pass serves the batch and everything recalled; each part gets its slice of the scores."""
+        params = state["params"] | trained
+        state = state | {"params": params}
+        sizes = [len(r) for r in (batch.rows, *rows.values())]
+        x, y = pool.fetch(torch.cat([batch.rows, *rows.values()]) if rows else batch.rows)
+        scores = self.net.apply(params, x)
+        rivals = pool.rivals(y)
+        weights = [batch.weight, *(real(r, pool.dtype) for r in rows.values())]
+        cut = [t.split(sizes) if t is not None else [None] * len(sizes) for t in (x, y, scores, rivals)]
+        slices = [Slice(r, w, *own) for r, w, *own in  # type: ignore[arg-type]
+                  zip((batch.rows, *rows.values()), weights, *cut, strict=True)]
+        mine, recalled = slices[0], dict(zip(rows, slices[1:], strict=True))
+        total = cross_entropy(mine)
+        for name, part in self.parts.items():
+            if part.loss:
+                total = total + part.loss(self.view(name, state, pool, batch, batch=mine, recalled=recalled.get(name)))
+        return total, {"x": mine.x, "y": mine.y, "scores": mine.scores}
+
+    def transform(self, pool: Pool, state: State, batch: Batch, grads: Params) -> Params:
+        for name, part in self.parts.items():
+            if part.grads:
+                grads = part.grads(self.view(name, state, pool, batch, batch=self.bare(batch)), grads)
+        return grads
+
+    def after(self, pool: Pool, state: State, batch: Batch, grads: Params, seen: dict[str, Tensor]) -> State:
+        mine = Slice(batch.rows, batch.weight, seen["x"], seen["y"], seen["scores"], pool.rivals(seen["y"]))
+        return state["parts"] | {name: part.step(self.view(name, state, pool, batch, batch=mine, grads=grads))
+                                 for name, part in self.parts.items() if part.step}
+
+    def end_task(self, state: State, pool: Pool, batch: Batch) -> State:
+        own = {name: part.task(self.view(name, state, pool, batch, batch=self.bare(batch)))
+               for name, part in self.parts.items() if part.task}
+        return state | {"parts": state["parts"] | own}
+
+    def draws(self, batch_size: int) -> dict[str, int]:
+        counts = {name: part.draws(batch_size) if callable(part.draws) else part.draws
+                  for name, part in self.parts.items()}
+        return {name: count for name, count in counts.items() if count or self.parts[name].task}
+
+
+def gradient_learner(net: Net, optimizer: Optimizer, parts: dict[str, Part],
+                     start: Initialization | None = None) -> Learner:
+    """The learner that minimises its batch's cross-entropy plus the losses of `parts`.
+
+    Each part sees its own state, its own rows and its own random numbers, so any sum of parts is a learner; the order
+    matters only for gradient transforms.
+
+    Args:
+        net: the network.
+        optimizer: moves its parameters.
+        parts: by name; the name is also the source of the part's random numbers.
+        start: where learning starts; None: the network's own random initialization.
+
+    Raises:
+        ValueError: where two parts disagree about the rows that a task trains on.
+    """
+    start = start or Initialization(lambda net, seed: net.init(generator(seed, "init")))
+    net = start.net or net
+    data = {part.data for part in parts.values()} - {"task"}
+    if len(data) > 1:
+        raise ValueError("a sum can have one bound: joint and cumulative each decide which rows a task trains on")
+    frozen = frozenset(start.frozen(net.init(generator("names"))))
+    whole = _Sum(net, parts, start, optimizer, frozen)
+    uses = {"recall": "recall", "transform": "grads", "after": "step"}
+    stages = Stages(whole.recall, whole.loss, whole.transform, whole.after, optimizer, frozen, frozenset(
+        stage for stage, hook in uses.items() if any(getattr(part, hook) for part in parts.values())))
+
+    def observe(state: State, pool: Pool, batch: Batch) -> tuple[State, dict[str, Tensor]]:
+        owned = state | {k: {n: v.clone() for n, v in state[k].items()} for k in ("params", "optimizer")}
+        return gradient_step(stages, lambda stage: partial(getattr(stages, stage), pool), owned, batch)
+
+    return Learner(whole.init, observe, lambda state, pool, x: net.apply(state["params"], x), whole.end_task,
+                   whole.draws, next(iter(data), "task"), any(p.boundaries for p in parts.values()), stages)
+
+
+def gradient_step(stages: Stages, each: Callable[[str], Callable[..., Any]], state: State,
+                  batch: Batch) -> tuple[State, dict[str, Tensor]]:
+    """One step of a gradient learner; writes into its parameters and its optimizer's state.
+
+    Differentiation and the update run outside the lift, on stacked leaves: a lane's loss depends on its own
+    parameters alone, so the gradient of the summed losses is every lane's own gradient.
+
+    Args:
+        stages: the step of one lane.
+        each: (stage name) -> that stage for all lanes.
+        state: owned by the caller.
+        batch: of all lanes.
+    """
+    trained = {k: p for k, p in state["params"].items() if k not in stages.frozen}
+    with torch.no_grad():
+        rows = each("recall")(state, batch) if "recall" in stages.uses else {}
+    with torch.enable_grad():
+        leaves = {k: p.detach().requires_grad_() for k, p in trained.items()}
+        losses, seen = each("loss")(leaves, state, batch, rows)
+        grads = dict(zip(leaves, torch.autograd.grad(losses.sum(), list(leaves.values()), materialize_grads=True),
+                         strict=True))
+    with torch.no_grad():
+        if "transform" in stages.uses:
+            grads = each("transform")(state, batch, grads)
+        stages.optimizer.update(trained, grads, state["optimizer"])
+        if "after" in stages.uses:
+            parts = each("after")(state, batch, grads, {k: v.detach() for k, v in seen.items()})
+            state = state | {"parts": apart(parts, state["params"])}
+    return state, {"loss": losses.detach()}
+
+
+def apart(state: Any, params: Params) -> Any:
+    """`state` with a copy wherever it shares memory with `params`, which the next step overwrites."""
+    if isinstance(state, dict):
+        return {k: apart(v, params) for k, v in state.items()}
+    storage = state.untyped_storage().data_ptr()
+    shared = any(p.untyped_storage().data_ptr() == storage for p in params.values())
+    return state.clone() if shared else state

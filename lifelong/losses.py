@@ -1,0 +1,180 @@
+"""Losses of one lane, and how important each parameter is to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+if TYPE_CHECKING:
+    from lifelong.learner import Slice, View
+    from lifelong.models import Net, Params
+    from lifelong.stream import Pool
+
+
+def cross_entropy(seen: Slice) -> Tensor:
+    """Weighted cross-entropy of a slice over the units that compete for each example; 0 where it is empty."""
+    scores = seen.scores if seen.rivals is None else seen.scores.masked_fill(~seen.rivals, -torch.inf)
+    return (F.cross_entropy(scores, seen.y, reduction="none") * seen.weight).sum()
+
+
+def fit(net: Net, pool: Pool, rows: Tensor, weight: Tensor) -> Callable[[Params], Tensor]:
+    """The cross-entropy of `rows` [R], weighted by `weight` [R], as a function of the parameters."""
+    x, y = pool.fetch(rows)
+    rivals = pool.rivals(y)
+
+    def loss(params: Params) -> Tensor:
+        scores = net.apply(params, x)
+        scores = scores if rivals is None else scores.masked_fill(~rivals, -torch.inf)
+        return (F.cross_entropy(scores, y, reduction="none") * weight).sum()
+
+    return loss
+
+
+def distillation(scores: Tensor, teacher: Tensor, units: Tensor, temperature: float | Tensor) -> Tensor:
+    """Divergence [B] of a learner's answers from its teacher's, over some units: T^2 KL(p_teacher || p).
+
+    Args:
+        scores: of the learner [B, C].
+        teacher: scores of the teacher [B, C].
+        units: [C] bool, the units compared; 0 is returned where there is none.
+        temperature: T, above 0; both score vectors are divided by it.
+
+    Source: Hinton et al. 2015, arXiv:1503.02531 (the factor T^2 keeps the gradient's size); it differs from
+        cross-entropy against the teacher by the teacher's entropy, which has no gradient.
+    """
+    # A finite stand-in for -inf: with no unit at all the result stays finite and is zeroed below.
+    hide = torch.where(units, 0.0, -1e30)
+    log_p = (scores / temperature + hide).log_softmax(-1)
+    log_q = (teacher / temperature + hide).log_softmax(-1)
+    terms = log_q.exp() * (log_q - log_p)
+    return torch.where(units, terms, 0.0).sum(-1) * temperature**2
+
+
+def quadratic(params: Params, anchor: Params, importance: Params) -> Tensor:
+    """Sum over parameters of importance * (parameter - anchor)^2, 0-d."""
+    terms = [(importance[k] * (params[k] - anchor[k]).square()).sum() for k in importance]
+    return torch.stack(terms).sum()
+
+
+def chunks(rows: Tensor, weight: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """`rows` [n] and `weight` [n] in pieces of `size`, for passes over a whole task."""
+    yield from zip(rows.split(size), weight.split(size), strict=True)
+
+
+def fisher(view: View, rows: Tensor, weight: Tensor, labels: str = "exact", size: int = 256) -> Params:
+    """Diagonal Fisher information of every parameter: the mean over examples of squared per-example gradients.
+
+    Args:
+        view: whose `params`, `net` and `pool` are used.
+        rows: [n] examples; weight: [n], sums to 1 over them.
+        labels: 'exact' takes the expectation over the network's own answers, sum over c of p(c|x) g_c^2;
+            'empirical' takes the label that is stored.
+        size: examples handled at once.
+
+    Returns:
+        importance >= 0 of the shape of each parameter.
+
+    Source: Kirkpatrick et al. 2017, arXiv:1612.00796; Martens 2020, arXiv:1412.1193 for the two expectations. Never
+        the square of a batch's mean gradient, which shrinks with the batch.
+    """
+    if labels not in ("exact", "empirical"):
+        raise ValueError(f"fisher: labels must be 'exact' or 'empirical', got {labels!r}")
+    x, _ = view.pool.fetch(rows[:1])
+    squares = _layer_squares if _Layers(view.params).cover(view.net, x) else example_squares
+    total = {k: torch.zeros_like(p) for k, p in view.params.items()}
+    for part, w in chunks(rows, weight, size):
+        x, y = view.pool.fetch(part)
+        rivals = view.pool.rivals(y)
+        allowed = torch.ones(len(y), view.pool.n_classes, dtype=torch.bool, device=y.device)
+        for k, value in squares(view.net, view.params, x, y, w, allowed if rivals is None else rivals, labels).items():
+            total[k] = total[k] + value
+    return total
+
+
+def _log_p(scores: Tensor, allowed: Tensor) -> Tensor:
+    return scores.masked_fill(~allowed, -1e30).log_softmax(-1)
+
+
+def _answers(log_p: Tensor, y: Tensor, weight: Tensor, labels: str) -> Iterator[tuple[Tensor, Tensor]]:
+    """(c [B], weight [B]) of each label whose gradient is squared."""
+    if labels == "empirical":
+        yield y, weight
+    else:
+        for c in range(log_p.shape[-1]):
+            yield torch.full_like(y, c), weight * log_p[:, c].exp()
+
+
+def example_squares(net: Net, params: Params, x: Tensor, y: Tensor, weight: Tensor, allowed: Tensor,
+                    labels: str) -> Params:
+    """Weighted sum of squared per-example gradients, for any network: one gradient an example."""
+
+    def one(params: Params, x: Tensor, allowed: Tensor, c: Tensor) -> Tensor:
+        return _log_p(net.apply(params, x.unsqueeze(0)).squeeze(0), allowed).gather(0, c.unsqueeze(0)).squeeze()
+
+    total = {k: torch.zeros_like(p) for k, p in params.items()}
+    for c, w in _answers(_log_p(net.apply(params, x), allowed), y, weight, labels):
+        grads = torch.func.vmap(torch.func.grad(one), in_dims=(None, 0, 0, 0))(params, x, allowed, c)
+        for k, g in grads.items():
+            total[k] = total[k] + torch.tensordot(w, g.square(), dims=1)
+    return total
+
+
+def _layer_squares(net: Net, params: Params, x: Tensor, y: Tensor, weight: Tensor, allowed: Tensor,
+                   labels: str) -> Params:
+    """The same for networks of linear layers, where an example's gradient is (delta outer input), at a batch's price."""
+    probe = _Layers(params)
+    probe.cover(net, x[:1])
+    taps = [x.new_zeros(len(x), params[w].shape[0]) for w, _ in probe.layers]
+
+    def forward(taps: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        with _Layers(params, taps) as layers:
+            scores = net.apply(params, x)
+        return _log_p(scores, allowed), layers.inputs
+
+    log_p, pull, inputs = torch.func.vjp(forward, taps, has_aux=True)
+    total = {k: torch.zeros_like(p) for k, p in params.items()}
+    for c, w in _answers(log_p, y, weight, labels):
+        (deltas,) = pull(F.one_hot(c, log_p.shape[-1]).to(log_p.dtype))
+        for (name, bias), delta, a in zip(probe.layers, deltas, inputs, strict=True):
+            square = delta.square() * w.unsqueeze(-1)
+            total[name] = total[name] + square.mT @ a.square()
+            if bias is not None:
+                total[bias] = total[bias] + square.sum(0)
+    return total
+
+
+class _Layers(TorchFunctionMode):
+    """Watches a forward pass for linear layers, and adds a tap to each one's output."""
+
+    def __init__(self, params: Params, taps: list[Tensor] | None = None) -> None:
+        super().__init__()
+        self.params = params
+        self.names = {id(p): name for name, p in params.items()}
+        self.taps = taps
+        self.inputs: list[Tensor] = []
+        self.layers: list[tuple[str, str | None]] = []
+        self.other = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        used = [self.names[id(a)] for a in (*args, *(kwargs or {}).values()) if id(a) in self.names]
+        if not used:
+            return out
+        if func is not F.linear or kwargs or args[0].dim() != 2 or id(args[1]) not in self.names:
+            self.other = True
+            return out
+        self.inputs.append(args[0])
+        self.layers.append((used[0], used[1] if len(used) > 1 else None))
+        return out if self.taps is None else out + self.taps[len(self.inputs) - 1]
+
+    def cover(self, net: Net, x: Tensor) -> bool:
+        """Whether every parameter is used once, as weight or bias of a linear layer on plain vectors."""
+        with self:
+            net.apply(self.params, x)
+        used = [name for layer in self.layers for name in layer if name is not None]
+        return not self.other and sorted(used) == sorted(self.params)

@@ -1,0 +1,156 @@
+"""Networks as pure functions of their parameters, and how any torch module becomes one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Params = dict[str, Tensor]
+
+
+class Net(NamedTuple):
+    """A network whose parameters are data, so that many lanes can be trained as one.
+
+    Attributes:
+        init: (generator) -> params.
+        apply: (params, x [B, *shape]) -> scores [B, C].
+        features: (params, x) -> the last hidden layer [B, F]; None where the network does not say what that is.
+        head: names of the output layer's parameters.
+    """
+
+    init: Callable[[torch.Generator], Params]
+    apply: Callable[[Params, Tensor], Tensor]
+    features: Callable[[Params, Tensor], Tensor] | None = None
+    head: tuple[str, ...] = ()
+
+
+def _uniform(shape: tuple[int, ...], fan_in: int, g: torch.Generator) -> Tensor:
+    bound = 1 / math.sqrt(fan_in)
+    return (torch.rand(shape, generator=g) * 2 - 1) * bound
+
+
+def _layer(params: Params, name: str, outputs: int, shape: tuple[int, ...], g: torch.Generator) -> None:
+    """torch's default: weights and biases uniform in +-1/sqrt(fan in)."""
+    fan_in = math.prod(shape)
+    params[f"{name}.weight"] = _uniform((outputs, *shape), fan_in, g)
+    params[f"{name}.bias"] = _uniform((outputs,), fan_in, g)
+
+
+def mlp(shape: tuple[int, ...], n_classes: int, hidden: Sequence[int] = (100, 100)) -> Net:
+    """A multi-layer perceptron with ReLU.
+
+    Args:
+        shape: of one example.
+        n_classes: output units.
+        hidden: width of each hidden layer; () is a linear classifier.
+    """
+    if any(width < 1 for width in hidden):
+        raise ValueError(f"mlp: hidden widths must be 1 or more, got {tuple(hidden)}")
+    widths = [math.prod(shape), *hidden]
+
+    def init(g: torch.Generator) -> Params:
+        params: Params = {}
+        for i, (a, b) in enumerate(zip(widths, widths[1:], strict=False)):
+            _layer(params, f"hidden{i}", b, (a,), g)
+        _layer(params, "head", n_classes, (widths[-1],), g)
+        return params
+
+    def features(params: Params, x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        for i in range(len(hidden)):
+            x = F.linear(x, params[f"hidden{i}.weight"], params[f"hidden{i}.bias"]).relu()
+        return x
+
+    def apply(params: Params, x: Tensor) -> Tensor:
+        return F.linear(features(params, x), params["head.weight"], params["head.bias"])
+
+    return Net(init, apply, features, ("head.weight", "head.bias"))
+
+
+def conv4(shape: tuple[int, ...], n_classes: int, width: int = 32) -> Net:
+    """Four 3x3 convolutions of stride 2 with group normalisation and ReLU, then a linear head.
+
+    Group normalisation (one group) keeps no running statistics: an example's scores do not depend on its batch.
+
+    Args:
+        shape: of one example, [channels, height, width].
+        n_classes: output units.
+        width: channels of every layer.
+
+    Source: the stride-2 network of MAML on Omniglot (Finn et al. 2017, arXiv:1703.03400), which has batch
+        normalisation in place of group normalisation.
+    """
+    if len(shape) != 3:
+        raise ValueError(f"conv4 needs images [channels, height, width], got examples of shape {tuple(shape)}")
+    if width < 1:
+        raise ValueError(f"conv4: width must be 1 or more, got {width}")
+    side = list(shape[1:])
+    for _ in range(4):
+        side = [(s - 1) // 2 + 1 for s in side]
+
+    def init(g: torch.Generator) -> Params:
+        params: Params = {}
+        for i in range(4):
+            _layer(params, f"conv{i}", width, (shape[0] if i == 0 else width, 3, 3), g)
+            params[f"norm{i}.weight"], params[f"norm{i}.bias"] = torch.ones(width), torch.zeros(width)
+        _layer(params, "head", n_classes, (width * side[0] * side[1],), g)
+        return params
+
+    def features(params: Params, x: Tensor) -> Tensor:
+        for i in range(4):
+            x = F.conv2d(x, params[f"conv{i}.weight"], params[f"conv{i}.bias"], stride=2, padding=1)
+            x = F.group_norm(x, 1, params[f"norm{i}.weight"], params[f"norm{i}.bias"]).relu()
+        return x.flatten(1)
+
+    def apply(params: Params, x: Tensor) -> Tensor:
+        return F.linear(features(params, x), params["head.weight"], params["head.bias"])
+
+    return Net(init, apply, features, ("head.weight", "head.bias"))
+
+
+def from_module(make: Callable[[], nn.Module]) -> Net:
+    """The network that `make()` builds; every lane gets weights of its own, drawn as the module draws them.
+
+    A module may name its last hidden layer by a method `features(x)`; learners without gradients need it.
+
+    Raises:
+        ValueError: for a module with state outside its parameters (batch normalisation with running statistics) or
+            with randomness of its own (dropout): neither can be stacked or resumed.
+    """
+    example = make()
+    if list(example.buffers()):
+        raise ValueError(f"{type(example).__name__} keeps buffers ({next(iter(example.named_buffers()))[0]}): use "
+                         "GroupNorm, or BatchNorm with track_running_stats=False")
+    for module in example.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
+            raise ValueError(f"{type(example).__name__} has dropout, whose random numbers cannot be repeated: set p=0")
+
+    def init(g: torch.Generator) -> Params:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(torch.randint(2**62, (), generator=g)))
+            return {name: p.detach().clone() for name, p in make().named_parameters()}
+
+    def apply(params: Params, x: Tensor) -> Tensor:
+        return torch.func.functional_call(example, params, (x,))
+
+    def features(params: Params, x: Tensor) -> Tensor:
+        return torch.func.functional_call(_Features(example), {f"module.{k}": p for k, p in params.items()}, (x,))
+
+    linear = [name for name, m in example.named_modules() if isinstance(m, nn.Linear)]
+    head = tuple(n for n, _ in example.named_parameters() if linear and n.rpartition(".")[0] == linear[-1])
+    return Net(init, apply, features if hasattr(example, "features") else None, head)
+
+
+class _Features(nn.Module):
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> Tensor:
+        features: Tensor = self.module.features(x)  # type: ignore[operator]
+        return features

@@ -1,0 +1,43 @@
+"""Strategies that keep the answers of an earlier self."""
+
+import torch
+from torch import Tensor
+
+from lifelong.learner import Part, State, View
+from lifelong.losses import distillation
+from lifelong.registry import above, at_least
+
+
+def lwf(strength: float = 1.0, temperature: float = 2.0) -> Part:
+    """Learning without forgetting: on the new task's examples, answer old units as the network before the task did.
+
+    Task-incremental: every earlier task's units are compared apart, and these losses are added. Domain-incremental: all
+    units, times the number of earlier tasks. Class-incremental: the units of all earlier tasks together, once.
+
+    Args:
+        strength: weight of the distillation loss; 0 is fine-tuning.
+        temperature: T > 0 that softens both sets of scores.
+
+    Source: Li & Hoiem 2016, arXiv:1606.09282, without its warm-up of the new head; weighted as in van de Ven & Tolias
+        2019, arXiv:1904.07734.
+    """
+    at_least(0, strength=strength)
+    above(0, temperature=temperature)
+
+    def loss(view: View) -> Tensor:
+        batch, pool = view.batch, view.pool
+        teacher = view.net.apply(view.state["teacher"], batch.x)
+        earlier = torch.arange(pool.n_tasks, device=batch.y.device) < view.task
+        groups = pool.classes & earlier.unsqueeze(-1)
+        times = view.task if pool.scenario == "domain" else 1
+        if pool.scenario != "task":
+            groups = groups.any(0, keepdim=True)
+        total = batch.scores.new_zeros(())
+        for units in groups:
+            total = total + times * (distillation(batch.scores, teacher, units, temperature) * batch.weight).sum()
+        return strength * total
+
+    def remember(view: View) -> State:
+        return {"teacher": dict(view.params)}
+
+    return Part(init=remember, loss=loss, task=remember, boundaries=True)

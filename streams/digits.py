@@ -1,0 +1,87 @@
+"""Streams from the 1,797 handwritten 8x8 digits that come with scikit-learn: real images, nothing to download."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from lifelong import build
+from lifelong.randomness import generator
+from lifelong.stream import Stream
+
+_DEFAULTS = {"model": "mlp(hidden=(100, 100))", "optimizer": "sgd(lr=0.1)", "epochs": 1, "batch_size": 10}
+
+
+def rotated(seeds: Sequence[int], *, tasks: int = 5, examples: int | None = None, scenario: str = "domain",
+            boundaries: bool = True) -> Stream:
+    """Rotated digits: small real digits under another rotation in each task.
+
+    Args:
+        tasks: tasks, at least 1; task t's angle is drawn for each seed from the t-th of T equal bins of [0, 180).
+        examples: images trained on in each task, drawn for each seed and task; None = all 1,442.
+        scenario: 'domain' (10 output units), or 'class' or 'task' (10 units of its own for every task).
+        boundaries: whether the learner is told where a task ends.
+
+    Raises:
+        ValueError: where more examples are asked for than there are.
+
+    Source: the digits of Alpaydin & Kaynak 1998 that scikit-learn's `load_digits` returns; a fifth of each class is for
+        testing. Angles as Lopez-Paz & Ranzato 2017, arXiv:1706.08840.
+    """
+    options = {"tasks": tasks, "examples": examples, "scenario": scenario, "boundaries": boundaries}
+    return build.rotated("rotated-digits-v1", seeds, _digits(), tasks=tasks, examples=examples, scenario=scenario,
+                         boundaries=boundaries, defaults=_DEFAULTS, options=options)
+
+
+def permuted(seeds: Sequence[int], *, tasks: int = 5, examples: int | None = None, scenario: str = "domain",
+             boundaries: bool = True) -> Stream:
+    """Permuted digits: small real digits under another permutation of the pixels in each task.
+
+    Args:
+        tasks: tasks, at least 1; every task's permutation is drawn for each seed.
+        examples, scenario, boundaries: as for rotated digits.
+
+    Raises:
+        ValueError: where more examples are asked for than there are.
+
+    Source: digits as for rotated digits; permutations as Goodfellow et al. 2013, arXiv:1312.6211.
+    """
+    options = {"tasks": tasks, "examples": examples, "scenario": scenario, "boundaries": boundaries}
+    return build.permuted("permuted-digits-v1", seeds, _digits(), tasks=tasks, examples=examples, scenario=scenario,
+                          boundaries=boundaries, defaults=_DEFAULTS, options=options)
+
+
+def split(seeds: Sequence[int], *, tasks: int = 5, classes_per_task: int = 2, scenario: str = "class",
+          boundaries: bool = True) -> Stream:
+    """Split digits: small real digits, two new classes in each task.
+
+    Args:
+        tasks: tasks, at least 1.
+        classes_per_task: classes of each task; which ones is drawn for each seed.
+        scenario: 'class' (a unit for every class), 'task' (likewise, the task being told) or 'domain' (a unit for every
+            place within a task).
+        boundaries: whether the learner is told where a task ends.
+
+    Raises:
+        ValueError: where more than 10 classes are asked for.
+
+    Source: digits as for rotated digits; scenarios as van de Ven & Tolias 2019, arXiv:1904.07734.
+    """
+    options = {"tasks": tasks, "classes_per_task": classes_per_task, "scenario": scenario, "boundaries": boundaries}
+    return build.split("split-digits-v1", seeds, _digits(), tasks=tasks, classes_per_task=classes_per_task,
+                       scenario=scenario, boundaries=boundaries, defaults=_DEFAULTS, options=options)
+
+
+def _digits() -> build.Images:
+    """All 1,797 digits; a fifth of every class tests, the same fifth for every seed."""
+    from sklearn.datasets import load_digits
+
+    pixels, target = load_digits(return_X_y=True)
+    x = torch.from_numpy(pixels).to(torch.uint8).view(-1, 1, 8, 8)
+    y = torch.from_numpy(target).to(torch.int64)
+    order = torch.randperm(len(y), generator=generator("digits", "test"))
+    classes = [order[y[order] == c] for c in range(10)]
+    test = torch.cat([c[:len(c) // 5] for c in classes]).sort().values
+    train = torch.cat([c[len(c) // 5:] for c in classes]).sort().values
+    return build.Images(x, y, train, test, scale=1 / 16)
