@@ -71,14 +71,11 @@ def split(name: str, seeds: Sequence[int], images: Images, *, tasks: int, classe
         raise ValueError(f"{name}: {tasks} tasks of {each} classes need {tasks * each} classes, but there are {there}; "
                          f"ask for at most {there // each} tasks of {each}")
 
-    def visits(seed: int) -> Tensor:
-        if order == "fixed":
-            return torch.arange(tasks * each)
-        return torch.randperm(there, generator=generator(seed, "stream", "classes"))[:tasks * each]
-
-    made = [list(visits(seed).split(each)) for seed in seeds]
+    orders = [torch.arange(there) if order == "fixed" else
+              torch.randperm(there, generator=generator(seed, "stream", "classes")) for seed in seeds]
+    visits = [list(torch.split(drawn[:tasks * each], each)) for drawn in orders]
     # The widest task any seed could draw, so that the width does not depend on which seeds are asked for together.
-    return _partition(name, images, made, lambda counts: int(counts.topk(each).values.sum()), scenario, rest)
+    return _partition(name, images, visits, lambda counts: int(counts.topk(each).values.sum()), scenario, rest)
 
 
 def grouped(name: str, seeds: Sequence[int], images: Images, *, groups: Sequence[Sequence[int]],
@@ -98,15 +95,12 @@ def grouped(name: str, seeds: Sequence[int], images: Images, *, groups: Sequence
     check_choice(name, order=order, among=("random", "fixed"))
     parts = [torch.as_tensor(list(group), dtype=torch.int64) for group in groups]
     every = torch.cat(parts)
-    if len(every.unique()) < len(every) or int(every.min()) < 0 or int(every.max()) >= images.n_classes:
+    if len(set(every.tolist())) < len(every) or int(every.min()) < 0 or int(every.max()) >= images.n_classes:
         raise ValueError(f"{name}: groups must hold each class from 0 to {images.n_classes - 1} at most once")
 
-    def visits(seed: int) -> list[Tensor]:
-        if order == "fixed":
-            return parts
-        return [parts[i] for i in torch.randperm(len(parts), generator=generator(seed, "stream", "groups")).tolist()]
-
-    return _partition(name, images, [visits(seed) for seed in seeds],
+    orders = [torch.arange(len(parts)) if order == "fixed" else
+              torch.randperm(len(parts), generator=generator(seed, "stream", "groups")) for seed in seeds]
+    return _partition(name, images, [[parts[i] for i in drawn.tolist()] for drawn in orders],
                       lambda counts: max(int(counts[part].sum()) for part in parts), scenario, rest)
 
 
@@ -236,13 +230,14 @@ def _partition(name: str, images: Images, visits: Sequence[Sequence[Tensor]], wi
             home[s, part] = t
             first += 0 if scenario == "domain" else len(part)
     renamed = not bool((label == torch.arange(n_classes)).all())
-    train, test = (_rows(home, images.y, rows.expand(n_seeds, -1), tasks, widest) for rows in (images.train, images.test))
-    return Stream(name, images.x, images.y, train, test, classes, images.shape, scenario,
-                  scale=images.scale, label=label if renamed else None, **rest)
+    train, test = (_rows(home, images.y, rows, tasks, widest) for rows in (images.train, images.test))
+    return Stream(name, images.x, images.y, train, test, classes, images.shape, scenario, scale=images.scale,
+                  label=label if renamed else None, **rest)
 
 
 def _rows(home: Tensor, y: Tensor, examples: Tensor, tasks: int, widest: Callable[[Tensor], int]) -> Tensor:
-    """[S, T, width]: the `examples` [S, n] whose class has its `home` [S, K] in the task, padded with -1."""
+    """[S, T, width]: the `examples` [n] or [S, n] whose class has its `home` [S, K] in the task, padded with -1."""
+    examples = examples.expand(len(home), -1)
     counts = torch.stack([torch.bincount(y[own], minlength=home.shape[1]) for own in examples])
     rows = torch.full((len(home), tasks, widest(counts.max(0).values)), -1)
     for s, own in enumerate(examples):

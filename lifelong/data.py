@@ -50,8 +50,8 @@ def find(what: str, places: Sequence[str], data: str | Path | None, *, source: s
     if found is None:
         tried = f", and downloading it failed: {failure}" if failure else ""
         shown = ", ".join(places[:3]) + (", ..." if len(places) > 3 else "")
-        raise FileNotFoundError(f"{what} is not in {root} (looked for {shown}{tried}); get it from {source}, and name its "
-                                f"folder with --data or LIFELONG_DATA") from failure
+        raise FileNotFoundError(f"{what} is not in {root} (looked for {shown}{tried}); get it from {source}, and name "
+                                f"its folder with --data or LIFELONG_DATA") from failure
     return found
 
 
@@ -65,7 +65,7 @@ def members(archive: zipfile.ZipFile, ceiling: int) -> list[zipfile.ZipInfo]:
     for member in inside:
         parts = PurePosixPath(member.filename.replace("\\", "/")).parts
         if ".." in parts or parts[:1] == ("/",) or (parts and parts[0].endswith(":")):
-            raise ValueError(f"{archive.filename}: the archive names {member.filename!r}, which lies outside of it; get "
+            raise ValueError(f"{archive.filename}: the archive names {member.filename!r}, which lies outside; get "
                              f"the file from its official source")
     size = sum(member.file_size for member in inside)
     if size > ceiling:
@@ -140,7 +140,7 @@ def _keep(path: Path, source: str, array: np.ndarray) -> None:
 
 
 def _manifest(source: str, array: np.ndarray) -> dict[str, Any]:
-    content = hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
+    content = hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
     return {"source": source, "shape": list(array.shape), "dtype": str(array.dtype), "sha256": content}
 
 
@@ -153,6 +153,8 @@ def _replacing(path: Path) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        # A temporary file is for its maker alone, but a cache folder may be shared.
+        Path(made).chmod(0o644)
         os.replace(made, path)
     except BaseException:
         Path(made).unlink(missing_ok=True)

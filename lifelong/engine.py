@@ -1,159 +1,66 @@
-"""The only training loop of the project: one lane lifted to many, trained task by task, measured after each."""
+"""The only training loop of the project: task by task, measured after each, resumable at any step."""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lifelong.learner import Batch, Learner, State, apart, gradient_step
-from lifelong.randomness import generator
-from lifelong.stream import Pool, Stream
+from lifelong.learner import Learner, State
+from lifelong.lift import Lanes, tree
+from lifelong.schedule import Budget, batches, plan, whole_task
+from lifelong.stream import Pool
 
-CHUNK = 512  # steps whose rows and random numbers are made, and moved to the device, at once
-
-
-class Budget(NamedTuple):
-    """How long each task is trained.
-
-    Attributes:
-        batch_size: examples a step.
-        epochs: passes over the task's data.
-        steps: where given, this many steps a task in place of `epochs`.
-    """
-
-    batch_size: int = 10
-    epochs: int = 1
-    steps: int | None = None
+Tell = Callable[[int, int, int], None]
+Save = Callable[[dict[str, Any]], None]
 
 
-@dataclass(frozen=True)
-class Lanes:
-    """A stack of lanes: for each its seed, and its own values of the hyper-parameters that differ.
+@dataclass
+class Measured:
+    """What is known of a stack so far; plain tensors, so that a checkpoint holds it.
 
     Attributes:
-        stream: made for the distinct seeds.
-        seeds: the distinct seeds, in the stream's order.
-        at: for each lane the position of its seed.
-        make: (hyper) -> the learner of one lane.
-        hyper: values that differ from lane to lane, each [L]; empty: all lanes have `make({})`.
-        device, dtype: where and in what precision.
-        stacked: False trains a single lane without the lift.
+        accuracy: [L, 1 + T, T] float64, NaN where not measured.
+        told: the same with the task told at test time.
+        loss: [L, T], mean training loss of each task.
+        diverged: [L, 2], task and step of the first loss or score that was not finite; -1 where there was none.
+        curve: [E, L, T] accuracies inside tasks, and `curve_step` [E], the step each was measured after.
     """
 
-    stream: Stream
-    seeds: Sequence[int]
-    at: Sequence[int]
-    make: Callable[[Mapping[Any, Any]], Learner]
-    hyper: Mapping[Any, Sequence[float]] = field(default_factory=dict)
-    device: torch.device = torch.device("cpu")
-    dtype: torch.dtype = torch.float32
-    stacked: bool = True
+    accuracy: Tensor
+    told: Tensor
+    loss: Tensor
+    diverged: Tensor
+    curve: Tensor
+    curve_step: Tensor
+
+    @classmethod
+    def nothing(cls, n_lanes: int, n_tasks: int) -> Measured:
+        """Before the first measurement."""
+        rows = torch.full((n_lanes, 1 + n_tasks, n_tasks), torch.nan, dtype=torch.float64)
+        return cls(rows, rows.clone(), rows[:, 0].clone(), torch.full((n_lanes, 2), -1),
+                   torch.zeros(0, n_lanes, n_tasks, dtype=torch.float64), torch.zeros(0, dtype=torch.int64))
+
+    def note(self, row: int, accuracy: Tensor, told: Tensor) -> None:
+        """Fills row `row` with [L, T]; lanes that have diverged stay NaN."""
+        alive = (self.diverged[:, :1] < 0)
+        self.accuracy[:, row] = torch.where(alive, accuracy, torch.nan)
+        self.told[:, row] = torch.where(alive, told, torch.nan)
+
+    def lost(self, lanes: Tensor, task: int, step: int) -> None:
+        """Marks `lanes` [L] bool as diverged, unless they already were."""
+        new = lanes & (self.diverged[:, 0] < 0)
+        self.diverged[new] = torch.tensor([task, step])
 
     @property
-    def n(self) -> int:
-        """Lanes, L."""
-        return len(self.at)
-
-    @cached_property
-    def pool(self) -> Pool:
-        """The examples that all lanes share; of a single unstacked lane its own view of them."""
-        pool = self.stream.pool(self.device, self.dtype)
-        return pool if self.stacked else pool.lane({k: v[0] for k, v in self.own.items()})
-
-    @cached_property
-    def own(self) -> dict[str, Tensor]:
-        """What of the stream differs from lane to lane."""
-        return self.stream.lanes(self.at, self.device)
-
-    @cached_property
-    def numbers(self) -> dict[Any, Tensor]:
-        """The hyper-parameters that differ, [L] each, on the device."""
-        return {k: torch.tensor(v, dtype=self.dtype, device=self.device) for k, v in self.hyper.items()}
-
-    @cached_property
-    def learner(self) -> Learner:
-        """The learner of lane 0, for what does not depend on hyper-parameters: draws, data, boundaries."""
-        return self.make({k: v[0] for k, v in self.hyper.items()})
-
-    @cached_property
-    def stages(self) -> dict[str, Callable[..., Any]]:
-        """The stages of a gradient learner for all lanes."""
-        names = ("recall", "loss", "transform", "after")
-        return {name: self.each(lambda learner, pool, *args, name=name: getattr(learner.stages, name)(pool, *args))
-                for name in names}
-
-    @cached_property
-    def outer(self) -> Any:
-        """The stages whose optimizer sees every lane's own step size."""
-        return (self.make(self.numbers) if self.stacked else self.learner).stages
-
-    def each(self, f: Callable[..., Any]) -> Callable[..., Any]:
-        """`f(learner, pool, *args)` of one lane as a function of all lanes' stacked `args`."""
-        if not self.stacked:
-            return lambda *args: f(self.learner, self.pool, *args)
-
-        def one(numbers: dict[Any, Tensor], own: dict[str, Tensor], *args: Any) -> Any:
-            learner = self.make(numbers) if numbers else self.learner
-            return f(learner, self.pool.lane(own), *args)
-
-        lifted = torch.func.vmap(one)
-        return lambda *args: lifted(self.numbers, self.own, *args)
-
-    def init(self) -> State:
-        """The state of all lanes before the first task."""
-        own = self.stream.lanes(self.at)
-        pool = self.stream.pool(dtype=self.dtype)
-        states = []
-        for lane, at in enumerate(self.at):
-            learner = self.make({k: v[lane] for k, v in self.hyper.items()}) if self.hyper else self.learner
-            states.append(learner.init(self.seeds[at], pool.lane({k: v[lane] for k, v in own.items()})))
-        state = tree(lambda *leaves: torch.stack(leaves) if self.stacked else leaves[0].clone(), *states)
-        state = tree(lambda leaf: leaf.to(self.device), state)
-        return self._apart(state)
-
-    def observe(self, state: State, batch: Batch) -> tuple[State, dict[str, Tensor]]:
-        """One step of all lanes; the state given is used up."""
-        if self.learner.stages is None:
-            with torch.no_grad():
-                new, logs = self._observe(state, batch)
-            return new, logs
-        return gradient_step(self.outer, self.stages.__getitem__, state, batch)
-
-    @cached_property
-    def _observe(self) -> Callable[..., Any]:
-        return self.each(lambda learner, pool, state, batch: learner.observe(state, pool, batch))
-
-    @cached_property
-    def _end_task(self) -> Callable[..., Any]:
-        return self.each(lambda learner, pool, state, batch: learner.end_task(state, pool, batch))
-
-    def end_task(self, state: State, batch: Batch) -> State:
-        """All lanes' state after a task whose rows are in `batch`."""
-        with torch.no_grad():
-            return self._apart(self._end_task(state, batch))
-
-    def _apart(self, state: State) -> State:
-        if "parts" not in state or self.learner.stages is None:
-            return state
-        return state | {"parts": apart(state["parts"], state["params"])}
-
-    @cached_property
-    def answer(self) -> Callable[..., Any]:
-        """(state, rows [c], task [c]) -> right, right with the task told [c], whether a score was NaN, of all lanes."""
-        return self.each(_answer)
-
-
-def tree(f: Callable[..., Any], *states: Any) -> Any:
-    """`f` over the leaves of nested dicts of the same shape."""
-    if isinstance(states[0], dict):
-        return {k: tree(f, *(s[k] for s in states)) for k in states[0]}
-    return f(*states)
+    def over(self) -> bool:
+        """Whether every lane has diverged."""
+        return bool((self.diverged[:, 0] >= 0).all())
 
 
 def _answer(learner: Learner, pool: Pool, state: State, rows: Tensor, task: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -179,13 +86,14 @@ def evaluate(lanes: Lanes, state: State) -> tuple[Tensor, Tensor]:
     task = torch.arange(n_tasks).repeat_interleave(m).to(lanes.device)
     rows = test.flatten(1)[torch.as_tensor(list(lanes.at))].to(lanes.device)
     size = max(256, 8192 // lanes.n)
+    answer = lanes.each(_answer)
     free, told, broken = [], [], []
     for a in range(0, rows.shape[1], size):
         part, which = rows[:, a:a + size], task[a:a + size]
         if lanes.stacked:
-            out = lanes.answer(state, part, which.expand(lanes.n, -1))
+            out = answer(state, part, which.expand(lanes.n, -1))
         else:
-            out = tuple(t.unsqueeze(0) for t in lanes.answer(state, part[0], which))
+            out = tuple(t.unsqueeze(0) for t in answer(state, part[0], which))
         for kept, value in zip((free, told, broken), out, strict=True):
             kept.append(value)
     bad = torch.stack(broken).any(0).unsqueeze(-1)
@@ -198,118 +106,117 @@ def evaluate(lanes: Lanes, state: State) -> tuple[Tensor, Tensor]:
     return share(free), share(told)
 
 
-# ---- which rows are trained on when
-
-
 @dataclass(frozen=True)
-class Plan:
-    """The batches of one task for the distinct seeds.
+class Rhythm:
+    """When the loop looks up from its work.
 
     Attributes:
-        rows: [U, K * B] rows in training order, -1 after a seed's last.
-        length: [U] steps of each seed.
-        batch_size: B.
+        eval_every: also measure every this many steps; 0: only after tasks.
+        save_every: seconds between checkpoints inside a task; one is always made after a task.
+        save: takes a checkpoint, nested dicts of tensors and numbers; None: nothing is saved.
+        tell: called with task, step and steps of the task.
     """
 
-    rows: Tensor
-    length: Tensor
-    batch_size: int
-
-    @property
-    def steps(self) -> int:
-        """Steps of the longest seed, K."""
-        return self.rows.shape[1] // self.batch_size
+    eval_every: int = 0
+    save_every: float = 30.0
+    save: Save | None = None
+    tell: Tell = field(default=lambda task, step, steps: None)
 
 
-def _shuffled(rows: Tensor, seed: int, name: object, count: int) -> Tensor:
-    """The first `count` rows of one shuffled pass after another."""
-    passes, epoch = [], 0
-    while sum(map(len, passes)) < count:
-        passes.append(rows[torch.randperm(len(rows), generator=generator(seed, "order", name, epoch))])
-        epoch += 1
-    return torch.cat(passes)[:count]
+def train(lanes: Lanes, budget: Budget, rhythm: Rhythm = Rhythm(), resume: dict[str, Any] | None = None) -> Measured:
+    """Trains all lanes on their stream and measures every task after every task.
 
-
-def plan(stream: Stream, seeds: Sequence[int], task: int, data: str, budget: Budget) -> Plan:
-    """The batches of a task: shuffled passes, cut into batches; a pass's last batch may be short.
+    A lane that diverges is stopped in place: its later measurements are NaN, its neighbours go on.
 
     Args:
-        stream: made for `seeds`.
-        seeds: they decide the order, each its own.
-        task: which.
-        data: 'task', 'seen' or 'all': see `Learner.data`.
-        budget: passes or steps, and the batch size.
+        lanes: what is trained.
+        budget: how long.
+        rhythm: checkpoints, progress and measurements inside tasks.
+        resume: a checkpoint that `rhythm.save` was given; training goes on to the same bits.
     """
-    per_seed = []
-    for s, seed in enumerate(seeds):
-        tasks = {"task": [task], "seen": list(range(task + 1)), "all": list(range(stream.n_tasks))}[data]
-        rows = stream.train[s, tasks].flatten()
-        rows = rows[rows >= 0]
-        name = "all" if data == "all" else task
-        b = budget.batch_size
-        if data == "all":
-            per_seed.append(_share_of_all(rows, seed, task, stream.n_tasks, budget))
-        elif budget.steps is not None:
-            per_seed.append(_shuffled(rows, seed, name, budget.steps * b))
-        else:
-            epochs = [_shuffled(rows, seed, f"{name}/{e}", len(rows)) for e in range(budget.epochs)]
-            per_seed.append(torch.cat([_padded(e, b) for e in epochs]))
-    longest = max(map(len, per_seed))
-    rows = torch.stack([_padded(r, longest) for r in per_seed])
-    return Plan(rows, torch.tensor([len(r) // budget.batch_size for r in per_seed]), budget.batch_size)
+    n_tasks = lanes.stream.n_tasks
+    if resume is None:
+        state, task, step = lanes.init(), 0, 0
+        measured = Measured.nothing(lanes.n, n_tasks)
+        measured.note(0, *_finite(evaluate(lanes, state), measured, 0, 0))
+    else:
+        state = tree(lambda leaf: leaf.to(lanes.device), resume["state"])
+        task, step, measured = resume["task"], resume["step"], Measured(**resume["measured"])
+    for now in range(task, n_tasks):
+        state = _one_task(lanes, budget, rhythm, state, measured, now, step)
+        step = 0
+        if measured.over:
+            break
+    return measured
 
 
-def _padded(rows: Tensor, multiple: int) -> Tensor:
-    return torch.cat([rows, rows.new_full((-len(rows) % multiple,), -1)])
+def _finite(accuracies: tuple[Tensor, Tensor], measured: Measured, task: int, step: int) -> tuple[Tensor, Tensor]:
+    measured.lost(accuracies[0].isnan().all(1), task, step)
+    return accuracies
 
 
-def _share_of_all(rows: Tensor, seed: int, task: int, n_tasks: int, budget: Budget) -> Tensor:
-    """Task `task`'s share of one long training on all rows, in as many steps as the tasks have together."""
-    b = budget.batch_size
-    total = budget.steps * n_tasks if budget.steps is not None else budget.epochs * (-(-len(rows) // b))
-    first, last = task * total // n_tasks, (task + 1) * total // n_tasks
-    if budget.steps is not None:
-        return _shuffled(rows, seed, "all", last * b)[first * b:]
-    epochs = [_padded(_shuffled(rows, seed, f"all/{e}", len(rows)), b) for e in range(budget.epochs)]
-    return torch.cat(epochs)[first * b:last * b]
+def _one_task(lanes: Lanes, budget: Budget, rhythm: Rhythm, state: State, measured: Measured, task: int,
+              first: int) -> State:
+    """Trains on one task from step `first` on, ends it, and measures."""
+    todo = plan(lanes.stream, lanes.seeds, task, lanes.learner.data, budget)
+    length = todo.length[torch.as_tensor(list(lanes.at))]
+    shortest, saved = int(length.min()), time.monotonic()
+    total = torch.zeros(lanes.n, dtype=torch.float64) if first == 0 else measured.loss[:, task].clone()
+    on_cpu = lanes.device.type == "cpu"  # elsewhere reading a loss waits for the device, so 64 are read at once
+    unread: list[Tensor] = []
+
+    def read(step: int) -> None:
+        losses = torch.stack(unread).reshape(len(unread), lanes.n).double().cpu()
+        bad = ~losses.isfinite()
+        for i in bad.any(1).nonzero().flatten().tolist():
+            measured.lost(bad[i], task, step - len(unread) + 1 + i)
+        for row in losses:  # one by one: the sum must not depend on where a checkpoint cut it
+            total.add_(row)
+        unread.clear()
+
+    for step, batch in batches(lanes, todo, task, first):
+        if step < shortest:
+            state, logs = lanes.observe(state, batch)
+        else:  # the short lanes wait for the long ones
+            before = tree(torch.clone, state)
+            after, logs = lanes.observe(state, batch)
+            going = (step < length).to(lanes.device)
+            state = tree(lambda new, old: torch.where(_along(going, new), new, old), after, before)
+            logs = {k: torch.where(going, v, 0.0) for k, v in logs.items()}
+        if "loss" in logs:
+            unread.append(logs["loss"])
+            broken = on_cpu and not math.isfinite(float(logs["loss"].sum()))
+            if broken or len(unread) == 64 or step == todo.steps - 1:
+                read(step)
+                if measured.over:
+                    return state
+        done = step + 1
+        rhythm.tell(task, done, todo.steps)
+        if rhythm.eval_every and done % rhythm.eval_every == 0 and done < todo.steps:
+            _inside(measured, evaluate(lanes, state)[0], done)
+        if rhythm.save and done < todo.steps and time.monotonic() - saved > rhythm.save_every:
+            if unread:
+                read(step)
+            measured.loss[:, task] = total  # the sum so far; it becomes a mean below
+            rhythm.save(_checkpoint(state, task, done, measured))
+            saved = time.monotonic()
+    measured.loss[:, task] = total / length
+    if lanes.stream.boundaries:
+        state = lanes.end_task(state, whole_task(lanes, task))
+    measured.note(1 + task, *_finite(evaluate(lanes, state), measured, task, todo.steps))
+    if rhythm.save:
+        rhythm.save(_checkpoint(state, task + 1, 0, measured))
+    return state
 
 
-def uniforms(seeds: Sequence[int], task: int, draws: Mapping[str, int], start: int) -> dict[str, Tensor]:
-    """Uniform numbers [U, CHUNK, draws] for the steps from `start`, a multiple of CHUNK: by seed, task and source."""
-    return {name: torch.stack([torch.rand(CHUNK, count, dtype=torch.float64,
-                                          generator=generator(seed, "u", name, task, start)) for seed in seeds])
-            for name, count in draws.items()}
+def _along(lanes: Tensor, leaf: Tensor) -> Tensor:
+    return lanes.reshape(lanes.shape + (1,) * (leaf.dim() - 1)) if leaf.dim() else lanes[0]
 
 
-def batches(lanes: Lanes, plan: Plan, task: int, first: int) -> Any:
-    """The batches of a task for all lanes, from step `first` on; rows and numbers go to the device in chunks."""
-    at, device, b = torch.as_tensor(list(lanes.at)), lanes.device, plan.batch_size
-    draws = lanes.learner.draws(b)
-    number = torch.tensor(task if lanes.stream.boundaries else 0, device=device)
-    number = number.expand(lanes.n) if lanes.stacked else number
-    for start in range(first - first % CHUNK, plan.steps, CHUNK):
-        rows = plan.rows[:, start * b:(start + CHUNK) * b].unflatten(1, (-1, b))[at].to(device)
-        weight = (rows >= 0).to(lanes.dtype)
-        weight /= weight.sum(-1, keepdim=True).clamp(min=1)
-        u = {k: v[at].to(device) for k, v in uniforms(lanes.seeds, task, draws, start).items()}
-        if lanes.stacked:
-            rows, weight, u = rows.transpose(0, 1), weight.transpose(0, 1), {k: v.transpose(0, 1) for k, v in u.items()}
-        else:
-            rows, weight, u = rows[0], weight[0], {k: v[0] for k, v in u.items()}
-        for k in range(max(first - start, 0), min(CHUNK, plan.steps - start)):
-            yield start + k, Batch(rows[k], weight[k], {name: v[k] for name, v in u.items()}, number)
+def _inside(measured: Measured, accuracy: Tensor, step: int) -> None:
+    measured.curve = torch.cat([measured.curve, accuracy.unsqueeze(0)])
+    measured.curve_step = torch.cat([measured.curve_step, torch.tensor([step])])
 
 
-def whole_task(lanes: Lanes, task: int) -> Batch:
-    """All rows of a task for all lanes, with one uniform number a row for every source."""
-    rows = lanes.stream.train[:, task]
-    rows = rows[:, :int((rows >= 0).sum(-1).max())]
-    at = torch.as_tensor(list(lanes.at))
-    u = {name: torch.stack([torch.rand(rows.shape[1], dtype=torch.float64, generator=generator(s, "end", name, task))
-                            for s in lanes.seeds])[at].to(lanes.device) for name in lanes.learner.draws(1)}
-    rows = rows[at].to(lanes.device)
-    weight = (rows >= 0).to(lanes.dtype)
-    weight /= weight.sum(-1, keepdim=True)
-    number = torch.tensor(task, device=lanes.device).expand(lanes.n)
-    batch = Batch(rows, weight, u, number)
-    return batch if lanes.stacked else Batch(rows[0], weight[0], {k: v[0] for k, v in u.items()}, number[0])
+def _checkpoint(state: State, task: int, step: int, measured: Measured) -> dict[str, Any]:
+    return {"state": state, "task": task, "step": step, "measured": dict(vars(measured))}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -66,12 +66,12 @@ class Initialization:
 
     Attributes:
         params: (net, seed) -> params.
-        frozen: (names) -> those that training must not move; OML freezes its representation, ANML its gate.
+        frozen: (name) -> whether training must leave this parameter; OML freezes its representation, ANML its gate.
         net: the network that the start brings along; None: the one chosen for the run.
     """
 
     params: Callable[[Net, int], Params]
-    frozen: Callable[[Iterable[str]], set[str]] = lambda names: set()
+    frozen: Callable[[str], bool] = lambda name: False
     net: Net | None = None
 
 
@@ -159,7 +159,7 @@ class Stages:
         transform: (pool, state, batch, grads) -> grads.
         after: (pool, state, batch, grads, seen) -> part states.
         optimizer: moves the trained parameters, all lanes at once.
-        frozen: names of the parameters that do not move.
+        frozen: (name) -> whether this parameter does not move.
         uses: which of `recall`, `transform` and `after` do anything.
     """
 
@@ -168,7 +168,7 @@ class Stages:
     transform: Callable[[Pool, State, Batch, Params], Params]
     after: Callable[[Pool, State, Batch, Params, dict[str, Tensor]], State]
     optimizer: Optimizer
-    frozen: frozenset[str]
+    frozen: Callable[[str], bool]
     uses: frozenset[str]
 
 
@@ -186,11 +186,10 @@ class _Sum:
     parts: dict[str, Part]
     start: Initialization
     optimizer: Optimizer
-    frozen: frozenset[str]
 
     def init(self, seed: int, pool: Pool) -> State:
         params = {k: p.to(pool.dtype) for k, p in self.start.params(self.net, seed).items()}
-        trained = {k: p for k, p in params.items() if k not in self.frozen}
+        trained = {k: p for k, p in params.items() if not self.start.frozen(k)}
         own = {}
         for name, part in self.parts.items():
             if part.init:
@@ -198,8 +197,8 @@ class _Sum:
                 own[name] = part.init(view)
         return {"params": params, "optimizer": self.optimizer.init(trained), "parts": own}
 
-    def view(self, name: str, state: State, pool: Pool, batch: Batch, **fields: Any) -> View:
-        return View(state["parts"].get(name, {}), state["params"], self.net, pool, batch.u.get(name), batch.task,
+    def view(self, name: str, state: State, pool: Pool, given: Batch, **fields: Any) -> View:
+        return View(state["parts"].get(name, {}), state["params"], self.net, pool, given.u.get(name), given.task,
                     **fields)
 
     def bare(self, batch: Batch) -> Slice:
@@ -273,10 +272,9 @@ def gradient_learner(net: Net, optimizer: Optimizer, parts: dict[str, Part],
     data = {part.data for part in parts.values()} - {"task"}
     if len(data) > 1:
         raise ValueError("a sum can have one bound: joint and cumulative each decide which rows a task trains on")
-    frozen = frozenset(start.frozen(net.init(generator("names"))))
-    whole = _Sum(net, parts, start, optimizer, frozen)
+    whole = _Sum(net, parts, start, optimizer)
     uses = {"recall": "recall", "transform": "grads", "after": "step"}
-    stages = Stages(whole.recall, whole.loss, whole.transform, whole.after, optimizer, frozen, frozenset(
+    stages = Stages(whole.recall, whole.loss, whole.transform, whole.after, optimizer, start.frozen, frozenset(
         stage for stage, hook in uses.items() if any(getattr(part, hook) for part in parts.values())))
 
     def observe(state: State, pool: Pool, batch: Batch) -> tuple[State, dict[str, Tensor]]:
@@ -300,7 +298,7 @@ def gradient_step(stages: Stages, each: Callable[[str], Callable[..., Any]], sta
         state: owned by the caller.
         batch: of all lanes.
     """
-    trained = {k: p for k, p in state["params"].items() if k not in stages.frozen}
+    trained = {k: p for k, p in state["params"].items() if not stages.frozen(k)}
     with torch.no_grad():
         rows = each("recall")(state, batch) if "recall" in stages.uses else {}
     with torch.enable_grad():

@@ -20,7 +20,7 @@ from typing import Any
 KINDS = ("streams", "strategies", "starts", "models", "optimizers")
 
 # Filled in by the framework where a factory names them; everything else is a hyper-parameter.
-CONTEXT = ("net", "shape", "n_classes", "n_tasks", "scenario", "seed", "seeds", "data", "device")
+CONTEXT = ("net", "shape", "n_classes", "n_tasks", "seed", "seeds", "data", "device")
 
 
 def at_least(low: float, **values: Any) -> None:

@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import fcntl
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import zipfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+LARGEST = 2**31  # bytes an accuracy.npz may unpack to
+
+
+class StoreError(Exception):
+    """A store that cannot be used, or a damaged run in it; the sentence names the path and the way out."""
+
+
+class Busy(StoreError):
+    """Another process is training the same."""
 
 
 @dataclass(frozen=True)
@@ -24,3 +44,210 @@ class Run:
     accuracy: np.ndarray
     about: Mapping[str, Any] = field(default_factory=dict)
     logs: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+def digest(spec: Any) -> str:
+    """Sixteen hexadecimal digits that identify a spec, whatever the order of its keys."""
+    text = json.dumps(spec, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def folder(root: Path, spec: Mapping[str, Any]) -> Path:
+    """Where the run of `spec` is kept: stream, strategy, digest; only the digest identifies it."""
+    words = re.sub(r"[^A-Za-z0-9.]+", "-", f"{spec['stream']}--{spec['strategy']}"[:80]).strip("-.")
+    return root / f"{words}--{digest(spec)}"
+
+
+def write(path: Path, data: bytes) -> None:
+    """Puts a whole file in place: after a crash at any moment there is the old one or the new one.
+
+    Raises:
+        StoreError: where the disk is full or the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        handle = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise StoreError(f"cannot write {path}: {error.strerror or error}; choose another folder with --store, or make "
+                         "room") from error
+
+
+def save(root: Path, run: Run) -> Path:
+    """Writes a run's folder; run.json comes last, so that a run is there whole or not at all."""
+    place = folder(root, run.spec)
+    for leftover in place.glob(".*.tmp"):
+        leftover.unlink(missing_ok=True)
+    arrays = io.BytesIO()
+    np.savez_compressed(arrays, accuracy=run.accuracy, **dict(run.logs))
+    write(place / "accuracy.npz", arrays.getvalue())
+    about = dict(run.about) | {"sha256": hashlib.sha256(arrays.getvalue()).hexdigest()}
+    text = json.dumps({"spec": run.spec, "about": about}, indent=2, allow_nan=False)
+    write(place / "run.json", text.encode() + b"\n")
+    with contextlib.suppress(OSError):
+        (place / "error.txt").unlink()
+    return place
+
+
+def load(place: Path) -> Run:
+    """The run in a folder.
+
+    Raises:
+        StoreError: where it is damaged, with what is wrong.
+    """
+    def damaged(why: str) -> StoreError:
+        return StoreError(f"the run in {place} is damaged ({why}); it is left as it is: move it away to run it again")
+
+    try:
+        record = json.loads((place / "run.json").read_bytes())
+        spec, about = record["spec"], record["about"]
+        data = (place / "accuracy.npz").read_bytes()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise damaged(f"{type(error).__name__}: {error}") from None
+    if not isinstance(spec, dict) or not isinstance(about, dict) or not place.name.endswith(digest(spec)):
+        raise damaged("run.json does not describe the run that the folder is named for")
+    if hashlib.sha256(data).hexdigest() != about.get("sha256"):
+        raise damaged("accuracy.npz is not the file that was written")
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > LARGEST:
+                raise damaged("accuracy.npz unpacks to more than 2 GiB")
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            logs = {name: arrays[name] for name in arrays.files}
+        accuracy = logs.pop("accuracy")
+    except (ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise damaged(f"accuracy.npz: {error}") from None
+    if accuracy.ndim != 3 or accuracy.shape[1] != accuracy.shape[2] + 1:
+        raise damaged(f"accuracy must be [S, 1 + T, T], got {list(accuracy.shape)}")
+    return Run(spec, accuracy, about | {"folder": str(place)}, logs)
+
+
+def find(root: Path, spec: Mapping[str, Any]) -> Run | None:
+    """The finished run of `spec`, or None; StoreError where it is there but damaged."""
+    place = folder(root, spec)
+    return load(place) if (place / "run.json").exists() else None
+
+
+def runs(root: Path) -> tuple[list[Run], list[str]]:
+    """All finished runs of a store in the order of their folders' names, and a sentence for each damaged one."""
+    found, problems = [], []
+    for place in sorted(root.iterdir()) if root.is_dir() else []:
+        if re.search(r"--[0-9a-f]{16}$", place.name) and (place / "run.json").exists():
+            try:
+                found.append(load(place))
+            except StoreError as error:
+                problems.append(str(error))
+    return found, problems
+
+
+# ---- what is being trained
+
+
+class Workshop:
+    """The folder of a stack in training: which runs it makes, its checkpoints, and a lock."""
+
+    def __init__(self, root: Path, specs: list[Mapping[str, Any]]) -> None:
+        self.specs = specs
+        self.place = root / ".stacks" / digest(specs)
+
+    @classmethod
+    def all(cls, root: Path) -> list[Workshop]:
+        """Those of a store that were begun and not ended."""
+        found = []
+        for file in sorted((root / ".stacks").glob("*/stack.json")):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                shop = cls(root, json.loads(file.read_bytes())["specs"])
+                if shop.place == file.parent:
+                    found.append(shop)
+        return found
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[Workshop]:
+        """Holds the lock, so that one process trains a stack.
+
+        Raises:
+            Busy: where another process holds it.
+        """
+        write(self.place / "stack.json", json.dumps({"specs": self.specs}, allow_nan=False).encode())
+        with open(self.place / "lock", "a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise Busy(f"another process is training this: {self.place}") from None
+            for leftover in self.place.glob(".*.tmp"):
+                leftover.unlink(missing_ok=True)
+            yield self
+
+    def save(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps a checkpoint and the one before it; the pointer file holds their sha256."""
+        import torch
+
+        _plain(checkpoint, "checkpoint")
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        data = buffer.getvalue()
+        kept = self._pointer()[:1]
+        number = int(kept[0]["file"].split("-")[1].split(".")[0]) + 1 if kept else 0
+        entry = {"file": f"checkpoint-{number}.pt", "sha256": hashlib.sha256(data).hexdigest()}
+        write(self.place / entry["file"], data)
+        write(self.place / "checkpoint.json", json.dumps([entry, *kept]).encode())
+        names = {e["file"] for e in [entry, *kept]}
+        for old in self.place.glob("checkpoint-*.pt"):
+            if old.name not in names:
+                old.unlink(missing_ok=True)
+
+    def load(self) -> tuple[dict[str, Any] | None, list[str]]:
+        """The latest whole checkpoint, if any, and a sentence for each that was damaged."""
+        import torch
+
+        problems = []
+        for entry in self._pointer():
+            file = self.place / entry["file"]
+            try:
+                data = file.read_bytes()
+                if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+                    raise ValueError("not the bytes that were written")
+                return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True), problems
+            except Exception as error:  # whatever a damaged file makes torch raise
+                problems.append(f"the checkpoint {file} is damaged ({error}); going back to the one before it")
+        return None, problems
+
+    def _pointer(self) -> list[dict[str, str]]:
+        try:
+            entries = json.loads((self.place / "checkpoint.json").read_bytes())
+            return [{"file": Path(e["file"]).name, "sha256": str(e["sha256"])} for e in entries]
+        except (OSError, ValueError, KeyError, TypeError):
+            return []
+
+    def close(self) -> None:
+        """Removes the folder, once the runs are saved."""
+        shutil.rmtree(self.place, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self.place.parent.rmdir()
+
+
+def _plain(value: Any, name: str) -> None:
+    """Raises TypeError, with the key, for anything in a checkpoint that `weights_only` would refuse to load."""
+    import torch
+
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if not isinstance(key, (str, int)):
+                raise TypeError(f"{name}: keys must be strings or integers, got {key!r}")
+            _plain(inner, f"{name}[{key!r}]")
+    elif isinstance(value, (list, tuple)):
+        for i, inner in enumerate(value):
+            _plain(inner, f"{name}[{i}]")
+    elif not isinstance(value, (torch.Tensor, str, bytes, int, float, bool, type(None))):
+        raise TypeError(f"{name} is a {type(value).__name__}: a checkpoint holds tensors and plain values")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any, cast
@@ -35,8 +36,8 @@ def split(seeds: Sequence[int], *, data: str | Path | None = None, tasks: int = 
         FileNotFoundError: where the folder has no MNIST.
         ValueError: where a file is damaged, or more is asked for than there is.
 
-    Source: van de Ven & Tolias 2019, arXiv:1904.07734: its network, optimizer and batch. By default one epoch instead of
-        its 2,000 iterations a task.
+    Source: van de Ven & Tolias 2019, arXiv:1904.07734: its network, optimizer and batch. By default one epoch
+        instead of its 2,000 iterations a task.
     """
     defaults = {"model": "mlp(hidden=(400, 400))", "optimizer": "adam(lr=0.001)", "epochs": 1, "batch_size": 128}
     options = {"tasks": tasks, "classes_per_task": classes_per_task, "test_examples": test_examples,
@@ -89,8 +90,8 @@ def rotated_gem(seeds: Sequence[int], *, data: str | Path | None = None, tasks: 
         FileNotFoundError: where the folder has no MNIST.
         ValueError: where a file is damaged, or more is asked for than there is.
 
-    Source: Lopez-Paz & Ranzato 2017, arXiv:1706.08840, and its code, which draws the angles without a seed. The learning
-        rate is the one its code uses for GEM; its plain learner uses 0.003.
+    Source: Lopez-Paz & Ranzato 2017, arXiv:1706.08840, and its code, which draws the angles without a seed. The
+        learning rate is the one its code uses for GEM; its plain learner uses 0.003.
     """
     return _rotated("rotated-mnist-gem-v1", seeds, data, "bins", _mlp(0.1, 10), tasks=tasks, examples=examples,
                     test_examples=test_examples, scenario=scenario, boundaries=boundaries)
@@ -149,6 +150,8 @@ def _mnist(name: str, data: str | Path | None, test_examples: int | None) -> bui
     build.check_counts(name, [0], test_examples=test_examples)
     x = np.concatenate([_idx(data, f"{part}-images-idx3-ubyte", (size, 28, 28)) for part, size in _SIZES.items()])
     y = np.concatenate([_idx(data, f"{part}-labels-idx1-ubyte", (size,)) for part, size in _SIZES.items()])
+    if y.max() > 9:
+        raise ValueError(f"{name}: the label files are not MNIST's, for they hold a label {y.max()}; get them anew")
     there = _SIZES["t10k"]
     if test_examples is not None and test_examples > there:
         raise ValueError(f"{name}: {test_examples} test examples are asked for, but there are {there}; leave "
@@ -171,7 +174,7 @@ def _idx(data: str | Path | None, stem: str, shape: tuple[int, ...]) -> np.ndarr
     try:
         with cast(IO[bytes], gzip.open(path) if path.suffix == ".gz" else path.open("rb")) as file:
             content = file.read(size + 1)
-    except (EOFError, gzip.BadGzipFile) as problem:
+    except (EOFError, gzip.BadGzipFile, zlib.error) as problem:
         raise ValueError(f"{path} is damaged ({problem}); get it anew") from problem
     header = np.array([8 << 8 | len(shape), *shape], dtype=">i4").tobytes()
     if len(content) != size or not content.startswith(header):

@@ -1,0 +1,371 @@
+"""The contract that every strategy passes; third parties import it: `assert not failures("./mine.py:my_strategy")`."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lifelong import registry
+from lifelong.engine import Measured, Rhythm, train
+from lifelong.learner import Learner, State
+from lifelong.lift import Lanes, tree
+from lifelong.models import mlp
+from lifelong.objects import train_object
+from lifelong.randomness import generator
+from lifelong.registry import Term
+from lifelong.schedule import Budget, batches, plan, whole_task
+from lifelong.stream import Stream
+
+
+class Impure(ValueError):
+    """A strategy that cannot be lifted to many seeds; the sentence says which rule it breaks, and where."""
+
+
+_RULES = {
+    "data-dependent control flow": "it reads a number out of a tensor (`.item()`, `int(t)`, `if t:`): use torch.where",
+    "random operation": "it draws random numbers of its own: ask for them with `draws` and use `view.u`",
+    "inplace arithmetic": "it writes into a tensor that it was given: make a new one",
+    "dynamic shape": "the shape of a result depends on values (boolean-mask indexing, nonzero): use torch.where, topk",
+    "must only return Tensors": "it returns something other than tensors: state is a dict of tensors",
+    "expected to return only": "it returns something other than tensors: state is a dict of tensors",
+    "is not iterable": "a hook returns None or a number where a dict of tensors or a tensor was needed",
+}
+
+
+def explain(error: BaseException) -> str:
+    """One sentence on what went wrong in whose file, line and function."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = str(Path(__file__).resolve().parent)
+    theirs = [f for f in frames if own not in f.filename and "site-packages" not in f.filename]
+    where = f" ({Path(theirs[-1].filename).name}, line {theirs[-1].lineno}, in {theirs[-1].name})" if theirs else ""
+    text = " ".join(str(error).split())
+    for sign, rule in _RULES.items():
+        if sign in text:
+            return f"{rule}{where}"
+    return f"{type(error).__name__}: {text[:300]}{where}"
+
+
+def probe(lanes: Lanes, budget: Budget) -> None:
+    """Tries one step, the end of a task and a prediction of a stack, on a few rows.
+
+    Raises:
+        Impure: where the strategy cannot be lifted.
+        ValueError: where it refuses the stream or the network.
+    """
+    few = Budget(min(budget.batch_size, 4), 1, 1)
+    try:
+        state = lanes.init()
+        todo = plan(lanes.stream, lanes.seeds, 0, "task", few)
+        for _, batch in batches(lanes, todo, 0, 0):
+            state, _ = lanes.observe(state, batch)
+        if lanes.stream.boundaries:
+            task = whole_task(lanes, 0, 8)
+            state = lanes.end_task(state, task)
+        lanes.each(lambda learner, pool, s, rows: learner.predict(s, pool, pool.fetch(rows)[0]))(state, batch.rows)
+    except ValueError as error:
+        if "vmap" not in str(error):
+            raise
+        raise Impure(explain(error)) from error
+    except Exception as error:
+        raise Impure(explain(error)) from error
+
+
+# ---- the contract
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A strategy under test: its terms, and how a learner is made of them."""
+
+    terms: list[Term]
+
+    def make(self, net: Any, seed: int = 0) -> Callable[[Mapping[Any, Any]], Any]:
+        """(hyper) -> learner, with plain gradient descent."""
+        optimizer = registry.build(registry.parse("sgd(lr=0.05)", "optimizers")[0], {})
+        context = {"net": net, "shape": (8,), "n_classes": 6, "n_tasks": 3, "seed": seed, "device": torch.device("cpu")}
+        return lambda hyper: registry.compose(self.terms, context, optimizer, hyper)
+
+    def lanes(self, at: list[int], stacked: bool = True, dtype: torch.dtype = torch.float64,
+              hyper: Mapping[Any, list[float]] | None = None) -> Lanes:
+        """A stack on the tiny stream; `at` are seeds."""
+        net = mlp((8,), 6, hidden=(12,))
+        distinct = sorted(set(at))
+        return Lanes(tiny(distinct), distinct, [distinct.index(s) for s in at], self.make(net), hyper or {},
+                     dtype=dtype, stacked=stacked)
+
+
+BUDGET = Budget(batch_size=5, epochs=1)
+
+
+def tiny(seeds: list[int], boundaries: bool = True) -> Stream:
+    """Six Gaussian classes in eight dimensions as three tasks of two; task lengths differ from seed to seed."""
+    g = generator("checks", "tiny")
+    y = torch.arange(6).repeat_interleave(20)
+    x = torch.randn(6, 8, generator=g, dtype=torch.float64)[y] * 2 + torch.randn(120, 8, generator=g, dtype=torch.float64)
+    train, test = torch.full((len(seeds), 3, 24), -1), torch.zeros(len(seeds), 3, 16, dtype=torch.int64)
+    for i, seed in enumerate(seeds):
+        for task in range(3):
+            rows = torch.arange(task * 40, task * 40 + 40).view(2, 20)
+            train[i, task, :24 - seed % 3] = rows[:, :12].flatten()[: 24 - seed % 3]
+            test[i, task] = rows[:, 12:].flatten()
+    classes = torch.eye(3, dtype=torch.bool).repeat_interleave(2, 1).expand(len(seeds), 3, 6).clone()
+    return Stream("tiny-v1", x, y, train, test, classes, (8,), "class", boundaries)
+
+
+def _steps(lanes: Lanes, n_tasks: int = 3) -> Iterator[State]:
+    """The states of a stack after every step and every task's end."""
+    state = lanes.init()
+    for task in range(n_tasks):
+        todo = plan(lanes.stream, lanes.seeds, task, lanes.learner.data, BUDGET)
+        for k, batch in batches(lanes, todo, task, 0):
+            if k < int(todo.length.min()):
+                state, _ = lanes.observe(state, batch)
+                yield state
+        state = lanes.end_task(state, whole_task(lanes, task))
+        yield state
+
+
+def _last(lanes: Lanes) -> State:
+    state: State = {}
+    for state in _steps(lanes):
+        pass
+    return tree(torch.clone, state)
+
+
+def _difference(a: Any, b: Any) -> float:
+    """The largest relative difference between two states; infinite where shapes, kinds or integers differ."""
+    if isinstance(a, dict) != isinstance(b, dict):
+        return float("inf")
+    if isinstance(a, dict):
+        if a.keys() != b.keys():
+            return float("inf")
+        return max((_difference(a[k], b[k]) for k in a), default=0.0)
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return float("inf")
+    if not a.dtype.is_floating_point:
+        return 0.0 if torch.equal(a, b) else float("inf")
+    if a.numel() == 0 or torch.equal(a, b):
+        return 0.0
+    gap = float(((a - b).abs() / b.abs().clamp(min=1)).max())
+    return gap if gap == gap else float("inf")
+
+
+def _lane(state: State, i: int) -> State:
+    return tree(lambda leaf: leaf[i], state)
+
+
+def state_is_tensors(subject: Subject) -> str | None:
+    """The state is nested dicts of tensors, and keeps its shapes and types: memory is bounded."""
+    first = None
+    for state in _steps(subject.lanes([0, 1])):
+        kinds: list[Any] = []
+        bad: list[str] = []
+
+        def look(leaf: Any, kinds: list[Any] = kinds, bad: list[str] = bad) -> None:
+            if isinstance(leaf, Tensor):
+                kinds.append((leaf.shape, leaf.dtype))
+            else:
+                bad.append(type(leaf).__name__)
+
+        tree(look, state)
+        if bad:
+            return f"the state holds a {bad[0]}"
+        first = first or kinds
+        if kinds != first:
+            return "the shapes or types of the state change from step to step"
+    return None
+
+
+def observe_is_pure(subject: Subject) -> str | None:
+    """`observe` writes into nothing that it is given, and gives the same result twice."""
+    lanes = subject.lanes([0], stacked=False)
+    learner, state = lanes.learner, lanes.init()
+    for _, batch in batches(lanes, plan(lanes.stream, [0], 0, learner.data, BUDGET), 0, 0):
+        before, rows = tree(torch.clone, state), batch.rows.clone()
+        one, _ = learner.observe(state, lanes.pool, batch)
+        one = tree(torch.clone, one)
+        two, _ = learner.observe(state, lanes.pool, batch)
+        if _difference(before, state) or not torch.equal(rows, batch.rows):
+            return "observe writes into the state or the batch that it was given"
+        if _difference(one, two):
+            return "observe gives two results for the same state and batch"
+        state = two
+    return None
+
+
+def one_equals_many(subject: Subject) -> str | None:
+    """A seed trained alone ends as it does in a stack: in float64 to 1e-10 over the whole stream, in float32 to 1e-5
+    over the first steps, before rounding has grown; integers, such as what is remembered, are equal."""
+    for dtype, bound, most in ((torch.float64, 1e-10, None), (torch.float32, 1e-5, 5)):
+        many = _steps(subject.lanes([0, 3, 6], dtype=dtype))  # seeds whose tasks are equally long
+        alone = _steps(subject.lanes([3], stacked=False, dtype=dtype))
+        for step, (a, b) in enumerate(zip(many, alone, strict=True)):
+            if (gap := _difference(_lane(a, 1), b)) > bound:
+                return f"after step {step + 1} a seed differs by {gap:.1e} from its run alone in {dtype}"
+            if step == most:
+                break
+    return None
+
+
+def seeds_do_not_mix(subject: Subject) -> str | None:
+    """What a seed learns does not depend on the seeds beside it, longer or shorter."""
+    alone = _run(subject.lanes([0], stacked=False))
+    for mate in (1, 2):
+        both = _run(subject.lanes([0, mate]))
+        if not torch.equal(both.accuracy[0], alone.accuracy[0]) or not torch.allclose(
+                both.loss[0], alone.loss[0], 1e-9, 1e-12, equal_nan=True):
+            return f"seed 0 ends differently beside seed {mate} than alone"
+    return None
+
+
+def _run(lanes: Lanes, rhythm: Rhythm = Rhythm(), resume: dict[str, Any] | None = None) -> Measured:
+    return train(lanes, BUDGET, rhythm, resume)
+
+
+def resumes_to_the_same_bits(subject: Subject) -> str | None:
+    """A run that goes on from any checkpoint ends as the uninterrupted one."""
+    taken: list[dict[str, Any]] = []
+    rhythm = Rhythm(save_every=0.0, save=lambda c: taken.append(tree(_copy, c)))
+    whole = _run(subject.lanes([0, 1]), rhythm)
+    for checkpoint in taken[1:-1:4]:
+        again = _run(subject.lanes([0, 1]), resume=tree(_copy, checkpoint))
+        if not torch.equal(again.accuracy, whole.accuracy) or not torch.equal(again.loss, whole.loss):
+            return f"resumed at task {checkpoint['task']}, step {checkpoint['step']}, it ends differently"
+    return None
+
+
+def _copy(leaf: Any) -> Any:
+    return leaf.clone() if isinstance(leaf, Tensor) else leaf
+
+
+def pads_do_not_count(subject: Subject) -> str | None:
+    """A short batch filled up with -1 teaches what the short batch does."""
+    lanes = subject.lanes([0], stacked=False)
+    todo = plan(lanes.stream, [0], 0, lanes.learner.data, BUDGET)
+    states = []
+    for pads in (0, 1):
+        state = lanes.init()
+        _, batch = next(batches(lanes, todo, 0, 0))
+        rows, weight = batch.rows[:4], torch.full((4,), 0.25, dtype=lanes.dtype)
+        rows = torch.cat([rows, rows.new_full((pads,), -1)])
+        weight = torch.cat([weight, weight.new_zeros(pads)])
+        u = {name: _numbers(lanes.learner, name, value, 4 + pads) for name, value in batch.u.items()}
+        state, _ = lanes.observe(state, batch._replace(rows=rows, weight=weight, u=u))
+        states.append(tree(torch.clone, state))
+    if (gap := _difference(*states)) > 1e-12:
+        return f"a pad changes the state by {gap:.1e}: weight losses by `weight`, and remember only rows >= 0"
+    return None
+
+
+def _numbers(learner: Learner, name: str, value: Tensor, batch_size: int) -> Tensor:
+    """As many uniform numbers as a batch of this size needs; the same for the batch's real rows."""
+    need, more = learner.draws(4)[name], learner.draws(batch_size)[name]
+    kept = value[:need] if len(value) >= need else torch.cat([value, value.new_full((need - len(value),), 0.5)])
+    return torch.cat([kept[:4], kept.new_full((more - need,), 0.5), kept[4:]])
+
+
+def predicts_scores(subject: Subject) -> str | None:
+    """`predict` gives finite-or-minus-infinite scores [n, C], each example's own whatever is beside it."""
+    lanes = subject.lanes([0], stacked=False)
+    state = _last(lanes)
+    x, _ = lanes.pool.fetch(lanes.stream.test[0].flatten())
+    scores = lanes.learner.predict(state, lanes.pool, x)
+    if scores.shape != (len(x), 6):
+        return f"predict must return [n, C] = [{len(x)}, 6], got {list(scores.shape)}"
+    if bool(scores.isnan().any()):
+        return "predict returns NaN"
+    if not torch.allclose(scores[:3], lanes.learner.predict(state, lanes.pool, x[:3]), 1e-9, 1e-9):
+        return "an example's scores depend on the examples beside it"
+    return None
+
+
+def learns(subject: Subject) -> str | None:
+    """After the first task its examples are answered better than by chance, on three easy tasks."""
+    lanes = subject.lanes([0, 1, 2])
+    accuracy = _run(lanes).accuracy
+    if float(accuracy[:, 1, 0].mean()) < 0.6:
+        return f"after task 0 its accuracy is {float(accuracy[:, 1, 0].mean()):.2f}; two classes, each easy to tell"
+    return None
+
+
+def settings_are_lanes(subject: Subject) -> str | None:
+    """Real-valued hyper-parameters may differ from lane to lane, and each lane is its run alone."""
+    for i, term in enumerate(subject.terms):
+        for name, value in term.resolved().items():
+            if not registry.is_real(term.factory, name) or not isinstance(value, float):
+                continue
+            values = [value, value * 0.5]
+            many = subject.lanes([0, 0], hyper={(i, name): values})
+            try:
+                a = [tree(torch.clone, state) for _, state in zip(range(4), _steps(many), strict=False)]
+            except Exception as error:
+                return f"{name} cannot be swept in one stack, each value will be a run by itself: {explain(error)}"
+            for lane, v in enumerate(values):
+                alone = subject.lanes([0], stacked=False, hyper={(i, name): [v]})
+                for state, b in zip(a, _steps(alone), strict=False):
+                    if (gap := _difference(_lane(state, lane), b)) > 1e-9:
+                        return f"with {name}={v:g} a lane differs by {gap:.1e} from its run alone"
+    return None
+
+
+CHECKS: tuple[Callable[[Subject], str | None], ...] = (
+    state_is_tensors, observe_is_pure, one_equals_many, seeds_do_not_mix, resumes_to_the_same_bits, pads_do_not_count,
+    predicts_scores, learns, settings_are_lanes,
+)
+
+
+# ---- the contract of objects
+
+
+def object_checks(subject: Subject) -> Iterator[tuple[str, str | None]]:
+    """The same for an imperative learner: (check, what is wrong or None)."""
+    net = mlp((8,), 6)
+
+    def go(rhythm: Rhythm = Rhythm(), resume: dict[str, Any] | None = None) -> Measured:
+        return train_object(lambda: subject.make(net, 0)({}), tiny([0]), 0, 0, BUDGET, rhythm, resume=resume)
+
+    taken: list[dict[str, Any]] = []
+    whole = go(Rhythm(save_every=0.0, save=lambda c: taken.append(_frozen(c))))
+    yield "learns", None if float(whole.accuracy[0, 1, 0]) >= 0.6 else "after task 0 it answers little better than chance"
+    same = torch.equal(go().accuracy, whole.accuracy)
+    yield "same_seed_same_result", None if same else "the same seed gives two results: is there randomness of its own?"
+    again = go(resume=_frozen(taken[len(taken) // 2]))
+    yield "resumes_to_the_same_bits", (None if torch.equal(again.accuracy, whole.accuracy)
+                                       else "resumed from state_dict() it ends differently: something is not in it")
+
+
+def _frozen(checkpoint: Any) -> Any:
+    """A copy through the bytes that a store would keep."""
+    import io
+
+    buffer = io.BytesIO()
+    torch.save(checkpoint, buffer)
+    return torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)
+
+
+def run_checks(strategy: str | list[Term]) -> Iterator[tuple[str, str | None]]:
+    """(name of the check, what is wrong or None) for every check of the contract.
+
+    Args:
+        strategy: an expression, for example "./mine.py:my_strategy + ewc", or its terms.
+    """
+    subject = Subject(registry.parse(strategy) if isinstance(strategy, str) else strategy)
+    if not isinstance(subject.make(mlp((8,), 6))({}), Learner):
+        yield from object_checks(subject)
+        return
+    for check in CHECKS:
+        try:
+            yield check.__name__, check(subject)
+        except Exception as error:
+            yield check.__name__, explain(error)
+
+
+def failures(strategy: str | list[Term]) -> list[str]:
+    """What a strategy gets wrong, a sentence each; empty for one that keeps the contract."""
+    return [f"{name}: {wrong}" for name, wrong in run_checks(strategy) if wrong]

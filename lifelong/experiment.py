@@ -1,0 +1,487 @@
+"""From what was asked for to runs: every setting and seed, stacked, trained, stored, found again."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import platform
+import subprocess
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lifelong import __version__, checks, registry, store
+from lifelong.engine import Measured, Rhythm, train
+from lifelong.learner import Initialization, Learner, Part
+from lifelong.lift import Lanes
+from lifelong.models import Net, from_module
+from lifelong.objects import train_object
+from lifelong.registry import Term
+from lifelong.schedule import Budget
+from lifelong.store import Busy, Run, StoreError, Workshop
+from lifelong.stream import Stream
+
+
+@dataclass(frozen=True)
+class Options:
+    """How runs are made; None stands for the stream's own default.
+
+    Attributes:
+        seeds: how many: 0..seeds-1.
+        epochs: passes over each task's data.
+        steps: steps a task, in place of epochs.
+        batch_size: examples a step.
+        optimizer, model: expressions.
+        eval_every: also measure every this many steps inside a task.
+        device: 'auto', 'cpu' or 'cuda'.
+        dtype: 'float32' or 'float64'.
+        data: folder of the raw data.
+        save_every: seconds between checkpoints.
+    """
+
+    seeds: int = 5
+    epochs: int | None = None
+    steps: int | None = None
+    batch_size: int | None = None
+    optimizer: str | None = None
+    model: str | None = None
+    eval_every: int = 0
+    device: str = "auto"
+    dtype: str = "float32"
+    data: str | None = None
+    save_every: float = 30.0
+
+    def __post_init__(self) -> None:
+        registry.at_least(1, **{"--seeds": self.seeds})
+        given = {"--epochs": self.epochs, "--steps": self.steps, "--batch-size": self.batch_size}
+        registry.at_least(1, **{name: value for name, value in given.items() if value is not None})
+        registry.at_least(0, **{"--eval-every": self.eval_every})
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError("give --epochs or --steps, not both")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One run to be: a strategy, a model and an optimizer, all with single values."""
+
+    terms: list[Term]
+    model: Term
+    optimizer: Term
+    spec: Mapping[str, Any]
+
+    @cached_property
+    def reals(self) -> dict[tuple[Any, str], float]:
+        """The real-valued hyper-parameters by (place, name): they may differ between the lanes of a stack."""
+        return {(place, name): value for place, term in self._places() for name, value in term.resolved().items()
+                if registry.is_real(term.factory, name) and isinstance(value, float)}
+
+    @cached_property
+    def frame(self) -> str:
+        """Everything else: settings with equal frames fit into one stack."""
+        fixed = [[term.path, term.name, {k: v for k, v in term.resolved().items() if (place, k) not in self.reals}]
+                 for place, term in self._places()]
+        others = {k: v for k, v in self.spec.items() if k not in ("strategy", "optimizer", "hyper")}
+        return json.dumps([fixed, others], sort_keys=True, default=str)
+
+    def _places(self) -> list[tuple[Any, Term]]:
+        return [*enumerate(self.terms), ("optimizer", self.optimizer)]
+
+
+class Watcher:
+    """What is told of progress; this one says nothing, the command line's draws a bar."""
+
+    def begin(self, title: str) -> None:
+        """A stack begins."""
+
+    def advance(self, share: float) -> None:
+        """The stack is done to this share, 0 to 1."""
+
+    def end(self) -> None:
+        """The stack has ended."""
+
+    def say(self, sentence: str) -> None:
+        """Something the user should know."""
+
+
+@dataclass
+class Outcome:
+    """What came of an experiment.
+
+    Attributes:
+        runs: in the order asked for, those found among them.
+        found: how many had been there already.
+        failures: a sentence for each run that could not be made.
+        damaged: whether one of these is a damaged folder of the store.
+    """
+
+    runs: list[Run] = field(default_factory=list)
+    found: int = 0
+    failures: list[str] = field(default_factory=list)
+    damaged: bool = False
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that was asked for; made by `prepare`, which checks it before anything is trained."""
+
+    stream: Stream
+    settings: list[Setting]
+    options: Options
+    budget: Budget
+    device: torch.device
+
+    def run(self, root: Path | None = None, watcher: Watcher = Watcher()) -> Outcome:
+        """Trains what is not in the store at `root` yet, and returns every run asked for.
+
+        Args:
+            root: of the store; None keeps nothing.
+            watcher: is told of progress.
+        """
+        outcome, ready = Outcome(), {}
+        missing = []
+        for setting in self.settings:
+            try:
+                run = store.find(root, setting.spec) if root else None
+            except StoreError as error:
+                outcome.failures.append(str(error))
+                outcome.damaged = True
+                continue
+            if run is None:
+                missing.append(setting)
+            else:
+                ready[store.digest(setting.spec)] = run
+                outcome.found += 1
+        for stack in self._stacks(missing, root):
+            try:
+                ready |= {store.digest(run.spec): run for run in self._train(stack, root, watcher)}
+            except Busy as error:
+                outcome.failures.append(str(error))
+            except StoreError:
+                raise
+            except Exception as error:
+                outcome.failures.append(self._failed(stack, error, root))
+            finally:
+                watcher.end()
+        outcome.runs = [ready[key] for s in self.settings if (key := store.digest(s.spec)) in ready]
+        return outcome
+
+    def _stacks(self, missing: list[Setting], root: Path | None) -> list[list[Setting]]:
+        """What is trained at once: first whatever was interrupted, in the stacks that it was begun in."""
+        found = []
+        for shop in Workshop.all(root) if root and missing else []:
+            keys = {store.digest(spec) for spec in shop.specs}
+            mine = [s for s in missing if store.digest(s.spec) in keys]
+            if mine:
+                found.append([self._again(spec, mine[0]) for spec in shop.specs])
+                missing = [s for s in missing if s not in mine]
+        groups: dict[str, list[Setting]] = {}
+        for setting in missing:
+            groups.setdefault(setting.frame, []).append(setting)
+        for group in groups.values():
+            found += [group] if len(group) == 1 or self._fits(group) else [[setting] for setting in group]
+        return found
+
+    def _again(self, spec: Mapping[str, Any], like: Setting) -> Setting:
+        return Setting(registry.parse(spec["strategy"]), like.model,
+                       registry.parse(spec["optimizer"], "optimizers")[0], spec)
+
+    def _fits(self, group: list[Setting]) -> bool:
+        """Whether settings that differ in real numbers can be lanes; a strategy that branches on such a number cannot."""
+        if not isinstance(self.make(group[0])({}), Learner):
+            return False
+        try:
+            checks.probe(self.lanes(group), self.budget)
+        except checks.Impure:
+            return False
+        return True
+
+    def context(self, setting: Setting, seed: int = 0) -> dict[str, Any]:
+        """What a factory may ask for by name."""
+        facts = {"shape": self.stream.shape, "n_classes": self.stream.n_classes, "n_tasks": self.stream.n_tasks}
+        model = registry.build(setting.model, facts)
+        if isinstance(model, nn.Module):
+            model = from_module(lambda: registry.build(setting.model, facts))
+        if not isinstance(model, Net):
+            raise ValueError(f"{setting.model.name} makes a {type(model).__name__}, not a torch module")
+        return facts | {"net": model, "seed": seed, "device": self.device}
+
+    def make(self, setting: Setting, seed: int = 0) -> Callable[[Mapping[Any, Any]], Any]:
+        """(values of real hyper-parameters) -> the learner of a setting."""
+        context = self.context(setting, seed)
+
+        def make(hyper: Mapping[Any, Any]) -> Any:
+            outer = {name: value for (place, name), value in hyper.items() if place == "optimizer"}
+            inner = {key: value for key, value in hyper.items() if key[0] != "optimizer"}
+            return registry.compose(setting.terms, context, registry.build(setting.optimizer, {}, **outer), inner)
+
+        return make
+
+    def lanes(self, stack: list[Setting]) -> Lanes:
+        """Every seed of every setting of a stack, setting after setting."""
+        seeds = range(self.stream.n_seeds)
+        values = {key: [setting.reals[key] for setting in stack] for key in stack[0].reals}
+        differ = {key: [v for v in value for _ in seeds] for key, value in values.items() if len(set(value)) > 1}
+        at = [s for _ in stack for s in seeds]
+        return Lanes(self.stream, seeds, at, self.make(stack[0]), differ, self.device,
+                     getattr(torch, self.options.dtype), stacked=len(at) > 1)
+
+    def _train(self, stack: list[Setting], root: Path | None, watcher: Watcher) -> list[Run]:
+        title = stack[0].spec["strategy"] if len(stack) == 1 else f"{len(stack)} settings of {stack[0].spec['strategy']}"
+        watcher.begin(title)
+        if root is None:
+            return self._runs(stack, self._measure(stack, None, watcher), 0.0, time.monotonic())
+        with Workshop(root, [setting.spec for setting in stack]).open() as shop:
+            begun = time.monotonic()
+            resume, problems = shop.load()
+            for problem in problems:
+                watcher.say(problem)
+            earlier = resume["seconds"] if resume else 0.0
+            if resume and resume["environment"] != self.environment():
+                watcher.say(f"{title} was begun with {resume['environment']}, goes on with {self.environment()}: the last "
+                            "digits may differ from an uninterrupted run")
+
+            def save(checkpoint: dict[str, Any]) -> None:
+                shop.save({"inner": checkpoint, "environment": self.environment(),
+                           "seconds": earlier + time.monotonic() - begun})
+
+            measured = self._measure(stack, resume and resume["inner"], watcher, save)
+            runs = self._runs(stack, measured, earlier, begun)
+            kept = [store.load(store.save(root, run)) for run in runs]
+            shop.close()
+        return kept
+
+    def _measure(self, stack: list[Setting], resume: dict[str, Any] | None, watcher: Watcher,
+                 save: Callable[[dict[str, Any]], None] | None = None) -> Measured:
+        n_tasks = self.stream.n_tasks
+
+        def tell(task: int, step: int, steps: int) -> None:
+            watcher.advance((task + step / steps) / n_tasks)
+
+        rhythm = Rhythm(self.options.eval_every, self.options.save_every, save, tell)
+        if isinstance(self.make(stack[0])({}), Learner):
+            return train(self.lanes(stack), self.budget, rhythm, resume)
+        return self._objects(stack[0], rhythm, resume, watcher)
+
+    def _objects(self, setting: Setting, rhythm: Rhythm, resume: dict[str, Any] | None, watcher: Watcher) -> Measured:
+        """All seeds of an imperative learner, one after the other."""
+        done: list[dict[str, Any]] = list(resume["done"]) if resume else []
+        current, n = (resume["current"] if resume else None), self.stream.n_seeds
+        for seed in range(len(done), n):
+            def save(checkpoint: dict[str, Any]) -> None:
+                if rhythm.save:
+                    rhythm.save({"done": done, "current": checkpoint})
+
+            def tell(task: int, step: int, steps: int, seed: int = seed) -> None:
+                watcher.advance((seed + (task + step / steps) / self.stream.n_tasks) / n)
+
+            own = Rhythm(rhythm.eval_every, rhythm.save_every, save, tell)
+            make = self.make(setting, seed)
+            measured = train_object(lambda make=make: make({}), self.stream, seed, seed, self.budget, own, self.device,
+                                    current)
+            done.append(dict(vars(measured)))
+            current = None
+        merged = {k: torch.cat([d[k] for d in done], 1 if k == "curve" else 0) for k in done[0] if k != "curve_step"}
+        return Measured(**merged, curve_step=done[0]["curve_step"])
+
+    def environment(self) -> dict[str, Any]:
+        """What the last digits of a run depend on beyond its spec."""
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else platform.machine()
+        return {"device": self.device.type, "processor": name, "threads": torch.get_num_threads(),
+                "torch": torch.__version__}
+
+    def _runs(self, stack: list[Setting], measured: Measured, earlier: float, begun: float) -> list[Run]:
+        n = self.stream.n_seeds
+        about = self.environment() | {
+            "version": __version__, "commit": _commit(), "lanes": n * len(stack),
+            "seconds": round(earlier + time.monotonic() - begun, 3),
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+        runs = []
+        for i, setting in enumerate(stack):
+            own = slice(i * n, (i + 1) * n)
+            logs = {"loss": measured.loss[own].numpy()}
+            if self.stream.scenario == "class":
+                logs["accuracy_task"] = measured.told[own].numpy()
+            if len(measured.curve):
+                logs |= {"curve": measured.curve[:, own].transpose(0, 1).numpy(),
+                         "curve_step": measured.curve_step.numpy()}
+            runs.append(Run(setting.spec, measured.accuracy[own].numpy(), about | _status(measured.diverged[own]), logs))
+        return runs
+
+    def _failed(self, stack: list[Setting], error: Exception, root: Path | None) -> str:
+        sentence = f"{stack[0].spec['strategy']}: {checks.explain(error)}"
+        for setting in stack if root else []:
+            place = store.folder(root or Path(), setting.spec) / "error.txt"
+            store.write(place, "".join(traceback.format_exception(error)).encode())
+            sentence += f" (traceback: {place})" if setting is stack[0] else ""
+        return sentence
+
+
+def _status(diverged: torch.Tensor) -> dict[str, Any]:
+    bad = {seed: at for seed, at in enumerate(diverged.tolist()) if at[0] >= 0}
+    if not bad:
+        return {"status": "done", "note": ""}
+    where = "; ".join(f"seed {seed} at task {task}, step {step}" for seed, (task, step) in bad.items())
+    return {"status": "diverged", "note": f"loss or scores not finite: {where}; a smaller step size or strength may help"}
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that this package runs from, with `+` where files differ; None where installed."""
+    here = Path(__file__).resolve().parent
+    if not (here.parent / ".git").exists():
+        return None
+    try:
+        def git(*words: str) -> str:
+            return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+        return git("rev-parse", "--short=10", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+# ---- from words to an experiment
+
+
+def device(name: str) -> torch.device:
+    """The device called 'auto', 'cpu' or 'cuda'; ValueError where it is not there."""
+    registry.one_of("--device", name, ("auto", "cpu", "cuda"))
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda was asked for, but there is no CUDA device here; use --device cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def make_stream(text: str, options: Options, extra: Mapping[str, Any] | None = None) -> Stream:
+    """The stream of an expression such as `split-mnist(tasks=5)`.
+
+    Args:
+        text: name and options.
+        options: seeds and data folder.
+        extra: further options from the command line, by name.
+
+    Raises:
+        LookupError: for an unknown stream or option; ValueError, FileNotFoundError: as the stream says.
+    """
+    term = registry.parse(text, "streams")[0]
+    known = registry.hyper_parameters(term.factory)
+    for name in extra or {}:
+        if name not in known:
+            raise LookupError(f"{term.name} has no option {name!r}; it has {', '.join(known)}")
+    term = Term(term.name, term.factory, {**term.given, **(extra or {})})
+    for name, value in term.given.items():
+        if isinstance(value, list):
+            raise ValueError(f"{term.name}: {name} takes one value; run each stream by itself")
+    stream = registry.build(term, {"seeds": range(options.seeds), "data": options.data})
+    if not isinstance(stream, Stream):
+        raise ValueError(f"{term.name} makes a {type(stream).__name__}, not a Stream")
+    return stream
+
+
+def prepare(stream: str | Stream, strategies: Sequence[Any], options: Options = Options(),
+            extra: Mapping[str, Any] | None = None) -> Experiment:
+    """An experiment, with everything checked that can be checked before training.
+
+    Args:
+        stream: an expression, or a Stream made for `options.seeds` seeds.
+        strategies: expressions, or Parts, Learners, classes, and functions that make them.
+        options: how runs are made.
+        extra: further options of the stream.
+
+    Raises:
+        LookupError, ValueError, TypeError, ImportError, OSError: one sentence about whatever the user got wrong.
+    """
+    if isinstance(stream, str):
+        stream = make_stream(stream, options, extra)
+    where = device(options.device)
+    default = stream.defaults
+    epochs = options.epochs if options.epochs is not None else int(default.get("epochs", 1))
+    steps = options.steps if options.steps is not None else default.get("steps")
+    budget = Budget(options.batch_size or int(default.get("batch_size", 10)), epochs,
+                    None if options.epochs is not None else steps)
+    models = _singles(options.model or default.get("model", "mlp"), "models")
+    optimizers = _singles(options.optimizer or default.get("optimizer", "sgd"), "optimizers")
+    settings = [_setting(stream, terms, model, optimizer, options, budget)
+                for strategy in strategies for terms in registry.settings(_terms(strategy))
+                for (model,) in models for (optimizer,) in optimizers]
+    unique = list({store.digest(s.spec): s for s in settings}.values())
+    experiment = Experiment(stream, unique, options, budget, where)
+    for setting in unique:
+        _check(experiment, setting)
+    return experiment
+
+
+def _singles(text: str, kind: str) -> list[list[Term]]:
+    terms = registry.parse(text, kind)
+    if len(terms) > 1:
+        raise ValueError(f"{text!r}: one of the {kind} is needed, not a sum")
+    return registry.settings(terms)
+
+
+def _terms(strategy: Any) -> list[Term]:
+    if isinstance(strategy, str):
+        return registry.parse(strategy)
+    if isinstance(strategy, (Part, Learner, Initialization)):
+        return [Term("strategy", lambda: strategy)]
+    if isinstance(strategy, (list, tuple)):
+        return [term for one in strategy for term in _terms(one)]
+    if callable(strategy):
+        registry.hyper_parameters(strategy)
+        return [Term(strategy.__name__, strategy)]
+    raise TypeError(f"a strategy is an expression, a Part, a Learner, a class or a function that makes one; got a "
+                    f"{type(strategy).__name__} (of an object that learns, give the class: every seed needs its own)")
+
+
+def _setting(stream: Stream, terms: list[Term], model: Term, optimizer: Term, options: Options,
+             budget: Budget) -> Setting:
+    files = {t.path for t in (*terms, model, optimizer) if t.path}
+    spec = {
+        "format": 1, "stream": stream.name, "stream_options": dict(stream.options), "boundaries": stream.boundaries,
+        "strategy": registry.written(terms), "model": str(model), "optimizer": str(optimizer),
+        "epochs": budget.epochs if budget.steps is None else None, "steps": budget.steps,
+        "batch_size": budget.batch_size, "eval_every": options.eval_every, "seeds": stream.n_seeds,
+        "dtype": options.dtype,
+        "hyper": {"strategy": [t.resolved() for t in terms], "model": model.resolved(),
+                  "optimizer": optimizer.resolved()},
+        "sources": {Path(file).name: registry.file_digest(file) for file in sorted(files)},
+    }
+    return Setting(terms, model, optimizer, json.loads(json.dumps(spec)))
+
+
+def _check(experiment: Experiment, setting: Setting) -> None:
+    """Builds a setting's learner and, where its seeds will be stacked, tries one step of it."""
+    name = setting.spec["strategy"]
+    learner = experiment.make(setting)({})
+    if not isinstance(learner, Learner):
+        return
+    if learner.boundaries and not experiment.stream.boundaries:
+        raise ValueError(f"{name} must be told where a task ends, and this stream does not tell")
+    checks.probe(experiment.lanes([setting]), experiment.budget)
+
+
+def run(stream: str | Stream, strategy: Any, *, store: str | Path | None = None, **options: Any) -> Run:
+    """One strategy on one stream, all seeds at once.
+
+    Args:
+        stream: an expression such as "split-mnist(tasks=5)", or a Stream.
+        strategy: an expression, or a Part, a Learner, a list of parts, a class or a function that makes one.
+        store: folder in which the run is kept, found and resumed; None keeps nothing.
+        options: fields of `Options`: seeds, epochs, batch_size, optimizer, model, device and so on.
+
+    Raises:
+        ValueError, LookupError, TypeError, ImportError: for whatever was asked wrongly.
+        RuntimeError: where training failed.
+    """
+    if isinstance(stream, Stream):
+        options["seeds"] = stream.n_seeds
+    experiment = prepare(stream, [strategy], Options(**options))
+    if len(experiment.settings) > 1:
+        raise ValueError("run makes one run: give single values, or use prepare(...).run(...)")
+    outcome = experiment.run(Path(store) if store else None)
+    if outcome.failures:
+        raise RuntimeError(outcome.failures[0])
+    return outcome.runs[0]

@@ -1,0 +1,133 @@
+"""One lane written, many run: a learner of one seed as a learner of a whole stack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lifelong.learner import Batch, Learner, State, apart, gradient_step
+from lifelong.stream import Pool, Stream
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """A stack of lanes: for each its seed, and its own values of the hyper-parameters that differ.
+
+    Attributes:
+        stream: made for the distinct seeds.
+        seeds: the distinct seeds, in the stream's order.
+        at: for each lane the position of its seed.
+        make: (hyper) -> the learner of one lane.
+        hyper: values that differ from lane to lane, each [L]; empty: all lanes have `make({})`.
+        device, dtype: where and in what precision.
+        stacked: False trains a single lane without the lift.
+    """
+
+    stream: Stream
+    seeds: Sequence[int]
+    at: Sequence[int]
+    make: Callable[[Mapping[Any, Any]], Learner]
+    hyper: Mapping[Any, Sequence[float]] = field(default_factory=dict)
+    device: torch.device = torch.device("cpu")
+    dtype: torch.dtype = torch.float32
+    stacked: bool = True
+
+    @property
+    def n(self) -> int:
+        """Lanes, L."""
+        return len(self.at)
+
+    @cached_property
+    def pool(self) -> Pool:
+        """The examples that all lanes share; of a single unstacked lane its own view of them."""
+        pool = self.stream.pool(self.device, self.dtype)
+        return pool if self.stacked else pool.lane({k: v[0] for k, v in self.own.items()})
+
+    @cached_property
+    def own(self) -> dict[str, Tensor]:
+        """What of the stream differs from lane to lane."""
+        return self.stream.lanes(self.at, self.device)
+
+    @cached_property
+    def numbers(self) -> dict[Any, Tensor]:
+        """The hyper-parameters that differ, [L] each, on the device."""
+        return {k: torch.tensor(v, dtype=self.dtype, device=self.device) for k, v in self.hyper.items()}
+
+    @cached_property
+    def learner(self) -> Learner:
+        """The learner of lane 0, for what does not depend on hyper-parameters: draws, data, boundaries."""
+        return self.make({k: v[0] for k, v in self.hyper.items()})
+
+    @cached_property
+    def stages(self) -> dict[str, Callable[..., Any]]:
+        """The stages of a gradient learner for all lanes."""
+        names = ("recall", "loss", "transform", "after")
+        return {name: self.each(lambda learner, pool, *args, name=name: getattr(learner.stages, name)(pool, *args))
+                for name in names}
+
+    @cached_property
+    def outer(self) -> Any:
+        """The stages whose optimizer sees every lane's own step size."""
+        return (self.make(self.numbers) if self.stacked else self.learner).stages
+
+    def each(self, f: Callable[..., Any]) -> Callable[..., Any]:
+        """`f(learner, pool, *args)` of one lane as a function of all lanes' stacked `args`."""
+        if not self.stacked:
+            return lambda *args: f(self.learner, self.pool, *args)
+
+        def one(numbers: dict[Any, Tensor], own: dict[str, Tensor], *args: Any) -> Any:
+            learner = self.make(numbers) if numbers else self.learner
+            return f(learner, self.pool.lane(own), *args)
+
+        lifted = torch.func.vmap(one)
+        return lambda *args: lifted(self.numbers, self.own, *args)
+
+    def init(self) -> State:
+        """The state of all lanes before the first task."""
+        own = self.stream.lanes(self.at)
+        pool = self.stream.pool(dtype=self.dtype)
+        states = []
+        for lane, at in enumerate(self.at):
+            learner = self.make({k: v[lane] for k, v in self.hyper.items()}) if self.hyper else self.learner
+            states.append(learner.init(self.seeds[at], pool.lane({k: v[lane] for k, v in own.items()})))
+        state = tree(lambda *leaves: torch.stack(leaves) if self.stacked else leaves[0].clone(), *states)
+        state = tree(lambda leaf: leaf.to(self.device), state)
+        return self._apart(state)
+
+    def observe(self, state: State, batch: Batch) -> tuple[State, dict[str, Tensor]]:
+        """One step of all lanes; the state given is used up."""
+        if self.learner.stages is None:
+            with torch.no_grad():
+                new, logs = self._observe(state, batch)
+            return new, logs
+        return gradient_step(self.outer, self.stages.__getitem__, state, batch)
+
+    @cached_property
+    def _observe(self) -> Callable[..., Any]:
+        return self.each(lambda learner, pool, state, batch: learner.observe(state, pool, batch))
+
+    @cached_property
+    def _end_task(self) -> Callable[..., Any]:
+        return self.each(lambda learner, pool, state, batch: learner.end_task(state, pool, batch))
+
+    def end_task(self, state: State, batch: Batch) -> State:
+        """All lanes' state after a task whose rows are in `batch`."""
+        with torch.no_grad():
+            return self._apart(self._end_task(state, batch))
+
+    def _apart(self, state: State) -> State:
+        if "parts" not in state or self.learner.stages is None:
+            return state
+        return state | {"parts": apart(state["parts"], state["params"])}
+
+
+def tree(f: Callable[..., Any], *states: Any) -> Any:
+    """`f` over the leaves of nested dicts of the same shape."""
+    if isinstance(states[0], dict):
+        return {k: tree(f, *(s[k] for s in states)) for k in states[0]}
+    return f(*states)

@@ -1,0 +1,166 @@
+"""The imperative door: learners that are ordinary objects, trained one seed after the other."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lifelong.engine import Measured, Rhythm
+from lifelong.randomness import generator
+from lifelong.schedule import Budget, plan
+from lifelong.stream import Stream
+
+METHODS = ("observe", "end_task", "predict")
+
+
+def train_object(make: Callable[[], Any], stream: Stream, at: int, seed: int, budget: Budget,
+                 rhythm: Rhythm = Rhythm(), device: torch.device | str = "cpu",
+                 resume: dict[str, Any] | None = None) -> Measured:
+    """Trains one object on one seed's stream and measures every task after every task.
+
+    The object has `observe(x, y, task)`, called with every batch (task is None where boundaries are not told; a
+    returned loss that is not finite stops the run), `end_task()`, and `predict(x) -> scores [n, C]`. With
+    `state_dict()` and `load_state_dict(d)` of tensors and plain values it resumes where it stopped; without them its
+    seed begins again, which gives the same result.
+
+    Args:
+        make: builds the object; torch's, numpy's and Python's global generators are seeded before.
+        stream: at: the seed's position in it.
+        seed: decides the object's random numbers and the order of its data.
+        budget, rhythm, device: as for `engine.train`.
+        resume: a checkpoint that `rhythm.save` was given.
+
+    Raises:
+        TypeError: where a method is missing, or `predict` returns something else than scores [n, C].
+    """
+    _seed(seed)
+    learner = make()
+    for method in METHODS:
+        if not callable(getattr(learner, method, None)):
+            raise TypeError(f"{type(learner).__name__} has no method {method}: an object that learns has "
+                            "observe(x, y, task), end_task() and predict(x)")
+    measured, first, begin = Measured.nothing(1, stream.n_tasks), 0, 0
+    if resume is not None and resume.get("object") is not None:
+        learner.load_state_dict(resume["object"])
+        measured, first, begin = Measured(**resume["measured"]), resume["task"], resume["step"]
+        _set_generators(resume["generators"])
+    else:
+        _measure(learner, stream, at, device, measured, 0)
+    for task in range(first, stream.n_tasks):
+        _one_task(learner, stream, at, seed, budget, rhythm, device, measured, task, begin)
+        begin = 0
+        if measured.over:
+            break
+    return measured
+
+
+def _one_task(learner: Any, stream: Stream, at: int, seed: int, budget: Budget, rhythm: Rhythm,
+              device: torch.device | str, measured: Measured, task: int, begin: int) -> None:
+    pool = stream.pool(device).lane({k: v[0] for k, v in stream.lanes([at], device).items()})
+    part = _only(stream, at)
+    todo = plan(part, [seed], task, "task", budget)
+    saved = time.monotonic()
+    for step in range(begin, todo.steps):
+        rows = todo.rows[0, step * todo.batch_size:(step + 1) * todo.batch_size]
+        x, y = pool.fetch(rows[rows >= 0].to(device))
+        loss = learner.observe(x, y, task if stream.boundaries else None)
+        if isinstance(loss, (float, Tensor)) and not math.isfinite(float(loss)):
+            measured.lost(torch.tensor([True]), task, step)
+            return
+        done = step + 1
+        rhythm.tell(task, done, todo.steps)
+        if rhythm.eval_every and done % rhythm.eval_every == 0 and done < todo.steps:
+            accuracy, _ = _accuracy(learner, stream, at, device)
+            measured.curve = torch.cat([measured.curve, accuracy.view(1, 1, -1)])
+            measured.curve_step = torch.cat([measured.curve_step, torch.tensor([done])])
+        if rhythm.save and done < todo.steps and time.monotonic() - saved > rhythm.save_every:
+            rhythm.save(_checkpoint(learner, measured, task, done))
+            saved = time.monotonic()
+    if stream.boundaries:
+        learner.end_task()
+    _measure(learner, stream, at, device, measured, 1 + task)
+    if rhythm.save:
+        rhythm.save(_checkpoint(learner, measured, task + 1, 0))
+
+
+def _only(stream: Stream, at: int) -> Any:
+    """What `plan` reads of a stream, for one seed."""
+    class One:
+        train = stream.train[at:at + 1]
+        n_tasks = stream.n_tasks
+    return One
+
+
+def _measure(learner: Any, stream: Stream, at: int, device: torch.device | str, measured: Measured, row: int) -> None:
+    accuracy, told = _accuracy(learner, stream, at, device)
+    measured.lost(accuracy.isnan().all().view(1), max(row - 1, 0), 0)
+    measured.note(row, accuracy.view(1, -1), told.view(1, -1))
+
+
+@torch.no_grad()
+def _accuracy(learner: Any, stream: Stream, at: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
+    """Accuracy on every task [T], as asked and with the task told; global generators are left as they were."""
+    before = _generators()
+    pool = stream.pool(device).lane({k: v[0] for k, v in stream.lanes([at], device).items()})
+    free = torch.full((stream.n_tasks,), torch.nan, dtype=torch.float64)
+    told = free.clone()
+    for task in range(stream.n_tasks):
+        rows = stream.test[at, task]
+        rows = rows[rows >= 0].to(device)
+        hits = torch.zeros(2, dtype=torch.float64)
+        for part in rows.split(4096):
+            x, y = pool.fetch(part)
+            scores = _scores(learner, x, stream.n_classes)
+            own = scores.masked_fill(~pool.classes[task], -torch.inf).argmax(-1) == y
+            anything = own if stream.scenario == "task" else scores.argmax(-1) == y
+            hits += torch.stack([anything.sum(), own.sum()]).cpu()
+            if bool(scores.isnan().any()):
+                hits += torch.nan
+        free[task], told[task] = hits / len(rows)
+    _set_generators(before)
+    return free, told
+
+
+def _scores(learner: Any, x: Tensor, n_classes: int) -> Tensor:
+    scores = torch.as_tensor(learner.predict(x)).to(x.device)
+    if scores.shape != (len(x), n_classes):
+        raise TypeError(f"{type(learner).__name__}.predict must return scores [n, C] = [{len(x)}, {n_classes}], got "
+                        f"{list(scores.shape)}")
+    return scores
+
+
+def _seed(seed: int) -> None:
+    number = int(torch.randint(2**31, (), generator=generator(seed, "object")))
+    torch.manual_seed(number)
+    np.random.seed(number)
+    random.seed(number)
+
+
+def _generators() -> dict[str, Any]:
+    kind, keys, *rest = np.random.get_state(legacy=True)  # type: ignore[misc]
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+    return {"torch": torch.get_rng_state(), "cuda": cuda, "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), *rest],
+            "python": random.getstate()}
+
+
+def _set_generators(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["torch"])
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+
+
+def _checkpoint(learner: Any, measured: Measured, task: int, step: int) -> dict[str, Any]:
+    can = hasattr(learner, "state_dict") and hasattr(learner, "load_state_dict")
+    return {"object": learner.state_dict() if can else None, "measured": dict(vars(measured)), "task": task,
+            "step": step, "generators": _generators() if can else None}
