@@ -275,7 +275,8 @@ _TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
 }
 
 
-def _annotation(p: inspect.Parameter) -> str:
+def type_name(p: inspect.Parameter) -> str:
+    """The type of a parameter in words: its annotation, or else the type of its default."""
     if p.annotation is p.empty:
         return type(p.default).__name__
     if isinstance(p.annotation, type) and not hasattr(p.annotation, "__args__"):
@@ -284,12 +285,12 @@ def _annotation(p: inspect.Parameter) -> str:
 
 
 def _is_sequence(p: inspect.Parameter) -> bool:
-    return any(word in _annotation(p) for word in ("Sequence", "tuple", "list"))
+    return any(word in type_name(p) for word in ("Sequence", "tuple", "list"))
 
 
 def _typed(name: str, p: inspect.Parameter, value: Any) -> Any:
     """`value` as the parameter's annotation, or else its default, says."""
-    options = [part.strip() for part in _annotation(p).split("|")]
+    options = [part.strip() for part in type_name(p).split("|")]
     if value is None and ("None" in options or p.default is None):
         return None
     if isinstance(value, (list, tuple)):

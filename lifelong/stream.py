@@ -51,7 +51,7 @@ class Pool:
         """Output units of a learner on this stream, C."""
         return self.classes.shape[-1]
 
-    def lane(self, tensors: Mapping[str, Tensor]) -> Pool:
+    def lane(self, tensors: Mapping[str, Any]) -> Pool:
         """The same examples with one lane's own `classes`, `warp` and `label`."""
         return replace(self, **tensors)
 
@@ -64,7 +64,7 @@ class Pool:
         if self.warp is None:
             x = self.x[example]
         else:
-            x = self.x[example.unsqueeze(-1), self.warp[variant]].unflatten(-1, self.shape)
+            x = self.x[example.unsqueeze(-1), self.warp[variant]].view(*rows.shape, *self.shape)
         y = self.y[example]
         return self._real(x), y if self.label is None else self.label[variant, y]
 

@@ -8,7 +8,7 @@ from lifelong.losses import fisher, quadratic
 from lifelong.registry import at_least, one_of
 
 
-def ewc(strength: float = 100.0, decay: float = 1.0, mode: str = "separate", samples: int = 0,
+def ewc(strength: float = 10.0, decay: float = 1.0, mode: str = "separate", samples: int = 0,
         labels: str = "exact") -> Part:
     """Elastic weight consolidation: parameters that mattered for earlier tasks resist change.
 

@@ -10,7 +10,7 @@ from lifelong import build
 from lifelong.randomness import generator
 from lifelong.stream import Stream
 
-_DEFAULTS = {"model": "mlp(hidden=(100, 100))", "optimizer": "sgd(lr=0.1)", "epochs": 1, "batch_size": 10}
+_DEFAULTS = {"model": "mlp(hidden=(100, 100))", "optimizer": "sgd(lr=0.1)", "epochs": 5, "batch_size": 10}
 
 
 def rotated(seeds: Sequence[int], *, tasks: int = 5, examples: int | None = None, scenario: str = "domain",

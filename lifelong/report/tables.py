@@ -17,8 +17,8 @@ from lifelong.metrics import Array
 from lifelong.store import Run
 
 _PLACES = {"finetune": 0, "cumulative": 2, "joint": 3}  # bounds frame a table; everything else is 1, as given
-_ELSEWHERE = {"stream", "stream_options", "strategy", "seeds", "eval_every", "sources", "format"}
-_LAST_RESORT = ("seeds", "eval_every", "sources", "format")
+_ELSEWHERE = {"stream", "stream_options", "strategy", "seeds", "eval_every", "hyper", "sources", "format"}
+_LAST_RESORT = ("seeds", "eval_every", "hyper", "sources", "format")
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,9 @@ class Group:
     @property
     def title(self) -> str:
         """The stream with its options, and how it was scored."""
-        options = ", ".join(_setting(name, self.options[name]) for name in sorted(self.options))
+        plain = {"boundaries": True, "examples": None, "test_examples": None}  # what everybody expects is not said
+        options = ", ".join(_setting(name, value) for name, value in sorted(self.options.items())
+                            if name not in plain or plain[name] != value)
         return self.stream + (f" ({options})" if options else "") + (", told the task when tested" if self.told else "")
 
     @property

@@ -1,0 +1,287 @@
+"""The command line: list, run, report, check. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from lifelong.store import Run
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
+                  context_settings={"help_option_names": ["-h", "--help"]},
+                  help="Continual learning: run benchmarks, compare forgetting curves, plug in new strategies.")
+
+DEFAULTS = ["finetune", "er", "ewc", "er + ewc", "joint"]
+
+StoreFolder = Annotated[Path, typer.Option(help="Folder in which runs are kept, found and resumed.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+def main() -> None:
+    """Runs the command line; whatever a user can get wrong ends in one sentence and exit code 2."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        _say("interrupted; the same command goes on from the last checkpoint")
+        sys.exit(130)
+    except (LookupError, ValueError, TypeError, ImportError, OSError) as error:
+        _say(_sentence(error))
+        sys.exit(2)
+    except Exception as error:
+        if type(error).__name__ != "StoreError":
+            raise
+        _say(str(error))
+        sys.exit(2)
+
+
+def _sentence(error: BaseException) -> str:
+    if isinstance(error, KeyError):
+        return str(error.args[0]) if error.args else "a name was not found"
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split())
+
+
+def _say(text: str) -> None:
+    print(f"lifelong: {text}", file=sys.stderr)
+
+
+@app.command("list")
+def list_(name: Annotated[str | None, typer.Argument(help="A stream, strategy, start, model or optimizer.")] = None,
+          as_json: Json = False) -> None:
+    """What there is: streams, strategies, starts, models, optimizers; with a NAME, all about it."""
+    from lifelong import registry
+
+    entries = [_entry(kind, key) for kind in registry.KINDS for key in registry.catalogue(kind)]
+    if name is not None:
+        found = [e for e in entries if e["name"] == name]
+        if not found:
+            import difflib
+            near = difflib.get_close_matches(name, [e["name"] for e in entries], 3, 0.5)
+            raise LookupError(f"there is nothing called {name!r}" + (f"; did you mean {' or '.join(near)}?" if near
+                                                                     else "; `lifelong list` shows what there is"))
+        entries = found
+    if as_json:
+        print(json.dumps(entries, indent=2, default=str))
+    elif name is not None:
+        for entry in entries:
+            _describe(entry)
+    else:
+        _print_catalogue(entries)
+
+
+def _entry(kind: str, name: str) -> dict[str, Any]:
+    """All that is known of one entry of the catalogue; one that does not import says so and harms no other."""
+    import inspect
+
+    from lifelong import registry
+
+    try:
+        factory = registry.lookup(kind, name)
+        text = inspect.getdoc(factory) or ""
+        hyper = {k: {"default": p.default, "type": registry.type_name(p)}
+                 for k, p in registry.hyper_parameters(factory).items()}
+    except Exception as error:
+        return {"kind": kind, "name": name, "about": f"cannot be loaded: {error}", "hyper_parameters": {}, "text": ""}
+    return {"kind": kind, "name": name, "about": text.split("\n\n")[0].replace("\n", " "), "hyper_parameters": hyper,
+            "text": text}
+
+
+def _describe(entry: dict[str, Any]) -> None:
+    values = ", ".join(f"{k}={v['default']!r}" for k, v in entry["hyper_parameters"].items())
+    print(f"{entry['name']}({values})    one of the {entry['kind']}\n\n{entry['text']}\n")
+
+
+def _print_catalogue(entries: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    for kind in dict.fromkeys(e["kind"] for e in entries):
+        table = Table(title=kind, title_justify="left", title_style="bold", box=None, show_header=False, padding=(0, 2))
+        table.add_column(no_wrap=True)
+        for entry in entries:
+            if entry["kind"] == kind:
+                table.add_row(Text(entry["name"]), Text(entry["about"]))
+        console.print(table)
+        console.print()
+    console.print(Text("lifelong list NAME shows hyper-parameters, defaults and source; further strategies come from "
+                       "files: ./mine.py:my_strategy"))
+
+
+@app.command()
+def run(
+    stream: Annotated[str, typer.Argument(help="For example rotated-digits, or \"split-mnist(tasks=5)\".")],
+    strategies: Annotated[list[str] | None, typer.Argument(
+        help="For example er \"er(capacity=500) + ewc(strength=[1,10])\" ./mine.py:my_strategy. Default: "
+             + ", ".join(DEFAULTS))] = None,
+    store: StoreFolder = Path("runs"),
+    data: Annotated[str | None, typer.Option(help="Folder of the raw data [default: $LIFELONG_DATA, else the user's "
+                                                  "cache].")] = None,
+    seeds: Annotated[int, typer.Option(help="Seeds, trained all at once.")] = 5,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    epochs: Annotated[int | None, typer.Option(help="Passes over each task's data.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps a task, in place of --epochs.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Examples a step.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="For example \"adam(lr=1e-3)\".")] = None,
+    model: Annotated[str | None, typer.Option(help="For example \"mlp(hidden=(256,256))\" or ./net.py:my_net.")] = None,
+    scenario: Annotated[str | None, typer.Option(help="task, domain or class incremental.")] = None,
+    tasks: Annotated[int | None, typer.Option(help="How many tasks.")] = None,
+    classes_per_task: Annotated[int | None, typer.Option(help="Classes of each task.")] = None,
+    boundaries: Annotated[bool | None, typer.Option("--boundaries/--no-boundaries",
+                                                    help="Whether learners are told where a task ends.")] = None,
+    eval_every: Annotated[int, typer.Option(help="Also measure every so many steps inside a task; 0: never.")] = 0,
+    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
+    save_every: Annotated[float, typer.Option(help="Seconds between checkpoints inside a task.")] = 30.0,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no table.")] = False,
+) -> None:
+    """Runs a benchmark: strategies on a stream. What the store has already is found, what was interrupted goes on."""
+    from lifelong.experiment import Options, prepare
+
+    extra = {"scenario": scenario, "tasks": tasks, "classes_per_task": classes_per_task, "boundaries": boundaries}
+    experiment = prepare(stream, strategies or DEFAULTS, Options(
+        seeds, epochs, steps, batch_size, optimizer, model, eval_every, device, dtype, data, save_every),
+        {k: v for k, v in extra.items() if v is not None})
+    with _watcher(quiet) as watcher:
+        outcome = experiment.run(store, watcher)
+    if outcome.found and not quiet:
+        print(f"{outcome.found} of {len(experiment.settings)} found in {store}")
+    if outcome.runs:
+        _show(outcome.runs, store / "latest", quiet)
+    for failure in outcome.failures:
+        _say(failure)
+    diverged = any(r.about["status"] == "diverged" for r in outcome.runs)
+    raise typer.Exit(3 if outcome.damaged else 1 if outcome.failures or diverged else 0)
+
+
+def _watcher(quiet: bool) -> Any:
+    """A context manager that gives a watcher: a bar with the time left, or nothing."""
+    import contextlib
+
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    from lifelong.experiment import Watcher
+
+    if quiet:
+        return contextlib.nullcontext(Watcher())
+    bar = Progress(TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(),
+                   TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+
+    class Bar(Watcher):
+        """Draws progress on the terminal."""
+
+        def __enter__(self) -> Bar:
+            bar.start()
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            bar.stop()
+
+        def begin(self, title: str) -> None:
+            self.task = bar.add_task(title, total=1.0)
+
+        def advance(self, share: float) -> None:
+            bar.update(self.task, completed=share)
+
+        def say(self, sentence: str) -> None:
+            bar.console.print(sentence, markup=False)
+
+    return Bar()
+
+
+def _show(runs: list[Run], folder: Path, quiet: bool) -> None:
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from lifelong import report
+
+    paths = report.write(runs, folder)
+    if quiet:
+        return
+    console = Console()
+    for group in report.groups(runs):
+        header, rows = _fitting(*report.cells(group), console.width)
+        table = Table(title=Text(group.title, overflow="fold"), title_justify="left", box=SIMPLE)
+        for i, title in enumerate(header):
+            table.add_column(Text(title.replace(" ", "\n", 1)), justify="left" if i == 0 else "right", no_wrap=i > 0,
+                             overflow="fold")
+        for row in rows:
+            table.add_row(*map(Text, row))
+        console.print(table)
+    console.print(Text("percent, mean ± half width of the 95 % t interval over seeds; every metric, its definition and "
+                       "the tests between strategies are in report.md"))
+    for run in runs:
+        if run.about["note"]:
+            console.print(Text(f"{run.spec['strategy']}: {run.about['note']}"))
+    figures = [p for p in paths if p.suffix == ".png"]
+    for title, some in (("table", [p for p in paths if p.suffix in (".md", ".csv")]), ("figures", figures)):
+        print(f"{title}: {', '.join(map(str, some))}")
+
+
+# What a narrow terminal does without, in this order.
+_SPARE = ("learning accuracy", "forward transfer", "intransigence", "average incremental accuracy", "backward transfer",
+          "seeds")
+
+
+def _fitting(header: list[str], rows: list[list[str]], width: int) -> tuple[list[str], list[list[str]]]:
+    """The table without the columns for which `width` characters have no room."""
+    for spare in ("", *_SPARE):
+        keep = [i for i, title in enumerate(header) if title != spare]
+        header, rows = [header[i] for i in keep], [[row[i] for i in keep] for row in rows]
+        needed = [max([len(row[i]) for row in rows] + [len(w) for w in header[i].split(" ", 1)]) for i in range(len(header))]
+        if min(needed[0], 30) + sum(needed[1:]) + 3 * len(header) <= width:
+            break
+    return header, rows
+
+
+@app.command()
+def report(
+    streams: Annotated[list[str] | None, typer.Argument(help="Only these streams.")] = None,
+    store: StoreFolder = Path("runs"),
+    out: Annotated[Path | None, typer.Option(help="Folder for the report [default: report, inside the store].")] = None,
+    as_json: Json = False,
+) -> None:
+    """Table and forgetting curves of what was run, from the saved runs alone."""
+    from lifelong import report as reports
+    from lifelong.store import runs as stored
+
+    runs, problems = stored(store)
+    if streams:
+        runs = [r for r in runs if any(r.spec["stream"] in (s, f"{s}-v1") or r.spec["stream"].rsplit("-v", 1)[0] == s
+                                       for s in streams)]
+    for problem in problems:
+        _say(problem)
+    if not runs:
+        what = f"no finished run of {', '.join(streams)}" if streams else "no finished run"
+        raise LookupError(f"there is {what} in {store}: make one, for example with `lifelong run rotated-digits`")
+    if as_json:
+        print(json.dumps(reports.rows(runs), indent=2, allow_nan=False))
+    else:
+        _show(runs, out or store / "report", quiet=False)
+    raise typer.Exit(3 if problems else 0)
+
+
+@app.command()
+def check(strategy: Annotated[str, typer.Argument(help="For example ./mine.py:my_strategy, or \"er + ewc\".")]) -> None:
+    """Tests a strategy against the contract: purity, one equals many, resume, bounded memory."""
+    from lifelong.checks import run_checks
+
+    wrong = 0
+    for name, problem in run_checks(strategy):
+        wrong += problem is not None
+        print(f"{'wrong' if problem else 'ok':6s}{name.replace('_', ' ')}" + (f": {problem}" if problem else ""))
+    if wrong:
+        raise typer.Exit(1)
+    print(f"{strategy} keeps the contract")
+
+
+if __name__ == "__main__":
+    main()
