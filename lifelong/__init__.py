@@ -1,3 +1,14 @@
 """lifelong: continual learning benchmarks, forgetting curves, and strategies of one's own."""
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    """The Python API, imported on first use so that the command line stays quick: `from lifelong import run`."""
+    import importlib
+
+    home = {"run": "request", "prepare": "request", "Options": "setting", "Run": "store", "Stream": "stream",
+            "Part": "learner", "Learner": "learner", "Initialization": "learner", "View": "learner"}
+    if name not in home:
+        raise AttributeError(f"module 'lifelong' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"lifelong.{home[name]}"), name)

@@ -142,7 +142,8 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no table.")] = False,
 ) -> None:
     """Runs a benchmark: strategies on a stream. What the store has already is found, what was interrupted goes on."""
-    from lifelong.experiment import Options, prepare
+    from lifelong.request import prepare
+    from lifelong.setting import Options
 
     extra = {"scenario": scenario, "tasks": tasks, "classes_per_task": classes_per_task, "boundaries": boundaries}
     experiment = prepare(stream, strategies or DEFAULTS, Options(

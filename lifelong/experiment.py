@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import json
 import platform
 import subprocess
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,79 +17,14 @@ from torch import nn
 
 from lifelong import __version__, checks, registry, store
 from lifelong.engine import Measured, Rhythm, train
-from lifelong.learner import Initialization, Learner, Part
+from lifelong.learner import Learner
 from lifelong.lift import Lanes
 from lifelong.models import Net, from_module
 from lifelong.objects import train_object
-from lifelong.registry import Term
 from lifelong.schedule import Budget
+from lifelong.setting import Options, Setting
 from lifelong.store import Busy, Run, StoreError, Workshop
 from lifelong.stream import Stream
-
-
-@dataclass(frozen=True)
-class Options:
-    """How runs are made; None stands for the stream's own default.
-
-    Attributes:
-        seeds: how many: 0..seeds-1.
-        epochs: passes over each task's data.
-        steps: steps a task, in place of epochs.
-        batch_size: examples a step.
-        optimizer, model: expressions.
-        eval_every: also measure every this many steps inside a task.
-        device: 'auto', 'cpu' or 'cuda'.
-        dtype: 'float32' or 'float64'.
-        data: folder of the raw data.
-        save_every: seconds between checkpoints.
-    """
-
-    seeds: int = 5
-    epochs: int | None = None
-    steps: int | None = None
-    batch_size: int | None = None
-    optimizer: str | None = None
-    model: str | None = None
-    eval_every: int = 0
-    device: str = "auto"
-    dtype: str = "float32"
-    data: str | None = None
-    save_every: float = 30.0
-
-    def __post_init__(self) -> None:
-        registry.at_least(1, **{"--seeds": self.seeds})
-        given = {"--epochs": self.epochs, "--steps": self.steps, "--batch-size": self.batch_size}
-        registry.at_least(1, **{name: value for name, value in given.items() if value is not None})
-        registry.at_least(0, **{"--eval-every": self.eval_every})
-        if self.epochs is not None and self.steps is not None:
-            raise ValueError("give --epochs or --steps, not both")
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One run to be: a strategy, a model and an optimizer, all with single values."""
-
-    terms: list[Term]
-    model: Term
-    optimizer: Term
-    spec: Mapping[str, Any]
-
-    @cached_property
-    def reals(self) -> dict[tuple[Any, str], float]:
-        """The real-valued hyper-parameters by (place, name): they may differ between the lanes of a stack."""
-        return {(place, name): value for place, term in self._places() for name, value in term.resolved().items()
-                if registry.is_real(term.factory, name) and isinstance(value, float)}
-
-    @cached_property
-    def frame(self) -> str:
-        """Everything else: settings with equal frames fit into one stack."""
-        fixed = [[term.path, term.name, {k: v for k, v in term.resolved().items() if (place, k) not in self.reals}]
-                 for place, term in self._places()]
-        others = {k: v for k, v in self.spec.items() if k not in ("strategy", "optimizer", "hyper")}
-        return json.dumps([fixed, others], sort_keys=True, default=str)
-
-    def _places(self) -> list[tuple[Any, Term]]:
-        return [*enumerate(self.terms), ("optimizer", self.optimizer)]
 
 
 class Watcher:
@@ -343,145 +276,3 @@ def _commit() -> str | None:
         return git("rev-parse", "--short=10", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-# ---- from words to an experiment
-
-
-def device(name: str) -> torch.device:
-    """The device called 'auto', 'cpu' or 'cuda'; ValueError where it is not there."""
-    registry.one_of("--device", name, ("auto", "cpu", "cuda"))
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda was asked for, but there is no CUDA device here; use --device cpu")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def make_stream(text: str, options: Options, extra: Mapping[str, Any] | None = None) -> Stream:
-    """The stream of an expression such as `split-mnist(tasks=5)`.
-
-    Args:
-        text: name and options.
-        options: seeds and data folder.
-        extra: further options from the command line, by name.
-
-    Raises:
-        LookupError: for an unknown stream or option; ValueError, FileNotFoundError: as the stream says.
-    """
-    term = registry.parse(text, "streams")[0]
-    known = registry.hyper_parameters(term.factory)
-    for name in extra or {}:
-        if name not in known:
-            raise LookupError(f"{term.name} has no option {name!r}; it has {', '.join(known)}")
-    term = Term(term.name, term.factory, {**term.given, **(extra or {})})
-    for name, value in term.given.items():
-        if isinstance(value, list):
-            raise ValueError(f"{term.name}: {name} takes one value; run each stream by itself")
-    stream = registry.build(term, {"seeds": range(options.seeds), "data": options.data})
-    if not isinstance(stream, Stream):
-        raise ValueError(f"{term.name} makes a {type(stream).__name__}, not a Stream")
-    return stream
-
-
-def prepare(stream: str | Stream, strategies: Sequence[Any], options: Options = Options(),
-            extra: Mapping[str, Any] | None = None) -> Experiment:
-    """An experiment, with everything checked that can be checked before training.
-
-    Args:
-        stream: an expression, or a Stream made for `options.seeds` seeds.
-        strategies: expressions, or Parts, Learners, classes, and functions that make them.
-        options: how runs are made.
-        extra: further options of the stream.
-
-    Raises:
-        LookupError, ValueError, TypeError, ImportError, OSError: one sentence about whatever the user got wrong.
-    """
-    if isinstance(stream, str):
-        stream = make_stream(stream, options, extra)
-    where = device(options.device)
-    default = stream.defaults
-    epochs = options.epochs if options.epochs is not None else int(default.get("epochs", 1))
-    steps = options.steps if options.steps is not None else default.get("steps")
-    budget = Budget(options.batch_size or int(default.get("batch_size", 10)), epochs,
-                    None if options.epochs is not None else steps)
-    models = _singles(options.model or default.get("model", "mlp"), "models")
-    optimizers = _singles(options.optimizer or default.get("optimizer", "sgd"), "optimizers")
-    settings = [_setting(stream, terms, model, optimizer, options, budget)
-                for strategy in strategies for terms in registry.settings(_terms(strategy))
-                for (model,) in models for (optimizer,) in optimizers]
-    unique = list({store.digest(s.spec): s for s in settings}.values())
-    experiment = Experiment(stream, unique, options, budget, where)
-    for setting in unique:
-        _check(experiment, setting)
-    return experiment
-
-
-def _singles(text: str, kind: str) -> list[list[Term]]:
-    terms = registry.parse(text, kind)
-    if len(terms) > 1:
-        raise ValueError(f"{text!r}: one of the {kind} is needed, not a sum")
-    return registry.settings(terms)
-
-
-def _terms(strategy: Any) -> list[Term]:
-    if isinstance(strategy, str):
-        return registry.parse(strategy)
-    if isinstance(strategy, (Part, Learner, Initialization)):
-        return [Term("strategy", lambda: strategy)]
-    if isinstance(strategy, (list, tuple)):
-        return [term for one in strategy for term in _terms(one)]
-    if callable(strategy):
-        registry.hyper_parameters(strategy)
-        return [Term(strategy.__name__, strategy)]
-    raise TypeError(f"a strategy is an expression, a Part, a Learner, a class or a function that makes one; got a "
-                    f"{type(strategy).__name__} (of an object that learns, give the class: every seed needs its own)")
-
-
-def _setting(stream: Stream, terms: list[Term], model: Term, optimizer: Term, options: Options,
-             budget: Budget) -> Setting:
-    files = {t.path for t in (*terms, model, optimizer) if t.path}
-    spec = {
-        "format": 1, "stream": stream.name, "stream_options": dict(stream.options), "boundaries": stream.boundaries,
-        "strategy": registry.written(terms), "model": str(model), "optimizer": str(optimizer),
-        "epochs": budget.epochs if budget.steps is None else None, "steps": budget.steps,
-        "batch_size": budget.batch_size, "eval_every": options.eval_every, "seeds": stream.n_seeds,
-        "dtype": options.dtype,
-        "hyper": {"strategy": [t.resolved() for t in terms], "model": model.resolved(),
-                  "optimizer": optimizer.resolved()},
-        "sources": {Path(file).name: registry.file_digest(file) for file in sorted(files)},
-    }
-    return Setting(terms, model, optimizer, json.loads(json.dumps(spec)))
-
-
-def _check(experiment: Experiment, setting: Setting) -> None:
-    """Builds a setting's learner and, where its seeds will be stacked, tries one step of it."""
-    name = setting.spec["strategy"]
-    learner = experiment.make(setting)({})
-    if not isinstance(learner, Learner):
-        return
-    if learner.boundaries and not experiment.stream.boundaries:
-        raise ValueError(f"{name} must be told where a task ends, and this stream does not tell")
-    checks.probe(experiment.lanes([setting]), experiment.budget)
-
-
-def run(stream: str | Stream, strategy: Any, *, store: str | Path | None = None, **options: Any) -> Run:
-    """One strategy on one stream, all seeds at once.
-
-    Args:
-        stream: an expression such as "split-mnist(tasks=5)", or a Stream.
-        strategy: an expression, or a Part, a Learner, a list of parts, a class or a function that makes one.
-        store: folder in which the run is kept, found and resumed; None keeps nothing.
-        options: fields of `Options`: seeds, epochs, batch_size, optimizer, model, device and so on.
-
-    Raises:
-        ValueError, LookupError, TypeError, ImportError: for whatever was asked wrongly.
-        RuntimeError: where training failed.
-    """
-    if isinstance(stream, Stream):
-        options["seeds"] = stream.n_seeds
-    experiment = prepare(stream, [strategy], Options(**options))
-    if len(experiment.settings) > 1:
-        raise ValueError("run makes one run: give single values, or use prepare(...).run(...)")
-    outcome = experiment.run(Path(store) if store else None)
-    if outcome.failures:
-        raise RuntimeError(outcome.failures[0])
-    return outcome.runs[0]

@@ -1,0 +1,158 @@
+"""From words to an experiment: what was asked for, checked before anything is trained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lifelong import checks, registry, store
+from lifelong.experiment import Experiment
+from lifelong.setting import Options, Setting
+from lifelong.learner import Initialization, Learner, Part
+from lifelong.registry import Term
+from lifelong.schedule import Budget
+from lifelong.store import Run
+from lifelong.stream import Stream
+
+
+def device(name: str) -> torch.device:
+    """The device called 'auto', 'cpu' or 'cuda'; ValueError where it is not there."""
+    registry.one_of("--device", name, ("auto", "cpu", "cuda"))
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda was asked for, but there is no CUDA device here; use --device cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def make_stream(text: str, options: Options, extra: Mapping[str, Any] | None = None) -> Stream:
+    """The stream of an expression such as `split-mnist(tasks=5)`.
+
+    Args:
+        text: name and options.
+        options: seeds and data folder.
+        extra: further options from the command line, by name.
+
+    Raises:
+        LookupError: for an unknown stream or option; ValueError, FileNotFoundError: as the stream says.
+    """
+    term = registry.parse(text, "streams")[0]
+    known = registry.hyper_parameters(term.factory)
+    for name in extra or {}:
+        if name not in known:
+            raise LookupError(f"{term.name} has no option {name!r}; it has {', '.join(known)}")
+    term = Term(term.name, term.factory, {**term.given, **(extra or {})})
+    for name, value in term.given.items():
+        if isinstance(value, list):
+            raise ValueError(f"{term.name}: {name} takes one value; run each stream by itself")
+    stream = registry.build(term, {"seeds": range(options.seeds), "data": options.data})
+    if not isinstance(stream, Stream):
+        raise ValueError(f"{term.name} makes a {type(stream).__name__}, not a Stream")
+    return stream
+
+
+def prepare(stream: str | Stream, strategies: Sequence[Any], options: Options = Options(),
+            extra: Mapping[str, Any] | None = None) -> Experiment:
+    """An experiment, with everything checked that can be checked before training.
+
+    Args:
+        stream: an expression, or a Stream made for `options.seeds` seeds.
+        strategies: expressions, or Parts, Learners, classes, and functions that make them.
+        options: how runs are made.
+        extra: further options of the stream.
+
+    Raises:
+        LookupError, ValueError, TypeError, ImportError, OSError: one sentence about whatever the user got wrong.
+    """
+    if isinstance(stream, str):
+        stream = make_stream(stream, options, extra)
+    where = device(options.device)
+    default = stream.defaults
+    epochs = options.epochs if options.epochs is not None else int(default.get("epochs", 1))
+    steps = options.steps if options.steps is not None else default.get("steps")
+    budget = Budget(options.batch_size or int(default.get("batch_size", 10)), epochs,
+                    None if options.epochs is not None else steps)
+    models = _singles(options.model or default.get("model", "mlp"), "models")
+    optimizers = _singles(options.optimizer or default.get("optimizer", "sgd"), "optimizers")
+    settings = [_setting(stream, terms, model, optimizer, options, budget)
+                for strategy in strategies for terms in registry.settings(_terms(strategy))
+                for (model,) in models for (optimizer,) in optimizers]
+    unique = list({store.digest(s.spec): s for s in settings}.values())
+    experiment = Experiment(stream, unique, options, budget, where)
+    for setting in unique:
+        _check(experiment, setting)
+    return experiment
+
+
+def _singles(text: str, kind: str) -> list[list[Term]]:
+    terms = registry.parse(text, kind)
+    if len(terms) > 1:
+        raise ValueError(f"{text!r}: one of the {kind} is needed, not a sum")
+    return registry.settings(terms)
+
+
+def _terms(strategy: Any) -> list[Term]:
+    if isinstance(strategy, str):
+        return registry.parse(strategy)
+    if isinstance(strategy, (Part, Learner, Initialization)):
+        return [Term("strategy", lambda: strategy)]
+    if isinstance(strategy, (list, tuple)):
+        return [term for one in strategy for term in _terms(one)]
+    if callable(strategy):
+        registry.hyper_parameters(strategy)
+        return [Term(strategy.__name__, strategy)]
+    raise TypeError(f"a strategy is an expression, a Part, a Learner, a class or a function that makes one; got a "
+                    f"{type(strategy).__name__} (of an object that learns, give the class: every seed needs its own)")
+
+
+def _setting(stream: Stream, terms: list[Term], model: Term, optimizer: Term, options: Options,
+             budget: Budget) -> Setting:
+    files = {t.path for t in (*terms, model, optimizer) if t.path}
+    spec = {
+        "format": 1, "stream": stream.name, "stream_options": dict(stream.options), "boundaries": stream.boundaries,
+        "strategy": registry.written(terms), "model": str(model), "optimizer": str(optimizer),
+        "epochs": budget.epochs if budget.steps is None else None, "steps": budget.steps,
+        "batch_size": budget.batch_size, "eval_every": options.eval_every, "seeds": stream.n_seeds,
+        "dtype": options.dtype,
+        "hyper": {"strategy": [t.resolved() for t in terms], "model": model.resolved(),
+                  "optimizer": optimizer.resolved()},
+        "sources": {Path(file).name: registry.file_digest(file) for file in sorted(files)},
+    }
+    return Setting(terms, model, optimizer, json.loads(json.dumps(spec)))
+
+
+def _check(experiment: Experiment, setting: Setting) -> None:
+    """Builds a setting's learner and, where its seeds will be stacked, tries one step of it."""
+    name = setting.spec["strategy"]
+    learner = experiment.make(setting)({})
+    if not isinstance(learner, Learner):
+        return
+    if learner.boundaries and not experiment.stream.boundaries:
+        raise ValueError(f"{name} must be told where a task ends, and this stream does not tell")
+    checks.probe(experiment.lanes([setting]), experiment.budget)
+
+
+def run(stream: str | Stream, strategy: Any, *, store: str | Path | None = None, **options: Any) -> Run:
+    """One strategy on one stream, all seeds at once.
+
+    Args:
+        stream: an expression such as "split-mnist(tasks=5)", or a Stream.
+        strategy: an expression, or a Part, a Learner, a list of parts, a class or a function that makes one.
+        store: folder in which the run is kept, found and resumed; None keeps nothing.
+        options: fields of `Options`: seeds, epochs, batch_size, optimizer, model, device and so on.
+
+    Raises:
+        ValueError, LookupError, TypeError, ImportError: for whatever was asked wrongly.
+        RuntimeError: where training failed.
+    """
+    if isinstance(stream, Stream):
+        options["seeds"] = stream.n_seeds
+    experiment = prepare(stream, [strategy], Options(**options))
+    if len(experiment.settings) > 1:
+        raise ValueError("run makes one run: give single values, or use prepare(...).run(...)")
+    outcome = experiment.run(Path(store) if store else None)
+    if outcome.failures:
+        raise RuntimeError(outcome.failures[0])
+    return outcome.runs[0]
