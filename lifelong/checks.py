@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,8 @@ def tiny(seeds: list[int], boundaries: bool = True) -> Stream:
     """Six Gaussian classes in eight dimensions as three tasks of two; task lengths differ from seed to seed."""
     g = generator("checks", "tiny")
     y = torch.arange(6).repeat_interleave(20)
-    x = torch.randn(6, 8, generator=g, dtype=torch.float64)[y] * 2 + torch.randn(120, 8, generator=g, dtype=torch.float64)
+    means, noise = (torch.randn(n, 8, generator=g, dtype=torch.float64) for n in (6, 120))
+    x = 2 * means[y] + noise
     train, test = torch.full((len(seeds), 3, 24), -1), torch.zeros(len(seeds), 3, 16, dtype=torch.int64)
     for i, seed in enumerate(seeds):
         for task in range(3):
@@ -132,10 +134,8 @@ def _steps(lanes: Lanes, n_tasks: int = 3) -> Iterator[State]:
 
 
 def _last(lanes: Lanes) -> State:
-    state: State = {}
-    for state in _steps(lanes):
-        pass
-    return tree(torch.clone, state)
+    last: State = tree(torch.clone, deque(_steps(lanes), maxlen=1)[0])
+    return last
 
 
 def _difference(a: Any, b: Any) -> float:
@@ -157,7 +157,8 @@ def _difference(a: Any, b: Any) -> float:
 
 
 def _lane(state: State, i: int) -> State:
-    return tree(lambda leaf: leaf[i], state)
+    one: State = tree(lambda leaf: leaf[i], state)
+    return one
 
 
 def state_is_tensors(subject: Subject) -> str | None:
@@ -245,29 +246,24 @@ def _copy(leaf: Any) -> Any:
 
 
 def pads_do_not_count(subject: Subject) -> str | None:
-    """A short batch filled up with -1 teaches what the short batch does."""
+    """What stands in the place of a pad (-1) in a short batch changes nothing, and is never remembered."""
     lanes = subject.lanes([0], stacked=False)
     todo = plan(lanes.stream, [0], 0, lanes.learner.data, BUDGET)
     states = []
-    for pads in (0, 1):
+    for x, y in ((lanes.pool.x[:1], 0), (lanes.pool.x[:1] + 100, 5)):
+        # A pad is fetched as the first example of the pool: whatever that is, it must not count.
+        pool = replace(lanes.pool, x=torch.cat([x, lanes.pool.x[1:]]),
+                       y=torch.cat([torch.tensor([y]), lanes.pool.y[1:]]))
         state = lanes.init()
-        _, batch = next(batches(lanes, todo, 0, 0))
-        rows, weight = batch.rows[:4], torch.full((4,), 0.25, dtype=lanes.dtype)
-        rows = torch.cat([rows, rows.new_full((pads,), -1)])
-        weight = torch.cat([weight, weight.new_zeros(pads)])
-        u = {name: _numbers(lanes.learner, name, value, 4 + pads) for name, value in batch.u.items()}
-        state, _ = lanes.observe(state, batch._replace(rows=rows, weight=weight, u=u))
+        for _, batch in zip(range(2), (b for _, b in batches(lanes, todo, 0, 0)), strict=False):
+            rows = torch.tensor([3, 4, 5, 6, -1])
+            weight = torch.tensor([0.25] * 4 + [0.0], dtype=lanes.dtype)
+            state, _ = lanes.learner.observe(state, pool, batch._replace(rows=rows, weight=weight))
         states.append(tree(torch.clone, state))
     if (gap := _difference(*states)) > 1e-12:
-        return f"a pad changes the state by {gap:.1e}: weight losses by `weight`, and remember only rows >= 0"
+        return (f"what stands at a pad changes the state by {gap:.1e}: weight losses by `weight`, and remember only "
+                "rows >= 0")
     return None
-
-
-def _numbers(learner: Learner, name: str, value: Tensor, batch_size: int) -> Tensor:
-    """As many uniform numbers as a batch of this size needs; the same for the batch's real rows."""
-    need, more = learner.draws(4)[name], learner.draws(batch_size)[name]
-    kept = value[:need] if len(value) >= need else torch.cat([value, value.new_full((need - len(value),), 0.5)])
-    return torch.cat([kept[:4], kept.new_full((more - need,), 0.5), kept[4:]])
 
 
 def predicts_scores(subject: Subject) -> str | None:
@@ -332,7 +328,8 @@ def object_checks(subject: Subject) -> Iterator[tuple[str, str | None]]:
 
     taken: list[dict[str, Any]] = []
     whole = go(Rhythm(save_every=0.0, save=lambda c: taken.append(_frozen(c))))
-    yield "learns", None if float(whole.accuracy[0, 1, 0]) >= 0.6 else "after task 0 it answers little better than chance"
+    good = float(whole.accuracy[0, 1, 0]) >= 0.6
+    yield "learns", None if good else "after task 0 it answers little better than chance"
     same = torch.equal(go().accuracy, whole.accuracy)
     yield "same_seed_same_result", None if same else "the same seed gives two results: is there randomness of its own?"
     again = go(resume=_frozen(taken[len(taken) // 2]))

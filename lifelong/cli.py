@@ -165,14 +165,15 @@ def _watcher(quiet: bool) -> Any:
     """A context manager that gives a watcher: a bar with the time left, or nothing."""
     import contextlib
 
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich import progress
 
     from lifelong.experiment import Watcher
 
     if quiet:
         return contextlib.nullcontext(Watcher())
-    bar = Progress(TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(),
-                   TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    bar = progress.Progress(
+        progress.TextColumn("{task.description}", markup=False), progress.BarColumn(), progress.TaskProgressColumn(),
+        progress.TimeElapsedColumn(), progress.TextColumn("left"), progress.TimeRemainingColumn())
 
     class Bar(Watcher):
         """Draws progress on the terminal."""
@@ -237,7 +238,7 @@ def _fitting(header: list[str], rows: list[list[str]], width: int) -> tuple[list
     for spare in ("", *_SPARE):
         keep = [i for i, title in enumerate(header) if title != spare]
         header, rows = [header[i] for i in keep], [[row[i] for i in keep] for row in rows]
-        needed = [max([len(row[i]) for row in rows] + [len(w) for w in header[i].split(" ", 1)]) for i in range(len(header))]
+        needed = [max(map(len, [*(row[i] for row in rows), *title.split(" ", 1)])) for i, title in enumerate(header)]
         if min(needed[0], 30) + sum(needed[1:]) + 3 * len(header) <= width:
             break
     return header, rows

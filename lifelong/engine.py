@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -87,7 +88,9 @@ def evaluate(lanes: Lanes, state: State) -> tuple[Tensor, Tensor]:
     rows = test.flatten(1)[torch.as_tensor(list(lanes.at))].to(lanes.device)
     size = max(256, 8192 // lanes.n)
     answer = lanes.each(_answer)
-    free, told, broken = [], [], []
+    free: list[Tensor] = []
+    told: list[Tensor] = []
+    broken: list[Tensor] = []
     for a in range(0, rows.shape[1], size):
         part, which = rows[:, a:a + size], task[a:a + size]
         if lanes.stacked:
@@ -181,7 +184,7 @@ def _one_task(lanes: Lanes, budget: Budget, rhythm: Rhythm, state: State, measur
             before = tree(torch.clone, state)
             after, logs = lanes.observe(state, batch)
             going = (step < length).to(lanes.device)
-            state = tree(lambda new, old: torch.where(_along(going, new), new, old), after, before)
+            state = tree(partial(_where, going), after, before)
             logs = {k: torch.where(going, v, 0.0) for k, v in logs.items()}
         if "loss" in logs:
             unread.append(logs["loss"])
@@ -209,8 +212,8 @@ def _one_task(lanes: Lanes, budget: Budget, rhythm: Rhythm, state: State, measur
     return state
 
 
-def _along(lanes: Tensor, leaf: Tensor) -> Tensor:
-    return lanes.reshape(lanes.shape + (1,) * (leaf.dim() - 1)) if leaf.dim() else lanes[0]
+def _where(lanes: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    return torch.where(lanes.reshape(lanes.shape + (1,) * (new.dim() - 1)), new, old)
 
 
 def _inside(measured: Measured, accuracy: Tensor, step: int) -> None:

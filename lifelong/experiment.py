@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import platform
 import subprocess
 import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,10 @@ class Experiment:
         """
         outcome, ready = Outcome(), {}
         missing = []
+        for setting in self.settings if root else []:
+            if nameless := [term.name for term in setting.terms if not term.findable]:
+                raise ValueError(f"{nameless[0]} was given as a Python object, which a store cannot find again: put it "
+                                 "in a file and name it './file.py:name', or keep nothing")
         for setting in self.settings:
             try:
                 run = store.find(root, setting.spec) if root else None
@@ -126,7 +130,7 @@ class Experiment:
                        registry.parse(spec["optimizer"], "optimizers")[0], spec)
 
     def _fits(self, group: list[Setting]) -> bool:
-        """Whether settings that differ in real numbers can be lanes; a strategy that branches on such a number cannot."""
+        """Whether settings that differ in real numbers can be lanes; one that branches on such a number cannot."""
         if not isinstance(self.make(group[0])({}), Learner):
             return False
         try:
@@ -166,7 +170,7 @@ class Experiment:
                      getattr(torch, self.options.dtype), stacked=len(at) > 1)
 
     def _train(self, stack: list[Setting], root: Path | None, watcher: Watcher) -> list[Run]:
-        title = stack[0].spec["strategy"] if len(stack) == 1 else f"{len(stack)} settings of {stack[0].spec['strategy']}"
+        title = (f"{len(stack)} settings of " if len(stack) > 1 else "") + stack[0].spec["strategy"]
         watcher.begin(title)
         if root is None:
             return self._runs(stack, self._measure(stack, None, watcher), 0.0, time.monotonic())
@@ -177,8 +181,8 @@ class Experiment:
                 watcher.say(problem)
             earlier = resume["seconds"] if resume else 0.0
             if resume and resume["environment"] != self.environment():
-                watcher.say(f"{title} was begun with {resume['environment']}, goes on with {self.environment()}: the last "
-                            "digits may differ from an uninterrupted run")
+                watcher.say(f"{title} was begun with {resume['environment']}, goes on with {self.environment()}: the "
+                            "last digits may differ from an uninterrupted run")
 
             def save(checkpoint: dict[str, Any]) -> None:
                 shop.save({"inner": checkpoint, "environment": self.environment(),
@@ -216,8 +220,7 @@ class Experiment:
 
             own = Rhythm(rhythm.eval_every, rhythm.save_every, save, tell)
             make = self.make(setting, seed)
-            measured = train_object(lambda make=make: make({}), self.stream, seed, seed, self.budget, own, self.device,
-                                    current)
+            measured = train_object(partial(make, {}), self.stream, seed, seed, self.budget, own, self.device, current)
             done.append(dict(vars(measured)))
             current = None
         merged = {k: torch.cat([d[k] for d in done], 1 if k == "curve" else 0) for k in done[0] if k != "curve_step"}
@@ -245,7 +248,8 @@ class Experiment:
             if len(measured.curve):
                 logs |= {"curve": measured.curve[:, own].transpose(0, 1).numpy(),
                          "curve_step": measured.curve_step.numpy()}
-            runs.append(Run(setting.spec, measured.accuracy[own].numpy(), about | _status(measured.diverged[own]), logs))
+            fate = _status(measured.diverged[own])
+            runs.append(Run(setting.spec, measured.accuracy[own].numpy(), about | fate, logs))
         return runs
 
     def _failed(self, stack: list[Setting], error: Exception, root: Path | None) -> str:
@@ -262,7 +266,8 @@ def _status(diverged: torch.Tensor) -> dict[str, Any]:
     if not bad:
         return {"status": "done", "note": ""}
     where = "; ".join(f"seed {seed} at task {task}, step {step}" for seed, (task, step) in bad.items())
-    return {"status": "diverged", "note": f"loss or scores not finite: {where}; a smaller step size or strength may help"}
+    note = f"loss or scores not finite: {where}; a smaller step size or strength may help"
+    return {"status": "diverged", "note": note}
 
 
 def _commit() -> str | None:

@@ -1,4 +1,4 @@
-"""What a strategy is: a Learner, or Parts that `gradient_learner` sums to one. Written for one lane; the engine lifts."""
+"""What a strategy is: a Learner, or Parts that `gradient_learner` sums to one; written for one lane."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ import torch
 from torch import Tensor
 
 from lifelong.losses import cross_entropy
-from lifelong.models import Net, Params
+from lifelong.models import Net
+from lifelong.models import Params as Params
 from lifelong.optim import Optimizer
 from lifelong.randomness import generator
 from lifelong.stream import Pool
+
+_NONE: Any = None  # what a view's field is for a hook that it makes no sense for
 
 State = dict[str, Any]  # nested dicts of tensors, so that it stacks, is saved, and is compared
 
@@ -25,7 +28,7 @@ class Batch(NamedTuple):
     Attributes:
         rows: [B] rows of the pool; -1 where a batch is shorter than its lane-mates'.
         weight: [B], sums to 1 over the real rows, 0 at pads: a mean is `(value * weight).sum()`.
-        u: source name -> uniform numbers in [0, 1), as many as `Learner.draws` asked for; at the end of a task one a row.
+        u: source name -> uniform numbers in [0, 1), as many as `Learner.draws` asked for; after a task one a row.
         task: 0-d, the number of the task; always 0 where boundaries are not told.
     """
 
@@ -114,12 +117,12 @@ class View(NamedTuple):
     params: Params
     net: Net
     pool: Pool
-    u: Tensor | None = None
-    task: Tensor | None = None
-    batch: Slice | None = None
-    recalled: Slice | None = None
-    grads: Params | None = None
-    generator: torch.Generator | None = None
+    u: Tensor = _NONE
+    task: Tensor = _NONE
+    batch: Slice = _NONE
+    recalled: Slice = _NONE
+    grads: Params = _NONE
+    generator: torch.Generator = _NONE
 
 
 @dataclass(frozen=True)
@@ -198,12 +201,11 @@ class _Sum:
         return {"params": params, "optimizer": self.optimizer.init(trained), "parts": own}
 
     def view(self, name: str, state: State, pool: Pool, given: Batch, **fields: Any) -> View:
-        return View(state["parts"].get(name, {}), state["params"], self.net, pool, given.u.get(name), given.task,
+        return View(state["parts"].get(name, {}), state["params"], self.net, pool, given.u.get(name, _NONE), given.task,
                     **fields)
 
     def bare(self, batch: Batch) -> Slice:
-        none: Any = None
-        return Slice(batch.rows, batch.weight, none, none, none)
+        return Slice(batch.rows, batch.weight, _NONE, _NONE, _NONE)
 
     def recall(self, pool: Pool, state: State, batch: Batch) -> dict[str, Tensor]:
         return {name: part.recall(self.view(name, state, pool, batch, batch=self.bare(batch)))
@@ -220,7 +222,7 @@ class _Sum:
         rivals = pool.rivals(y)
         weights = [batch.weight, *(real(r, pool.dtype) for r in rows.values())]
         cut = [t.split(sizes) if t is not None else [None] * len(sizes) for t in (x, y, scores, rivals)]
-        slices = [Slice(r, w, *own) for r, w, *own in  # type: ignore[arg-type]
+        slices = [Slice(r, w, *own) for r, w, *own in
                   zip((batch.rows, *rows.values()), weights, *cut, strict=True)]
         mine, recalled = slices[0], dict(zip(rows, slices[1:], strict=True))
         total = cross_entropy(mine)

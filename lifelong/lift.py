@@ -13,6 +13,8 @@ from torch import Tensor
 from lifelong.learner import Batch, Learner, State, apart, gradient_step
 from lifelong.stream import Pool, Stream
 
+CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class Lanes:
@@ -33,7 +35,7 @@ class Lanes:
     at: Sequence[int]
     make: Callable[[Mapping[Any, Any]], Learner]
     hyper: Mapping[Any, Sequence[float]] = field(default_factory=dict)
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
     dtype: torch.dtype = torch.float32
     stacked: bool = True
 

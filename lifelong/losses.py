@@ -126,7 +126,7 @@ def example_squares(net: Net, params: Params, x: Tensor, y: Tensor, weight: Tens
 
 def _layer_squares(net: Net, params: Params, x: Tensor, y: Tensor, weight: Tensor, allowed: Tensor,
                    labels: str) -> Params:
-    """The same for networks of linear layers, where an example's gradient is (delta outer input), at a batch's price."""
+    """The same for networks of linear layers at a batch's price: an example's gradient is delta times input."""
     probe = _Layers(params)
     probe.cover(net, x[:1])
     taps = [x.new_zeros(len(x), params[w].shape[0]) for w, _ in probe.layers]
@@ -136,7 +136,7 @@ def _layer_squares(net: Net, params: Params, x: Tensor, y: Tensor, weight: Tenso
             scores = net.apply(params, x)
         return _log_p(scores, allowed), layers.inputs
 
-    log_p, pull, inputs = torch.func.vjp(forward, taps, has_aux=True)
+    log_p, pull, inputs = torch.func.vjp(forward, taps, has_aux=True)  # type: ignore[misc]
     total = {k: torch.zeros_like(p) for k, p in params.items()}
     for c, w in _answers(log_p, y, weight, labels):
         (deltas,) = pull(F.one_hot(c, log_p.shape[-1]).to(log_p.dtype))

@@ -47,7 +47,8 @@ def _seen(state: State, rows: Tensor, y: Tensor, u: Tensor) -> tuple[Tensor, Ten
 
 def _kept(rows: Tensor, y: Tensor, rank: Tensor, places: Tensor) -> State:
     rows, rank = rows.gather(0, places), rank.gather(0, places)
-    return {"rows": torch.where(rank >= 0, rows, -1), "y": y.gather(0, places), "rank": rank}
+    real = rank >= 0
+    return {"rows": torch.where(real, rows, -1), "y": torch.where(real, y.gather(0, places), 0), "rank": rank}
 
 
 def _empty(capacity: int) -> Callable[[], State]:

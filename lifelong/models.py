@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -55,7 +56,7 @@ def mlp(shape: tuple[int, ...], n_classes: int, hidden: Sequence[int] = (100, 10
 
     def init(g: torch.Generator) -> Params:
         params: Params = {}
-        for i, (a, b) in enumerate(zip(widths, widths[1:], strict=False)):
+        for i, (a, b) in enumerate(pairwise(widths)):
             _layer(params, f"hidden{i}", b, (a,), g)
         _layer(params, "head", n_classes, (widths[-1],), g)
         return params

@@ -6,7 +6,7 @@ import math
 import random
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -144,10 +144,10 @@ def _seed(seed: int) -> None:
 
 
 def _generators() -> dict[str, Any]:
-    kind, keys, *rest = np.random.get_state(legacy=True)  # type: ignore[misc]
+    kind, keys, *rest = cast(tuple[Any, ...], np.random.get_state(legacy=True))
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
-    return {"torch": torch.get_rng_state(), "cuda": cuda, "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), *rest],
-            "python": random.getstate()}
+    numpy = [kind, torch.from_numpy(keys.astype(np.int64)), *rest]
+    return {"torch": torch.get_rng_state(), "cuda": cuda, "numpy": numpy, "python": random.getstate()}
 
 
 def _set_generators(state: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ import hashlib
 import importlib.util
 import inspect
 import itertools
+import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 KINDS = ("streams", "strategies", "starts", "models", "optimizers")
 
@@ -59,6 +60,11 @@ class Term:
     factory: Callable[..., Any]
     given: Mapping[str, Any] = field(default_factory=dict)
     path: str | None = None
+
+    @property
+    def findable(self) -> bool:
+        """Whether the name leads back to the factory: it is in the catalogue or in a file."""
+        return self.path is not None or any(self.name in catalogue(kind) for kind in KINDS)
 
     def resolved(self) -> dict[str, Any]:
         """Every hyper-parameter with its value, defaults filled in."""
@@ -299,8 +305,8 @@ def _typed(name: str, p: inspect.Parameter, value: Any) -> Any:
         kind, _ = _TYPES.get(option, (object, ""))
         if isinstance(value, kind) and (not isinstance(value, bool) or option == "bool" or kind is object):
             if option == "float":
-                value = float(value)
-                if value != value or value in (float("inf"), float("-inf")):
+                value = float(cast(float, value))
+                if not math.isfinite(value):
                     break
             return value
     said = " or ".join(_TYPES[o][1] for o in options if o in _TYPES)
@@ -340,8 +346,8 @@ def compose(terms: list[Term], context: Mapping[str, Any], optimizer: Any = None
     for term, thing in zip(terms, objects, strict=True):
         imperative = hasattr(thing, "observe") and hasattr(thing, "predict")
         if not isinstance(thing, (Initialization, Learner, Part)) and not imperative:
-            raise ValueError(f"{term.name} makes a {type(thing).__name__}: a strategy is a Part, a Learner, a start, or "
-                             "an object with observe(x, y, task), end_task() and predict(x)")
+            raise ValueError(f"{term.name} makes a {type(thing).__name__}: a strategy is a Part, a Learner, a start, "
+                             "or an object with observe(x, y, task), end_task() and predict(x)")
         if len(terms) > 1 and not isinstance(thing, (Part, Initialization)):
             raise ValueError(f"{term.name} is a whole learner with steps of its own: it cannot be added to "
                              f"{', '.join(t.name for t in terms if t is not term)}")

@@ -11,10 +11,10 @@ import torch
 
 from lifelong import checks, registry, store
 from lifelong.experiment import Experiment
-from lifelong.setting import Options, Setting
 from lifelong.learner import Initialization, Learner, Part
 from lifelong.registry import Term
 from lifelong.schedule import Budget
+from lifelong.setting import Options, Setting
 from lifelong.store import Run
 from lifelong.stream import Stream
 

@@ -53,8 +53,9 @@ class Plan:
 
 def _shuffled(rows: Tensor, seed: int, name: object, count: int) -> Tensor:
     """The first `count` rows of one shuffled pass after another."""
-    passes, epoch = [], 0
-    while sum(map(len, passes)) < count:
+    passes: list[Tensor] = []
+    epoch = 0
+    while sum(len(p) for p in passes) < count:
         passes.append(rows[torch.randperm(len(rows), generator=generator(seed, "order", name, epoch))])
         epoch += 1
     return torch.cat(passes)[:count]

@@ -90,7 +90,7 @@ def save(root: Path, run: Run) -> Path:
     for leftover in place.glob(".*.tmp"):
         leftover.unlink(missing_ok=True)
     arrays = io.BytesIO()
-    np.savez_compressed(arrays, accuracy=run.accuracy, **dict(run.logs))
+    np.savez_compressed(arrays, allow_pickle=False, accuracy=run.accuracy, **run.logs)
     write(place / "accuracy.npz", arrays.getvalue())
     about = dict(run.about) | {"sha256": hashlib.sha256(arrays.getvalue()).hexdigest()}
     text = json.dumps({"spec": run.spec, "about": about}, indent=2, allow_nan=False)
@@ -211,7 +211,7 @@ class Workshop:
         """The latest whole checkpoint, if any, and a sentence for each that was damaged."""
         import torch
 
-        problems = []
+        problems: list[str] = []
         for entry in self._pointer():
             file = self.place / entry["file"]
             try:

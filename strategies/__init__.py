@@ -1,0 +1,1 @@
+"""The strategies: one file per family, one function per method."""

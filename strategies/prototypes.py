@@ -4,29 +4,29 @@ import torch
 from torch import Tensor
 
 from lifelong.learner import Batch, Learner, State
-from lifelong.models import Net
+from lifelong.models import Net, Params
 from lifelong.randomness import generator
 from lifelong.registry import above
 from lifelong.stream import Pool
 
 
-def _features(net: Net, state: State, x: Tensor) -> Tensor:
-    return net.features(state["params"], x).double()
+def _features(net: Net, params: Params, x: Tensor) -> Tensor:
+    if net.features is None:
+        raise ValueError("this model does not say what its features are: give it a method features(x)")
+    return net.features(params, x).double()
 
 
 def _statistics(net: Net, seed: int, pool: Pool) -> tuple[State, int]:
-    if net.features is None:
-        raise ValueError("this model does not say what its features are: give it a method features(x)")
     params = {k: p.to(pool.dtype) for k, p in net.init(generator(seed, "init")).items()}
     x, _ = pool.fetch(torch.zeros(1, dtype=torch.int64, device=pool.y.device))
-    width = net.features({k: p.to(x.device) for k, p in params.items()}, x).shape[-1]
+    width = _features(net, {k: p.to(x.device) for k, p in params.items()}, x).shape[-1]
     count = torch.zeros(pool.n_classes, dtype=torch.float64)
     return {"params": params, "count": count, "sum": torch.zeros(pool.n_classes, width, dtype=torch.float64)}, width
 
 
 def _add(net: Net, state: State, pool: Pool, batch: Batch) -> tuple[State, Tensor]:
     x, y = pool.fetch(batch.rows)
-    z = _features(net, state, x) * (batch.rows >= 0).unsqueeze(-1)
+    z = _features(net, state["params"], x) * (batch.rows >= 0).unsqueeze(-1)
     unit = torch.nn.functional.one_hot(y, pool.n_classes).double() * (batch.rows >= 0).unsqueeze(-1)
     return state | {"count": state["count"] + unit.sum(0), "sum": state["sum"] + unit.mT @ z}, z
 
@@ -46,7 +46,8 @@ def ncm(net: Net) -> Learner:
         return _add(net, state, pool, batch)[0], {}
 
     def predict(state: State, pool: Pool, x: Tensor) -> Tensor:
-        distance = torch.cdist(_features(net, state, x), _means(state), compute_mode="donot_use_mm_for_euclid_dist")
+        z = _features(net, state["params"], x)
+        distance = torch.cdist(z, _means(state), compute_mode="donot_use_mm_for_euclid_dist")
         return torch.where(state["count"] > 0, -distance, -torch.inf)
 
     return Learner(lambda seed, pool: _statistics(net, seed, pool)[0], observe, predict)
@@ -61,8 +62,8 @@ def slda(net: Net, shrinkage: float = 1e-4) -> Learner:
         net: whose features are used; never trained.
         shrinkage: epsilon in (0, 1]; 1 ignores the covariance and is the nearest class mean.
 
-    Source: Hayes & Kanan 2020, arXiv:1909.01520. S is the exact pooled within-class covariance, from sums of z and z z',
-        so it does not depend on the order of examples as their running estimate does.
+    Source: Hayes & Kanan 2020, arXiv:1909.01520. S is the exact pooled within-class covariance, from sums of z and
+        z z', so it does not depend on the order of examples as their running estimate does.
     """
     above(0, shrinkage=shrinkage)
 
@@ -79,7 +80,7 @@ def slda(net: Net, shrinkage: float = 1e-4) -> Learner:
         within = (state["outer"] - means.mT @ (means * count.unsqueeze(-1))) / count.sum().clamp(min=1)
         eye = torch.eye(len(within), dtype=within.dtype, device=within.device)
         weight = torch.linalg.solve((1 - shrinkage) * within + shrinkage * eye, means.mT)
-        scores = _features(net, state, x) @ weight - (means.mT * weight).sum(0) / 2
+        scores = _features(net, state["params"], x) @ weight - (means.mT * weight).sum(0) / 2
         return torch.where(count > 0, scores, -torch.inf)
 
     return Learner(init, observe, predict)

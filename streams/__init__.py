@@ -1,0 +1,1 @@
+"""The streams: one file per source, one function per stream."""
