@@ -21,6 +21,7 @@ from lifelong.objects import train_object
 from lifelong.randomness import generator
 from lifelong.registry import Term
 from lifelong.schedule import Budget, batches, plan, whole_task
+from lifelong.setting import compose
 from lifelong.stream import Stream
 
 
@@ -90,7 +91,7 @@ class Subject:
         """(hyper) -> learner, with plain gradient descent."""
         optimizer = registry.build(registry.parse("sgd(lr=0.05)", "optimizers")[0], {})
         context = {"net": net, "shape": (8,), "n_classes": 6, "n_tasks": 3, "seed": seed, "device": torch.device("cpu")}
-        return lambda hyper: registry.compose(self.terms, context, optimizer, hyper)
+        return lambda hyper: compose(self.terms, context, optimizer, hyper)
 
     def lanes(self, at: list[int], stacked: bool = True, dtype: torch.dtype = torch.float64,
               hyper: Mapping[Any, list[float]] | None = None) -> Lanes:

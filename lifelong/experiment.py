@@ -22,7 +22,7 @@ from lifelong.lift import Lanes
 from lifelong.models import Net, from_module
 from lifelong.objects import train_object
 from lifelong.schedule import Budget
-from lifelong.setting import Options, Setting
+from lifelong.setting import Options, Setting, compose
 from lifelong.store import Busy, Run, StoreError, Workshop
 from lifelong.stream import Stream
 
@@ -156,7 +156,7 @@ class Experiment:
         def make(hyper: Mapping[Any, Any]) -> Any:
             outer = {name: value for (place, name), value in hyper.items() if place == "optimizer"}
             inner = {key: value for key, value in hyper.items() if key[0] != "optimizer"}
-            return registry.compose(setting.terms, context, registry.build(setting.optimizer, {}, **outer), inner)
+            return compose(setting.terms, context, registry.build(setting.optimizer, {}, **outer), inner)
 
         return make
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lifelong.losses import Slice as Slice
 from lifelong.losses import cross_entropy
 from lifelong.models import Net
 from lifelong.models import Params as Params
@@ -76,25 +77,6 @@ class Initialization:
     params: Callable[[Net, int], Params]
     frozen: Callable[[str], bool] = lambda name: False
     net: Net | None = None
-
-
-class Slice(NamedTuple):
-    """Some examples inside a step: the batch, or what one part recalled.
-
-    Attributes:
-        rows: [B]; -1 is no example.
-        weight: [B], sums to 1 over the real rows; all 0 while there is none.
-        x: [B, *shape]; y: [B], output units.
-        scores: [B, C] of the network before the update.
-        rivals: [B, C] bool, the units that compete in the loss; None: all.
-    """
-
-    rows: Tensor
-    weight: Tensor
-    x: Tensor
-    y: Tensor
-    scores: Tensor
-    rivals: Tensor | None = None
 
 
 class View(NamedTuple):

@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-if TYPE_CHECKING:
-    from lifelong.learner import Slice, View
-    from lifelong.models import Net, Params
-    from lifelong.stream import Pool
+from lifelong.models import Net, Params
+from lifelong.stream import Pool
+
+
+class Slice(NamedTuple):
+    """Some examples inside a step: the batch, or what one part recalled.
+
+    Attributes:
+        rows: [B]; -1 is no example.
+        weight: [B], sums to 1 over the real rows; all 0 while there is none.
+        x: [B, *shape]; y: [B], output units.
+        scores: [B, C] of the network before the update.
+        rivals: [B, C] bool, the units that compete in the loss; None: all.
+    """
+
+    rows: Tensor
+    weight: Tensor
+    x: Tensor
+    y: Tensor
+    scores: Tensor
+    rivals: Tensor | None = None
 
 
 def cross_entropy(seen: Slice) -> Tensor:
@@ -66,12 +83,13 @@ def chunks(rows: Tensor, weight: Tensor, size: int) -> Iterator[tuple[Tensor, Te
     yield from zip(rows.split(size), weight.split(size), strict=True)
 
 
-def fisher(view: View, rows: Tensor, weight: Tensor, labels: str = "exact", size: int = 256) -> Params:
+def fisher(net: Net, params: Params, pool: Pool, rows: Tensor, weight: Tensor, labels: str = "exact",
+           size: int = 256) -> Params:
     """Diagonal Fisher information of every parameter: the mean over examples of squared per-example gradients.
 
     Args:
-        view: whose `params`, `net` and `pool` are used.
-        rows: [n] examples; weight: [n], sums to 1 over them.
+        net, params: the network at the point of interest.
+        pool, rows: [n] examples; weight: [n], sums to 1 over them.
         labels: 'exact' takes the expectation over the network's own answers, sum over c of p(c|x) g_c^2;
             'empirical' takes the label that is stored.
         size: examples handled at once.
@@ -84,14 +102,15 @@ def fisher(view: View, rows: Tensor, weight: Tensor, labels: str = "exact", size
     """
     if labels not in ("exact", "empirical"):
         raise ValueError(f"fisher: labels must be 'exact' or 'empirical', got {labels!r}")
-    x, _ = view.pool.fetch(rows[:1])
-    squares = _layer_squares if _Layers(view.params).cover(view.net, x) else example_squares
-    total = {k: torch.zeros_like(p) for k, p in view.params.items()}
+    x, _ = pool.fetch(rows[:1])
+    squares = _layer_squares if _Layers(params).cover(net, x) else example_squares
+    total = {k: torch.zeros_like(p) for k, p in params.items()}
     for part, w in chunks(rows, weight, size):
-        x, y = view.pool.fetch(part)
-        rivals = view.pool.rivals(y)
-        allowed = torch.ones(len(y), view.pool.n_classes, dtype=torch.bool, device=y.device)
-        for k, value in squares(view.net, view.params, x, y, w, allowed if rivals is None else rivals, labels).items():
+        x, y = pool.fetch(part)
+        rivals = pool.rivals(y)
+        if rivals is None:
+            rivals = torch.ones(len(y), pool.n_classes, dtype=torch.bool, device=y.device)
+        for k, value in squares(net, params, x, y, w, rivals, labels).items():
             total[k] = total[k] + value
     return total
 

@@ -324,46 +324,6 @@ def settings(terms: list[Term]) -> list[list[Term]]:
     return [list(combination) for combination in itertools.product(*choices)]
 
 
-def compose(terms: list[Term], context: Mapping[str, Any], optimizer: Any = None,
-            hyper: Mapping[tuple[int, str], Any] | None = None) -> Any:
-    """The learner that a sum of terms stands for: a `Learner`, or an object with observe, end_task and predict.
-
-    Args:
-        terms: at most one start and any number of parts, or one whole learner.
-        context: values for the parameters in `CONTEXT`; `net` for gradient learners.
-        optimizer: for gradient learners.
-        hyper: (position, name) -> value in place of a term's own, for example one lane's number.
-
-    Raises:
-        ValueError: for a sum that makes no sense, with the reason.
-    """
-    from lifelong.learner import Initialization, Learner, Part, gradient_learner
-
-    own: list[dict[str, Any]] = [{} for _ in terms]
-    for (position, name), value in (hyper or {}).items():
-        own[position][name] = value
-    objects = [build(term, context, **values) for term, values in zip(terms, own, strict=True)]
-    for term, thing in zip(terms, objects, strict=True):
-        imperative = hasattr(thing, "observe") and hasattr(thing, "predict")
-        if not isinstance(thing, (Initialization, Learner, Part)) and not imperative:
-            raise ValueError(f"{term.name} makes a {type(thing).__name__}: a strategy is a Part, a Learner, a start, "
-                             "or an object with observe(x, y, task), end_task() and predict(x)")
-        if len(terms) > 1 and not isinstance(thing, (Part, Initialization)):
-            raise ValueError(f"{term.name} is a whole learner with steps of its own: it cannot be added to "
-                             f"{', '.join(t.name for t in terms if t is not term)}")
-    if not isinstance(objects[0], (Part, Initialization)):
-        return objects[0]
-    starts = [thing for thing in objects if isinstance(thing, Initialization)]
-    if len(starts) > 1:
-        raise ValueError("a sum can have one start: learning begins in one place")
-    parts: dict[str, Part] = {}
-    for term, thing in zip(terms, objects, strict=True):
-        if isinstance(thing, Part):
-            twins = sum(name == term.name or name.startswith(term.name + "_") for name in parts)
-            parts[f"{term.name}_{twins + 1}" if twins else term.name] = thing
-    return gradient_learner(context["net"], optimizer, parts, starts[0] if starts else None)
-
-
 def written(terms: Iterable[Term]) -> str:
     """The expression of some terms, without what is default: the label of a curve and the row of a table."""
     return " + ".join(map(str, terms))

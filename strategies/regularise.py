@@ -41,7 +41,8 @@ def ewc(strength: float = 10.0, decay: float = 1.0, mode: str = "separate", samp
         if 0 < samples < len(rows):
             rows = rows.gather(0, torch.where(rows >= 0, view.u, -1.0).topk(samples).indices)
             weight = real(rows, weight.dtype)
-        new, old, anchor = fisher(view, rows, weight, labels), view.state["importance"], view.state["anchor"]
+        new = fisher(view.net, view.params, view.pool, rows, weight, labels)
+        old, anchor = view.state["importance"], view.state["anchor"]
         if mode == "online":
             return {"importance": {k: decay * old[k] + new[k] for k in new}, "anchor": dict(view.params)}
         total = {k: old[k] + new[k] for k in new}
