@@ -30,6 +30,7 @@ class Impure(ValueError):
 
 
 _RULES = {
+    "calling .item()": "it reads a number out of a tensor (`.item()`, `int(t)`, `if t:`): use torch.where",
     "data-dependent control flow": "it reads a number out of a tensor (`.item()`, `int(t)`, `if t:`): use torch.where",
     "random operation": "it draws random numbers of its own: ask for them with `draws` and use `view.u`",
     "inplace arithmetic": "it writes into a tensor that it was given: make a new one",

@@ -186,10 +186,12 @@ def _watcher(quiet: bool) -> Any:
             bar.stop()
 
         def begin(self, title: str) -> None:
-            self.task = bar.add_task(title, total=1.0)
+            self.task, self.drawn = bar.add_task(title if len(title) < 40 else title[:37] + "...", total=1.0), 0.0
 
         def advance(self, share: float) -> None:
-            bar.update(self.task, completed=share)
+            if share - self.drawn > 0.002 or share >= 1:  # every step comes by; drawing costs more than most steps
+                bar.update(self.task, completed=share)
+                self.drawn = share
 
         def say(self, sentence: str) -> None:
             bar.console.print(sentence, markup=False)

@@ -64,8 +64,8 @@ class Measured:
         return bool((self.diverged[:, 0] >= 0).all())
 
 
-def _answer(learner: Learner, pool: Pool, state: State, rows: Tensor, task: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    x, y = pool.fetch(rows)
+def _answer(learner: Learner, pool: Pool, state: State, rows: Tensor, task: Tensor, x: Tensor,
+            y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     scores = learner.predict(state, pool, x)
     broken = scores.isnan().any()
     free = told = scores.argmax(-1) == y
@@ -86,6 +86,7 @@ def evaluate(lanes: Lanes, state: State) -> tuple[Tensor, Tensor]:
     n_tasks, m = test.shape[1:]
     task = torch.arange(n_tasks).repeat_interleave(m).to(lanes.device)
     rows = test.flatten(1)[torch.as_tensor(list(lanes.at))].to(lanes.device)
+    seen = {k: v for k, v in state.items() if k != "optimizer"}
     size = max(256, 8192 // lanes.n)
     answer = lanes.each(_answer)
     free: list[Tensor] = []
@@ -94,9 +95,9 @@ def evaluate(lanes: Lanes, state: State) -> tuple[Tensor, Tensor]:
     for a in range(0, rows.shape[1], size):
         part, which = rows[:, a:a + size], task[a:a + size]
         if lanes.stacked:
-            out = answer(state, part, which.expand(lanes.n, -1))
+            out = answer(seen, part, which.expand(lanes.n, -1), *lanes.fetch(part))
         else:
-            out = tuple(t.unsqueeze(0) for t in answer(state, part[0], which))
+            out = tuple(t.unsqueeze(0) for t in answer(seen, part[0], which, *lanes.fetch(part[0])))
         for kept, value in zip((free, told, broken), out, strict=True):
             kept.append(value)
     bad = torch.stack(broken).any(0).unsqueeze(-1)
@@ -143,7 +144,7 @@ def train(lanes: Lanes, budget: Budget, rhythm: Rhythm = Rhythm(), resume: dict[
         measured = Measured.nothing(lanes.n, n_tasks)
         measured.note(0, *_finite(evaluate(lanes, state), measured, 0, 0))
     else:
-        state = tree(lambda leaf: leaf.to(lanes.device), resume["state"])
+        state = lanes.resume(resume["state"])
         task, step, measured = resume["task"], resume["step"], Measured(**resume["measured"])
     for now in range(task, n_tasks):
         state = _one_task(lanes, budget, rhythm, state, measured, now, step)

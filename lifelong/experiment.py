@@ -18,7 +18,7 @@ from torch import nn
 from lifelong import __version__, checks, registry, store
 from lifelong.engine import Measured, Rhythm, train
 from lifelong.learner import Learner
-from lifelong.lift import Lanes
+from lifelong.lift import Lanes, keep_pages
 from lifelong.models import Net, from_module
 from lifelong.objects import train_object
 from lifelong.schedule import Budget
@@ -77,6 +77,7 @@ class Experiment:
             root: of the store; None keeps nothing.
             watcher: is told of progress.
         """
+        keep_pages()
         outcome, ready = Outcome(), {}
         missing = []
         for setting in self.settings if root else []:

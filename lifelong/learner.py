@@ -116,6 +116,8 @@ class Part:
         draws: uniform numbers that a step needs: a number, or (B) -> number.
         recall: (view) -> rows [R] to rehearse now; -1 for none. They share one forward pass with the batch.
         loss: (view) -> 0-d, added to the task's loss.
+        pull: (view) -> the gradient of a penalty on the parameters alone; like a loss, but several times cheaper than
+            differentiating one. It is added to the gradient before any transform; the logged loss leaves it out.
         grads: (view, grads) -> grads, a transform of the summed gradient, in the order of the sum.
         step: (view) -> state, after each update.
         task: (view) -> state, after each task, with all its rows in `view.batch.rows`.
@@ -127,6 +129,7 @@ class Part:
     draws: int | Callable[[int], int] = 0
     recall: Callable[[View], Tensor] | None = None
     loss: Callable[[View], Tensor] | None = None
+    pull: Callable[[View], Params] | None = None
     grads: Callable[[View, Params], Params] | None = None
     step: Callable[[View], State] | None = None
     task: Callable[[View], State] | None = None
@@ -140,8 +143,8 @@ class Stages:
 
     Attributes:
         recall: (pool, state, batch) -> part name -> rows.
-        loss: (pool, trained params, state, batch, rows) -> loss, what was seen of the batch.
-        transform: (pool, state, batch, grads) -> grads.
+        loss: (pool, trained params, state, batch, rows, x, y of batch and rows) -> loss, what was seen of the batch.
+        transform: (pool, state, batch, grads) -> grads, pulls added.
         after: (pool, state, batch, grads, seen) -> part states.
         optimizer: moves the trained parameters, all lanes at once.
         frozen: (name) -> whether this parameter does not move.
@@ -149,7 +152,7 @@ class Stages:
     """
 
     recall: Callable[[Pool, State, Batch], dict[str, Tensor]]
-    loss: Callable[[Pool, Params, State, Batch, dict[str, Tensor]], tuple[Tensor, dict[str, Tensor]]]
+    loss: Callable[[Pool, Params, State, Batch, dict[str, Tensor], Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
     transform: Callable[[Pool, State, Batch, Params], Params]
     after: Callable[[Pool, State, Batch, Params, dict[str, Tensor]], State]
     optimizer: Optimizer
@@ -194,16 +197,15 @@ class _Sum:
                 for name, part in self.parts.items() if part.recall}
 
     def loss(self, pool: Pool, trained: Params, state: State, batch: Batch,
-             rows: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+             rows: dict[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """One forward pass serves the batch and everything recalled; each part gets its slice of the scores."""
         params = state["params"] | trained
         state = state | {"params": params}
         sizes = [len(r) for r in (batch.rows, *rows.values())]
-        x, y = pool.fetch(torch.cat([batch.rows, *rows.values()]) if rows else batch.rows)
         scores = self.net.apply(params, x)
         rivals = pool.rivals(y)
         weights = [batch.weight, *(real(r, pool.dtype) for r in rows.values())]
-        cut = [t.split(sizes) if t is not None else [None] * len(sizes) for t in (x, y, scores, rivals)]
+        cut = [t.split(sizes) if t is not None and rows else [t] * len(sizes) for t in (x, y, scores, rivals)]
         slices = [Slice(r, w, *own) for r, w, *own in
                   zip((batch.rows, *rows.values()), weights, *cut, strict=True)]
         mine, recalled = slices[0], dict(zip(rows, slices[1:], strict=True))
@@ -214,6 +216,10 @@ class _Sum:
         return total, {"x": mine.x, "y": mine.y, "scores": mine.scores}
 
     def transform(self, pool: Pool, state: State, batch: Batch, grads: Params) -> Params:
+        for name, part in self.parts.items():
+            if part.pull:
+                more = part.pull(self.view(name, state, pool, batch, batch=self.bare(batch)))
+                grads = {k: g + more[k] if k in more else g for k, g in grads.items()}
         for name, part in self.parts.items():
             if part.grads:
                 grads = part.grads(self.view(name, state, pool, batch, batch=self.bare(batch)), grads)
@@ -257,19 +263,20 @@ def gradient_learner(net: Net, optimizer: Optimizer, parts: dict[str, Part],
     if len(data) > 1:
         raise ValueError("a sum can have one bound: joint and cumulative each decide which rows a task trains on")
     whole = _Sum(net, parts, start, optimizer)
-    uses = {"recall": "recall", "transform": "grads", "after": "step"}
+    uses = {"recall": ("recall",), "transform": ("pull", "grads"), "after": ("step",)}
     stages = Stages(whole.recall, whole.loss, whole.transform, whole.after, optimizer, start.frozen, frozenset(
-        stage for stage, hook in uses.items() if any(getattr(part, hook) for part in parts.values())))
+        stage for stage, hooks in uses.items() if any(getattr(p, hook) for p in parts.values() for hook in hooks)))
 
     def observe(state: State, pool: Pool, batch: Batch) -> tuple[State, dict[str, Tensor]]:
         owned = state | {k: {n: v.clone() for n, v in state[k].items()} for k in ("params", "optimizer")}
-        return gradient_step(stages, lambda stage: partial(getattr(stages, stage), pool), owned, batch)
+        return gradient_step(stages, lambda stage: partial(getattr(stages, stage), pool), pool.fetch, owned, batch)
 
     return Learner(whole.init, observe, lambda state, pool, x: net.apply(state["params"], x), whole.end_task,
                    whole.draws, next(iter(data), "task"), any(p.boundaries for p in parts.values()), stages)
 
 
-def gradient_step(stages: Stages, each: Callable[[str], Callable[..., Any]], state: State,
+def gradient_step(stages: Stages, each: Callable[[str], Callable[..., Any]],
+                  fetch: Callable[[Tensor], tuple[Tensor, Tensor]], state: State,
                   batch: Batch) -> tuple[State, dict[str, Tensor]]:
     """One step of a gradient learner; writes into its parameters and its optimizer's state.
 
@@ -279,31 +286,40 @@ def gradient_step(stages: Stages, each: Callable[[str], Callable[..., Any]], sta
     Args:
         stages: the step of one lane.
         each: (stage name) -> that stage for all lanes.
+        fetch: (rows) -> x, y for all lanes, in one gather.
         state: owned by the caller.
         batch: of all lanes.
     """
     trained = {k: p for k, p in state["params"].items() if not stages.frozen(k)}
+    # Every tensor that goes through the lift costs about a microsecond, so none goes in vain.
+    visible = {"params": state["params"], "parts": state["parts"]}
+    still = visible | {"params": {k: p for k, p in state["params"].items() if k not in trained}}
     with torch.no_grad():
-        rows = each("recall")(state, batch) if "recall" in stages.uses else {}
+        rows = each("recall")(visible, batch) if "recall" in stages.uses else {}
+        x, y = fetch(torch.cat([batch.rows, *rows.values()], -1) if rows else batch.rows)
     with torch.enable_grad():
         leaves = {k: p.detach().requires_grad_() for k, p in trained.items()}
-        losses, seen = each("loss")(leaves, state, batch, rows)
+        losses, seen = each("loss")(leaves, still, batch, rows, x, y)
         grads = dict(zip(leaves, torch.autograd.grad(losses.sum(), list(leaves.values()), materialize_grads=True),
                          strict=True))
     with torch.no_grad():
         if "transform" in stages.uses:
-            grads = each("transform")(state, batch, grads)
+            grads = each("transform")(visible, batch, grads)
         stages.optimizer.update(trained, grads, state["optimizer"])
         if "after" in stages.uses:
-            parts = each("after")(state, batch, grads, {k: v.detach() for k, v in seen.items()})
+            parts = each("after")(visible, batch, grads, {k: v.detach() for k, v in seen.items()})
             state = state | {"parts": apart(parts, state["params"])}
     return state, {"loss": losses.detach()}
 
 
-def apart(state: Any, params: Params) -> Any:
+def apart(state: State, params: Params) -> State:
     """`state` with a copy wherever it shares memory with `params`, which the next step overwrites."""
-    if isinstance(state, dict):
-        return {k: apart(v, params) for k, v in state.items()}
-    storage = state.untyped_storage().data_ptr()
-    shared = any(p.untyped_storage().data_ptr() == storage for p in params.values())
-    return state.clone() if shared else state
+    taken = {p.untyped_storage().data_ptr() for p in params.values()}
+
+    def own(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: own(v) for k, v in value.items()}
+        return value.clone() if value.untyped_storage().data_ptr() in taken else value
+
+    copied: State = own(state)
+    return copied

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,6 +14,16 @@ from torch import Tensor
 
 from lifelong.learner import Batch, Learner, State, apart, gradient_step
 from lifelong.stream import Pool, Stream
+
+try:  # what torch.func.vmap calls; its own handling of nested arguments costs ten times as much as these
+    from torch._C._functorch import (
+        _add_batch_dim,
+        _remove_batch_dim,
+        _vmap_decrement_nesting,
+        _vmap_increment_nesting,
+    )
+except ImportError:  # a torch that keeps them elsewhere: slower, equal
+    _add_batch_dim = None  # type: ignore[assignment]
 
 CPU = torch.device("cpu")
 
@@ -86,8 +98,23 @@ class Lanes:
             learner = self.make(numbers) if numbers else self.learner
             return f(learner, self.pool.lane(own), *args)
 
-        lifted = torch.func.vmap(one)
-        return lambda *args: lifted(self.numbers, self.own, *args)
+        return lambda *args: lift(one, self.n, self.numbers, self.own, *args)
+
+    @cached_property
+    def _everyone(self) -> tuple[Pool, Tensor]:
+        """One pool that holds all lanes' variants, and by how much a lane's rows move to become its rows."""
+        tables = {k: v.flatten(0, 1) for k, v in self.own.items() if k != "classes"}
+        variants = next((v.shape[1] for k, v in self.own.items() if k != "classes"), 0)
+        lane = torch.arange(self.n, device=self.device) * variants * len(self.pool.y)
+        return self.pool.lane(tables), lane.unsqueeze(-1)
+
+    def fetch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Examples [L, B, *shape] and their units [L, B] for rows [L, B], in one gather; unstacked without L."""
+        if not self.stacked:
+            return self.pool.fetch(rows)
+        pool, offset = self._everyone
+        x, y = pool.fetch((rows.clamp(min=0) + offset).flatten())
+        return x.view(*rows.shape, *self.pool.shape), y.view(rows.shape)
 
     def init(self) -> State:
         """The state of all lanes before the first task."""
@@ -99,7 +126,18 @@ class Lanes:
             states.append(learner.init(self.seeds[at], pool.lane({k: v[lane] for k, v in own.items()})))
         state = tree(lambda *leaves: torch.stack(leaves) if self.stacked else leaves[0].clone(), *states)
         state = tree(lambda leaf: leaf.to(self.device), state)
-        return self._apart(state)
+        return self._laid(self._apart(state))
+
+    def _laid(self, state: State) -> State:
+        """`state` with stacked matrices laid out as the backward pass lays out their gradients: updates run along."""
+        if not self.stacked:
+            return state
+        laid: State = tree(lambda t: t.mT.contiguous().mT if t.dim() == 3 and t.is_floating_point() else t, state)
+        return laid
+
+    def resume(self, state: State) -> State:
+        """A saved state, on the device."""
+        return self._laid(tree(lambda leaf: leaf.to(self.device), state))
 
     def observe(self, state: State, batch: Batch) -> tuple[State, dict[str, Tensor]]:
         """One step of all lanes; the state given is used up."""
@@ -107,7 +145,7 @@ class Lanes:
             with torch.no_grad():
                 new, logs = self._observe(state, batch)
             return new, logs
-        return gradient_step(self.outer, self.stages.__getitem__, state, batch)
+        return gradient_step(self.outer, self.stages.__getitem__, self.fetch, state, batch)
 
     @cached_property
     def _observe(self) -> Callable[..., Any]:
@@ -120,7 +158,7 @@ class Lanes:
     def end_task(self, state: State, batch: Batch) -> State:
         """All lanes' state after a task whose rows are in `batch`."""
         with torch.no_grad():
-            return self._apart(self._end_task(state, batch))
+            return self._laid(self._apart(self._end_task(state, batch)))
 
     def _apart(self, state: State) -> State:
         if "parts" not in state or self.learner.stages is None:
@@ -128,8 +166,44 @@ class Lanes:
         return state | {"parts": apart(state["parts"], state["params"])}
 
 
+def keep_pages() -> None:
+    """Tells the C library to keep freed memory: a stack's temporaries are megabytes, and a page that is given back is
+    faulted in again at the next step, which takes longer than the arithmetic on it (measured: up to 3 times the step).
+    Nothing happens where the C library is not glibc."""
+    with contextlib.suppress(OSError, AttributeError):
+        library = ctypes.CDLL("libc.so.6")
+        for option in (-3, -1):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+            library.mallopt(option, 2**31 - 1)
+
+
 def tree(f: Callable[..., Any], *states: Any) -> Any:
     """`f` over the leaves of nested dicts of the same shape."""
     if isinstance(states[0], dict):
         return {k: tree(f, *(s[k] for s in states)) for k in states[0]}
     return f(*states)
+
+
+def lift(f: Callable[..., Any], n: int, *args: Any) -> Any:
+    """`torch.func.vmap(f)(*args)` over the leading axis [n] of every tensor in nested dicts and tuples."""
+    if _add_batch_dim is None:
+        return torch.func.vmap(f)(*args)
+    level = _vmap_increment_nesting(n, "error")
+    try:
+        out = f(*(_nested(lambda t: _add_batch_dim(t, 0, level), a) for a in args))
+        return _nested(lambda t: _remove_batch_dim(t, level, n, 0), out)
+    finally:
+        _vmap_decrement_nesting()
+
+
+def _nested(f: Callable[[Tensor], Tensor], value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return f(value)
+    if isinstance(value, dict):
+        return {k: _nested(f, v) for k, v in value.items()}
+    if isinstance(value, tuple):
+        items = [_nested(f, v) for v in value]
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    raise TypeError(f"a lifted function must only return Tensors, got {type(value).__name__}")
+
+
+torch.func.vmap(lambda t: t)(torch.zeros(1))  # loads the rules that lifted operations need

@@ -72,12 +72,6 @@ def distillation(scores: Tensor, teacher: Tensor, units: Tensor, temperature: fl
     return torch.where(units, terms, 0.0).sum(-1) * temperature**2
 
 
-def quadratic(params: Params, anchor: Params, importance: Params) -> Tensor:
-    """Sum over parameters of importance * (parameter - anchor)^2, 0-d."""
-    terms = [(importance[k] * (params[k] - anchor[k]).square()).sum() for k in importance]
-    return torch.stack(terms).sum()
-
-
 def chunks(rows: Tensor, weight: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """`rows` [n] and `weight` [n] in pieces of `size`, for passes over a whole task."""
     yield from zip(rows.split(size), weight.split(size), strict=True)
@@ -156,14 +150,15 @@ def _layer_squares(net: Net, params: Params, x: Tensor, y: Tensor, weight: Tenso
         return _log_p(scores, allowed), layers.inputs
 
     log_p, pull, inputs = torch.func.vjp(forward, taps, has_aux=True)  # type: ignore[misc]
-    total = {k: torch.zeros_like(p) for k, p in params.items()}
+    squares = [torch.zeros_like(tap) for tap in taps]
     for c, w in _answers(log_p, y, weight, labels):
         (deltas,) = pull(F.one_hot(c, log_p.shape[-1]).to(log_p.dtype))
-        for (name, bias), delta, a in zip(probe.layers, deltas, inputs, strict=True):
-            square = delta.square() * w.unsqueeze(-1)
-            total[name] = total[name] + square.mT @ a.square()
-            if bias is not None:
-                total[bias] = total[bias] + square.sum(0)
+        squares = [s + d.square() * w.unsqueeze(-1) for s, d in zip(squares, deltas, strict=True)]
+    total = {}
+    for (name, bias), square, a in zip(probe.layers, squares, inputs, strict=True):
+        total[name] = square.mT @ a.square()  # the inputs are the same for every label
+        if bias is not None:
+            total[bias] = square.sum(0)
     return total
 
 

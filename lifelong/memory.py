@@ -41,14 +41,12 @@ def _pick(state: State, u: Tensor) -> Tensor:
 
 def _seen(state: State, rows: Tensor, y: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Remembered and new rows together: rows, y and rank; a pad has rank -1, below every real rank."""
-    rank = torch.where(rows >= 0, u, -1.0)
+    rank, y = torch.where(rows >= 0, u, -1.0), torch.where(rows >= 0, y, 0)
     return torch.cat([state["rows"], rows]), torch.cat([state["y"], y]), torch.cat([state["rank"], rank])
 
 
 def _kept(rows: Tensor, y: Tensor, rank: Tensor, places: Tensor) -> State:
-    rows, rank = rows.gather(0, places), rank.gather(0, places)
-    real = rank >= 0
-    return {"rows": torch.where(real, rows, -1), "y": torch.where(real, y.gather(0, places), 0), "rank": rank}
+    return {"rows": rows.gather(0, places), "y": y.gather(0, places), "rank": rank.gather(0, places)}
 
 
 def _empty(capacity: int) -> Callable[[], State]:

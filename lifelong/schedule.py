@@ -127,8 +127,9 @@ def batches(lanes: Lanes, plan: Plan, task: int, first: int) -> Iterator[tuple[i
             rows, weight, u = rows.transpose(0, 1), weight.transpose(0, 1), {k: v.transpose(0, 1) for k, v in u.items()}
         else:
             rows, weight, u = rows[0], weight[0], {k: v[0] for k, v in u.items()}
+        every, means, numbers = rows.unbind(), weight.unbind(), {name: v.unbind() for name, v in u.items()}
         for k in range(max(first - start, 0), min(CHUNK, plan.steps - start)):
-            yield start + k, Batch(rows[k], weight[k], {name: v[k] for name, v in u.items()}, number)
+            yield start + k, Batch(every[k], means[k], {name: v[k] for name, v in numbers.items()}, number)
 
 
 def whole_task(lanes: Lanes, task: int, most: int | None = None) -> Batch:

@@ -59,17 +59,16 @@ class Pool:
         """Examples [B, *shape] and their output units [B] for `rows` [B]; a pad (-1) gives an arbitrary example."""
         rows = rows.clamp(min=0)
         if self.warp is None and self.label is None:
-            return self._real(self.x[rows]), self.y[rows]
+            return self._real(self.x.index_select(0, rows)), self.y.index_select(0, rows)
         example, variant = rows % len(self.y), rows // len(self.y)
-        if self.warp is None:
-            x = self.x[example]
-        else:
-            x = self.x[example.unsqueeze(-1), self.warp[variant]].view(*rows.shape, *self.shape)
-        y = self.y[example]
+        x, y = self.x.index_select(0, example), self.y.index_select(0, example)
+        if self.warp is not None:
+            # Two plain gathers: indexing by both at once takes three to five times as long.
+            x = x.gather(1, self.warp.index_select(0, variant)).view(*rows.shape, *self.shape)
         return self._real(x), y if self.label is None else self.label[variant, y]
 
     def _real(self, x: Tensor) -> Tensor:
-        return x if x.is_floating_point() and x.dtype == self.dtype else x.to(self.dtype) * self.scale
+        return x if x.dtype == self.dtype else x.to(self.dtype).mul_(self.scale)
 
     def rivals(self, y: Tensor) -> Tensor | None:
         """The output units that compete with each of `y` [B] in the loss, [B, C] bool; None where all of them do.

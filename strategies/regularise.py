@@ -1,10 +1,9 @@
 """Strategies that hold parameters near where they served earlier tasks."""
 
 import torch
-from torch import Tensor
 
-from lifelong.learner import Part, State, View, real
-from lifelong.losses import fisher, quadratic
+from lifelong.learner import Params, Part, State, View, real
+from lifelong.losses import fisher
 from lifelong.registry import at_least, one_of
 
 
@@ -33,8 +32,9 @@ def ewc(strength: float = 10.0, decay: float = 1.0, mode: str = "separate", samp
         zero = {k: torch.zeros_like(p) for k, p in view.params.items()}
         return {"importance": zero, "anchor": dict(view.params)}
 
-    def penalty(view: View) -> Tensor:
-        return strength / 2 * quadratic(view.params, view.state["anchor"], view.state["importance"])
+    def pull(view: View) -> Params:
+        anchor, importance = view.state["anchor"], view.state["importance"]
+        return {k: (p - anchor[k]).mul_(importance[k]).mul_(strength) for k, p in view.params.items()}
 
     def consolidate(view: View) -> State:
         rows, weight = view.batch.rows, view.batch.weight
@@ -50,4 +50,4 @@ def ewc(strength: float = 10.0, decay: float = 1.0, mode: str = "separate", samp
         share = {k: new[k] / total[k].clamp(min=torch.finfo(new[k].dtype).tiny) for k in new}
         return {"importance": total, "anchor": {k: torch.lerp(anchor[k], view.params[k], share[k]) for k in new}}
 
-    return Part(init=begin, loss=penalty, task=consolidate, boundaries=True)
+    return Part(init=begin, pull=pull, task=consolidate, boundaries=True)
