@@ -113,8 +113,11 @@ class Experiment:
     def _stacks(self, missing: list[Setting], root: Path | None) -> list[list[Setting]]:
         """What is trained at once: first whatever was interrupted, in the stacks that it was begun in."""
         found = []
-        for shop in Workshop.all(root) if root and missing else []:
+        for shop in Workshop.all(root) if root is not None else []:
             keys = {store.digest(spec) for spec in shop.specs}
+            if root and all((store.folder(root, spec) / "run.json").exists() for spec in shop.specs):
+                shop.close()  # it was killed between its last run and its end
+                continue
             mine = [s for s in missing if store.digest(s.spec) in keys]
             if mine:
                 found.append([self._again(spec, mine[0]) for spec in shop.specs])

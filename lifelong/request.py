@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,8 @@ def make_stream(text: str, options: Options, extra: Mapping[str, Any] | None = N
     stream = registry.build(term, {"seeds": range(options.seeds), "data": options.data})
     if not isinstance(stream, Stream):
         raise ValueError(f"{term.name} makes a {type(stream).__name__}, not a Stream")
+    if re.search(r"-v\d+$", term.name) and term.name != stream.name:
+        raise LookupError(f"there is no {term.name} here: this version of lifelong has {stream.name}")
     return stream
 
 
