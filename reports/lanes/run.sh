@@ -1,11 +1,18 @@
 #!/bin/sh
-# Five strengths of EWC beside replay, 5 seeds: 25 lanes in one stack, then the same five runs one after another.
+# Five strengths of EWC beside replay, 5 seeds: 25 lanes in one stack, then the same five runs one after another; in
+# float64, where a lane must equal its run alone, and in float32, for the time. The two largest strengths diverge with
+# this step size: then a lane must stop where its run alone does.
 # Usage: sh reports/lanes/run.sh [STORE [OPTIONS OF lifelong run]]
 set -eu
 store=${1:-reports/lanes/runs}
 [ $# -eq 0 ] || shift
-lifelong run rotated-digits "er(capacity=200) + ewc(strength=[0,1,10,100,1000])" --seeds 5 --store "$store/stack" "$@"
-for strength in 0 1 10 100 1000; do
-    lifelong run rotated-digits "er(capacity=200) + ewc(strength=$strength)" --seeds 5 --store "$store/alone" "$@"
+go() {  # a diverged run ends with 1
+    lifelong run rotated-digits "$@" --seeds 5 || [ $? -eq 1 ]
+}
+for dtype in float64 float32; do
+    go "er(capacity=200) + ewc(strength=[0,1,10,100,1000])" --store "$store/stack-$dtype" --dtype $dtype "$@"
+    for strength in 0 1 10 100 1000; do
+        go "er(capacity=200) + ewc(strength=$strength)" --store "$store/alone-$dtype" --dtype $dtype "$@"
+    done
 done
-python3 reports/lanes/compare.py "$store/stack" "$store/alone"
+python3 reports/lanes/compare.py "$store"
