@@ -1,0 +1,11 @@
+"""What every test starts from: one thread, so that bits repeat, and no data folder of the user's by accident."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    torch.set_num_threads(1)

@@ -1,0 +1,293 @@
+"""The command line: one plain sentence and exit code 2 for whatever a user can get wrong, and quick to answer."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from lifelong import cli, experiment
+
+SMALL = ("--seeds", "2", "--steps", "2", "--tasks", "2")
+
+
+class Said(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Said]
+
+
+@pytest.fixture
+def lifelong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """`lifelong WORDS...` as the shell calls it, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LIFELONG_DATA", raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def call(*words: str | Path) -> Said:
+        monkeypatch.setattr(sys, "argv", ["lifelong", *map(str, words)])
+        code: object = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code
+        said = capsys.readouterr()
+        return Said(int(code or 0), said.out, said.err)  # type: ignore[call-overload]
+
+    return call
+
+
+def refused(said: Said, *words: str) -> None:
+    """Exit 2, and one plain sentence that has all `words` in it."""
+    assert said.code == 2, said
+    lines = said.err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("lifelong: "), said.err
+    assert "Traceback" not in said.err and "object at 0x" not in said.err
+    for word in words:
+        assert word in lines[0]
+
+
+# ---- bad input
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["run", "rotated-digit"], ["rotated-digits", "did you mean"]),
+    (["run", "nonsense"], ["'nonsense'"]),
+    (["run", "split-digits-v9"], ["split-digits-v9"]),
+    (["run", "split-digits", "finetun"], ["'finetun'", "did you mean finetune"]),
+    (["run", "split-digits", "er(capasity=3)"], ["'capasity'", "did you mean capacity"]),
+    (["run", "split-digits", "er(capacity='many')"], ["capacity must be an integer", "'many'"]),
+    (["run", "split-digits", "er(capacity=0)"], ["capacity must be 1 or more", "0"]),
+    (["run", "split-digits", "er(capacity=-3)"], ["capacity must be 1 or more", "-3"]),
+    (["run", "split-digits", "er(capacity=(1,2))"], ["capacity"]),
+    (["run", "split-digits", "er +"], ["cannot read"]),
+    (["run", "split-digits", "er + ncm"], ["ncm", "whole learner"]),
+    (["run", "split-digits", "__import__('os').system('true')"], []),
+    (["run", "split-digits", "./nosuch.py:mine"], ["there is no file", "nosuch.py"]),
+    (["run", "split-digits", "--tasks", "6"], ["6 tasks", "10"]),
+    (["run", "split-digits", "--tasks", "0"], ["tasks must be", "1 or more"]),
+    (["run", "split-digits", "--classes-per-task", "11"], ["classes"]),
+    (["run", "split-digits", "--scenario", "magic"], ["scenario", "'magic'"]),
+    (["run", "rotated-digits", "--classes-per-task", "2"], ["no option 'classes_per_task'"]),
+    (["run", "rotated-digits(examples=99999)"], ["99999", "1442"]),
+    (["run", "split-digits(tasks=[2,3])"], ["tasks takes one value"]),
+    (["run", "split-digits", "--seeds", "0"], ["--seeds must be 1 or more"]),
+    (["run", "split-digits", "--steps", "0"], ["--steps"]),
+    (["run", "split-digits", "--steps", "3", "--epochs", "3"], ["--epochs or --steps"]),
+    (["run", "split-digits", "--batch-size", "-1"], ["--batch-size"]),
+    (["run", "split-digits", "--eval-every", "-1"], ["--eval-every"]),
+    (["run", "split-digits", "--device", "abacus"], ["--device", "'abacus'"]),
+    (["run", "split-digits", "--dtype", "float99"], ["--dtype", "float99"]),
+    (["run", "split-digits", "--dtype", "int64"], ["--dtype"]),
+    (["run", "split-digits", "--dtype", "nn"], ["--dtype"]),
+    (["run", "split-digits", "--optimizer", "adm"], ["optimizer", "adam"]),
+    (["run", "split-digits", "--optimizer", "sgd(lr=-1)"], ["lr"]),
+    (["run", "split-digits", "--optimizer", "sgd(lr='big')"], ["lr must be a number"]),
+    (["run", "split-digits", "--model", "mpl"], ["model", "mlp"]),
+    (["run", "split-digits", "--model", "mlp(hidden=100)"], ["hidden"]),
+    (["run", "split-digits", "--model", "mlp(hidden=('a',))"], ["hidden"]),
+    (["run", "split-digits", "--model", "mlp(hidden=(0,))"], ["hidden"]),
+    (["run", "split-digits", "--model", "nosuch.py:net"], ["there is no file"]),
+    (["run", "split-digits", "ewc", "--no-boundaries"], ["ewc", "must be told where a task ends"]),
+    (["list", "finetun"], ["did you mean finetune"]),
+    (["check", "ewq"], ["'ewq'", "did you mean ewc"]),
+    (["check", "./nosuch.py:mine"], ["there is no file"]),
+    (["report"], ["no finished run", "lifelong run"]),
+    (["report", "--store", "nowhere"], ["no finished run", "nowhere"]),
+])
+def test_what_was_asked_wrongly_gets_one_sentence(words, said, lifelong, tmp_path):
+    refused(lifelong(*words), *said)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(("code", "said"), [
+    ("1 / 0\n", ["mine.py", "does not import", "ZeroDivisionError"]),
+    ("def mine(:\n", ["mine.py", "does not import"]),
+    ("def other(): ...\n", ["mine.py has no 'mine'", "other"]),
+    ("def mine(): return 3\n", ["mine", "a strategy is"]),
+    ("def mine(): return None\n", ["mine", "a strategy is"]),
+    ("def mine(strength): ...\n", ["'strength' needs a default"]),
+    ("def mine(): raise RuntimeError('no idea')\n", ["no idea"]),
+    ("from lifelong import Part\ndef mine():\n    return Part(step=lambda view: view.nothing)\n", ["mine.py, line 3"]),
+    ("import torch\nfrom lifelong import Part\ndef mine():\n    def loss(view):\n"
+     "        return view.batch.scores.sum() * view.batch.weight.sum().item()\n    return Part(loss=loss)\n",
+     ["reads a number out of a tensor", "mine.py, line 5, in loss"]),
+    ("import torch\nfrom lifelong import Part\ndef mine():\n    def loss(view):\n"
+     "        return view.batch.scores[view.batch.rows > 3].sum()\n    return Part(loss=loss)\n",
+     ["shape of a result depends on values", "mine.py, line 5, in loss"]),
+])
+def test_a_file_that_cannot_serve_gets_one_sentence(code, said, lifelong, tmp_path):
+    (tmp_path / "mine.py").write_text(code)
+    refused(lifelong("run", "split-digits", "./mine.py:mine", *SMALL), *said)
+
+
+@pytest.mark.parametrize("name", ["split-mnist", "rotated-mnist-gem", "split-omniglot"])
+def test_a_data_folder_without_the_data_says_what_it_looked_for_and_where_to_get_it(name, lifelong, tmp_path):
+    (tmp_path / "data").mkdir()
+    refused(lifelong("run", name, "finetune", *SMALL[:4], "--data", tmp_path / "data"), str(tmp_path / "data"),
+            "looked for", "http")
+
+
+@pytest.mark.parametrize("content", [b"", b"rubbish", gzip.compress(b"rubbish"), gzip.compress(b"\0" * 99)[:-4]])
+def test_foreign_data_files_are_refused_by_name(content, lifelong, tmp_path):
+    folder = tmp_path / "data" / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    for part in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        (folder / f"{part}-ubyte.gz").write_bytes(content)
+    said = lifelong("run", "split-mnist", "finetune", *SMALL, "--data", tmp_path / "data")
+    refused(said, "ubyte")
+
+
+def test_cuda_that_is_not_there_is_said_so(lifelong, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    refused(lifelong("run", "split-digits", "--device", "cuda"), "--device cuda", "no CUDA device")
+
+
+def test_a_store_that_cannot_be_written_is_said_so(lifelong, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    refused(lifelong("run", "split-digits", "finetune", *SMALL, "--quiet", "--store", "file"), "cannot write", "file")
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_a_report_that_cannot_be_written_is_said_so(lifelong, tmp_path):
+    assert lifelong("run", "split-digits", "finetune", *SMALL, "--quiet").code == 0
+    (tmp_path / "file").write_text("in the way")
+    said = lifelong("report", "--out", "file")
+    assert said.code == 2 and "file" in said.err and "Traceback" not in said.err
+
+
+@pytest.mark.parametrize("words", [["run"], ["run", "split-digits", "--seeds", "many"], ["rum"], ["run", "--nosuch"],
+                                   ["run", "split-digits", "--tasks", "two"]])
+def test_words_that_no_command_has_are_usage_errors(words, lifelong):
+    said = lifelong(*words)
+    assert said.code == 2 and said.err and "Traceback" not in said.err
+
+
+def test_an_object_that_raises_fails_its_check_in_a_sentence(lifelong, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "class Mine:\n    def observe(self, x, y, task): raise RuntimeError('no idea')\n"
+        "    def end_task(self): ...\n    def predict(self, x): return x[:, :6]\n")
+    said = lifelong("check", "./mine.py:Mine")
+    assert said.code == 1 and "no idea" in said.out and "mine.py, line 2" in said.out
+
+
+# ---- what it prints
+
+
+def test_a_run_prints_a_table_and_where_everything_is(lifelong, tmp_path):
+    said = lifelong("run", "split-digits", "er(capacity=20) + ewc(strength=[1,2])", *SMALL)
+    assert said.code == 0 and said.err == ""
+    for word in ("er(capacity=20) + ewc(strength=1)", "±", "table: ", "figures: ", "report.md"):
+        assert word in said.out
+    again = lifelong("run", "split-digits", "er(capacity=20) + ewc(strength=[1,2])", *SMALL)
+    assert "2 of 2 found" in again.out
+    assert len(list((tmp_path / "runs").glob("*/run.json"))) == 2
+
+
+def test_quiet_prints_nothing(lifelong):
+    said = lifelong("run", "split-digits", "finetune", *SMALL, "--quiet")
+    assert said == Said(0, "", "")
+
+
+def test_list_and_report_speak_json(lifelong):
+    entries = json.loads(lifelong("list", "--json").out)
+    assert {"er", "split-digits", "mlp", "adam", "random"} <= {e["name"] for e in entries}
+    assert all(e["about"] and not e["about"].startswith("cannot be loaded") for e in entries)
+    (er,) = json.loads(lifelong("list", "er", "--json").out)
+    assert er["hyper_parameters"]["capacity"] == {"default": 500, "type": "int"} and "1902.10486" in er["text"]
+    assert lifelong("run", "split-digits", "finetune", "er", *SMALL, "--quiet").code == 0
+    said = lifelong("report", "--json")
+    rows = json.loads(said.out)
+    assert said.code == 0 and len(rows) >= 2
+
+
+def test_list_shows_hyper_parameters_defaults_and_source(lifelong):
+    said = lifelong("list", "er")
+    for word in ("capacity=500", "memory='reservoir'", "Source: Chaudhry et al. 2019", "1 or more"):
+        assert word in said.out
+    for word in ("finetune", "split-omniglot", "random", "conv4", "adam"):
+        assert word in lifelong("list").out
+
+
+def test_check_names_what_is_wrong(lifelong, tmp_path):
+    assert lifelong("check", "er + ewc").code == 0
+    (tmp_path / "mine.py").write_text("import torch\nfrom lifelong import Part\ndef mine():\n"
+                                      "    return Part(loss=lambda view: view.batch.scores.sum() * torch.rand(()))\n")
+    said = lifelong("check", "./mine.py:mine")
+    assert said.code == 1 and "random numbers of its own" in said.out and "mine.py, line 4" in said.out
+
+
+# ---- damaged stores
+
+
+@pytest.mark.parametrize("damage", ["rubbish", "no status"])
+def test_a_report_names_a_damaged_run_skips_it_and_never_deletes_it(damage, lifelong, tmp_path):
+    assert lifelong("run", "split-digits", "finetune", "er", *SMALL, "--quiet").code == 0
+    (bad,) = (tmp_path / "runs").glob("*finetune*")
+    if damage == "rubbish":
+        (bad / "accuracy.npz").write_bytes(b"rubbish")
+    else:
+        record = json.loads((bad / "run.json").read_text())
+        del record["about"]["status"], record["about"]["note"]
+        (bad / "run.json").write_text(json.dumps(record))
+    before = {p.name: p.read_bytes() for p in bad.iterdir()}
+    for words in (["report"], ["report", "--json"]):
+        said = lifelong(*words)
+        assert said.code == 3
+        assert bad.name in said.err and "Traceback" not in said.err
+        assert "er" in said.out
+    assert lifelong("run", "split-digits", "finetune", "er", *SMALL).code == 3
+    assert {p.name: p.read_bytes() for p in bad.iterdir()} == before
+
+
+def test_a_diverged_run_is_kept_reported_and_exits_with_1(lifelong):
+    words = ["run", "split-digits", "finetune", *SMALL, "--optimizer", "sgd(lr=[1e30,0.1])"]
+    first, again = lifelong(*words), lifelong(*words)
+    assert first.code == again.code == 1
+    assert "not finite" in first.out and "task 0, step" in again.out
+    assert lifelong("report").code == 0
+
+
+def test_an_interrupted_run_exits_with_130_and_says_how_to_go_on(lifelong, monkeypatch):
+    real = experiment.train
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiment, "train", interrupt)
+    said = lifelong("run", "split-digits", "finetune", *SMALL, "--quiet")
+    assert said.code == 130 and "the same command goes on" in said.err
+    monkeypatch.setattr(experiment, "train", real)
+    assert lifelong("run", "split-digits", "finetune", *SMALL, "--quiet").code == 0
+
+
+# ---- quick to answer
+
+
+def loaded(*words: str) -> set[str]:
+    """Top-level modules that a fresh process has loaded after `lifelong WORDS...`."""
+    code = ("import atexit, sys\natexit.register(lambda: print('LOADED', *{m.split('.')[0] for m in sys.modules}))\n"
+            f"sys.argv = {['lifelong', *words]!r}\nfrom lifelong.cli import main\nmain()")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.rsplit("LOADED", 1)[1].split())
+
+
+def test_help_loads_neither_torch_nor_numpy():
+    assert not loaded("--help") & {"torch", "numpy", "pandas", "matplotlib", "avalanche", "sklearn", "scipy"}
+    assert not loaded("run", "--help") & {"torch", "avalanche"}
+
+
+def test_list_loads_no_avalanche():
+    assert "avalanche" not in loaded("list")

@@ -1,0 +1,360 @@
+"""The engine against a loop that is written out by hand, and what it promises about lanes, measurements and resuming."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lifelong import registry
+from lifelong.checks import tiny
+from lifelong.engine import Measured, Rhythm, evaluate, train
+from lifelong.learner import Learner
+from lifelong.lift import Lanes, tree
+from lifelong.models import Net, from_module, mlp
+from lifelong.objects import train_object
+from lifelong.optim import Optimizer, sgd
+from lifelong.randomness import generator
+from lifelong.schedule import Budget, plan
+from lifelong.setting import compose
+from lifelong.stream import Stream
+
+NET = mlp((8,), 6, (12,))
+BUDGET = Budget(5, 2)
+
+
+def lanes(strategy: str, seeds: list[int], stream: Stream | None = None, optimizer: Optimizer | None = None,
+          net: Net = NET, dtype: torch.dtype = torch.float64, stacked: bool = True,
+          hyper: Mapping[Any, list[float]] | None = None) -> Lanes:
+    """A stack of `strategy` on the tiny stream, or on another one made for `seeds`."""
+    terms = registry.parse(strategy)
+
+    def make(values: Mapping[Any, Any]) -> Any:
+        own = {key: value for key, value in values.items() if key[0] != "optimizer"}
+        outer = {name: value for (place, name), value in values.items() if place == "optimizer"}
+        chosen = sgd(**{"lr": 0.1} | outer) if optimizer is None else optimizer
+        return compose(terms, {"net": net, "shape": (8,), "n_classes": 6, "n_tasks": 3}, chosen, own)
+
+    return Lanes(stream or tiny(seeds), seeds, range(len(seeds)), make, hyper or {}, dtype=dtype, stacked=stacked)
+
+
+def trained(stack: Lanes, budget: Budget = BUDGET, eval_every: int = 0) -> tuple[Measured, list[dict[str, Any]]]:
+    """What was measured, and the state after every task."""
+    kept: list[dict[str, Any]] = []
+    rhythm = Rhythm(eval_every, save=lambda c: kept.append(tree(torch.clone, c["state"])))
+    return train(stack, budget, rhythm), kept
+
+
+def by_hand(seed: int, stream: Stream, budget: Budget, data: str = "task") -> tuple[Tensor, list[dict[str, Tensor]]]:
+    """Plain training in plain torch on the rows of `plan`: accuracy [1 + T, T], and the weights after every task."""
+    params = {k: p.double().requires_grad_() for k, p in NET.init(generator(seed, "init")).items()}
+    optimizer = torch.optim.SGD(params.values(), 0.1)
+    x, y = stream.x, stream.y
+
+    def accuracy() -> Tensor:
+        right = [NET.apply(params, x[rows]).argmax(-1) == y[rows] for rows in stream.test[0]]
+        return torch.stack([r.double().mean() for r in right])
+
+    rows, weights = [accuracy()], []
+    for task in range(stream.n_tasks):
+        for batch in plan(stream, [seed], task, data, budget).rows[0].split(budget.batch_size):
+            batch = batch[batch >= 0]
+            optimizer.zero_grad()
+            F.cross_entropy(NET.apply(params, x[batch]), y[batch]).backward()
+            optimizer.step()
+        rows.append(accuracy())
+        weights.append({k: p.detach().clone() for k, p in params.items()})
+    return torch.stack(rows), weights
+
+
+@pytest.mark.parametrize("budget", [Budget(5, 2), Budget(5, 1, 7), Budget(100, 3), Budget(1, 1)])
+@pytest.mark.parametrize(("strategy", "data"), [("finetune", "task"), ("joint", "all"), ("cumulative", "seen")])
+def test_it_ends_as_a_plain_torch_loop(strategy, data, budget):
+    if strategy == "joint" and budget == Budget(100, 3):
+        budget = Budget(30, 3)
+    seeds = [0, 1, 5]
+    measured, states = trained(lanes(strategy, seeds), budget)
+    for i, seed in enumerate(seeds):
+        accuracy, weights = by_hand(seed, tiny([seed]), budget, data)
+        assert torch.equal(measured.accuracy[i], accuracy)
+        for state, params in zip(states, weights, strict=True):
+            for k, p in params.items():
+                torch.testing.assert_close(state["params"][k][i], p, rtol=1e-10, atol=1e-12)
+
+
+def test_the_logged_loss_is_the_mean_of_the_steps():
+    stream, losses = tiny([0]), []
+    params = {k: p.double().requires_grad_() for k, p in NET.init(generator(0, "init")).items()}
+    optimizer = torch.optim.SGD(params.values(), 0.1)
+    for batch in plan(stream, [0], 0, "task", BUDGET).rows[0].split(5):
+        batch = batch[batch >= 0]
+        loss = F.cross_entropy(NET.apply(params, stream.x[batch]), stream.y[batch])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    measured, _ = trained(lanes("finetune", [0, 1]))
+    assert measured.loss[0, 0].item() == pytest.approx(sum(losses) / len(losses), rel=1e-10)
+
+
+@pytest.mark.parametrize("strategy", ["finetune", "ncm", "er + ewc", "slda"])
+def test_the_untrained_learner_is_measured_and_finite(strategy):
+    measured, _ = trained(lanes(strategy, [0, 1]), Budget(5, 1, 2))
+    assert measured.accuracy.shape == (2, 4, 3)
+    assert measured.accuracy.isfinite().all() and measured.told.isfinite().all()
+    assert (measured.diverged == -1).all()
+
+
+@pytest.mark.parametrize("strategy", ["finetune", "er + ewc + lwf", "agem"])
+def test_measuring_never_changes_training(strategy):
+    rare, often = trained(lanes(strategy, [0, 1])), trained(lanes(strategy, [0, 1]), eval_every=1)
+    assert torch.equal(rare[0].accuracy, often[0].accuracy) and torch.equal(rare[0].loss, often[0].loss)
+    for a, b in zip(rare[1], often[1], strict=True):
+        assert all(torch.equal(a["params"][k], b["params"][k]) for k in a["params"])
+    assert not len(rare[0].curve)
+    assert often[0].curve_step.tolist() == [*range(1, 10)] * 3  # 10 steps a task; the last is the row of the array
+    assert often[0].curve.shape == (27, 2, 3)
+
+
+def test_a_curve_holds_what_a_shorter_run_ends_with():
+    measured, _ = trained(lanes("finetune", [0, 1]), Budget(5, 1, 6), eval_every=4)
+    short, _ = trained(lanes("finetune", [0, 1]), Budget(5, 1, 4))
+    assert measured.curve_step.tolist() == [4, 4, 4]
+    assert torch.equal(measured.curve[0], short.accuracy[:, 1])
+
+
+# ---- lanes that diverge
+
+
+HUGE = {("optimizer", "lr"): [0.1, 1e200, 0.1]}
+
+
+def exploding(step: int) -> Any:
+    """finetune whose loss is not finite from `step` of task 1 on, in lanes where `boom` is 1."""
+    from lifelong import Part
+    from lifelong.registry import Term
+
+    def strategy(boom: float = 0.0) -> Part:
+        def loss(view: Any) -> Tensor:
+            now = (view.state["n"] >= step) & (view.task == 1)
+            return torch.where(now & (boom > 0), torch.inf, 0.0)
+        return Part(init=lambda view: {"n": torch.zeros((), dtype=torch.int64)}, loss=loss,
+                    step=lambda view: {"n": torch.where(view.task == 1, view.state["n"] + 1, 0)})
+
+    def make(hyper: Mapping[Any, Any]) -> Any:
+        return compose([Term("boom", strategy)], {"net": NET}, sgd(0.1), hyper)
+
+    return make
+
+
+@pytest.mark.parametrize("step", [0, 3, 9])
+def test_a_lane_that_diverges_says_when_and_keeps_what_was_measured(step):
+    stack = Lanes(tiny([0, 1, 2]), [0, 1, 2], range(3), exploding(step), {(0, "boom"): [0.0, 1.0, 0.0]},
+                  dtype=torch.float64)
+    measured, _ = trained(stack)
+    calm, _ = trained(lanes("finetune", [0, 1, 2]))
+    assert measured.diverged.tolist() == [[-1, -1], [1, step], [-1, -1]]
+    for i in (0, 2):
+        assert torch.equal(measured.accuracy[i], calm.accuracy[i])
+        torch.testing.assert_close(measured.loss[i], calm.loss[i])
+    assert torch.equal(measured.accuracy[1, :2], calm.accuracy[1, :2])
+    assert measured.accuracy[1, 2:].isnan().all() and measured.told[1, 2:].isnan().all()
+
+
+@pytest.mark.parametrize("stacked", [True, False])
+def test_a_run_whose_only_lane_diverges_stops_within_a_step(stacked):
+    said: list[tuple[int, int]] = []
+    stack = Lanes(tiny([0]), [0], [0], exploding(3), {(0, "boom"): [1.0]}, dtype=torch.float64, stacked=stacked)
+    measured = train(stack, BUDGET, Rhythm(tell=lambda task, step, steps: said.append((task, step))))
+    assert measured.diverged.tolist() == [[1, 3]]
+    assert said[-1] == (1, 3), "three steps of task 1 were done, and no further one"
+    assert measured.accuracy[0, :2].isfinite().all() and measured.accuracy[0, 2:].isnan().all()
+
+
+def test_a_huge_step_size_leaves_the_neighbours_alone():
+    stack = replace(lanes("er + ewc", [0, 0, 0], tiny([0]), hyper=HUGE), seeds=[0], at=[0, 0, 0])
+    measured, states = trained(stack)
+    calm, alone = trained(lanes("er + ewc", [0], stacked=False))
+    assert measured.diverged[1, 0] == 0 and measured.diverged[[0, 2]].tolist() == [[-1, -1]] * 2
+    for i in (0, 2):
+        assert torch.equal(measured.accuracy[i], calm.accuracy[0])
+        for k, p in alone[-1]["params"].items():
+            torch.testing.assert_close(states[-1]["params"][k][i], p, rtol=1e-10, atol=1e-12)
+        for k, v in alone[-1]["parts"]["er"].items():
+            assert torch.equal(states[-1]["parts"]["er"][k][i], v)
+    assert measured.accuracy[1, 1:].isnan().all()
+
+
+def test_scores_that_are_not_numbers_are_divergence_too():
+    def learner(bad_after: int) -> Learner:
+        return Learner(lambda seed, pool: {"n": torch.zeros((), dtype=torch.float64)},
+                       lambda state, pool, batch: ({"n": state["n"] + 1}, {}),
+                       lambda state, pool, x: torch.where(state["n"] > bad_after, torch.nan, x[:, :6]))
+    stack = Lanes(tiny([0, 1]), [0, 1], range(2), lambda hyper: learner(12), dtype=torch.float64)
+    measured, _ = trained(stack)
+    assert measured.diverged.tolist() == [[1, 10], [1, 10]]  # noticed when task 1's ten steps were done
+    assert measured.accuracy[:, 2].isnan().all() and measured.accuracy[:, 1].isfinite().all()
+
+
+def test_an_object_that_diverges_says_when():
+    class Numb:
+        def __init__(self, bad: float, at: int) -> None:
+            self.steps, self.bad, self.at = 0, bad, at
+
+        def observe(self, x: Tensor, y: Tensor, task: int | None) -> float:
+            self.steps += 1
+            return self.bad if self.steps > self.at else 1.0
+
+        def end_task(self) -> None: ...
+
+        def predict(self, x: Tensor) -> Tensor:
+            return x[:, :6]
+
+    for bad in (float("nan"), float("inf")):
+        measured = train_object(lambda: Numb(bad, 12), tiny([0]), 0, 0, BUDGET)
+        assert measured.diverged.tolist() == [[1, 2]]
+        assert measured.accuracy[0, 1].isfinite().all() and measured.accuracy[0, 2:].isnan().all()
+
+
+def test_an_object_that_returns_its_loss_has_it_logged():
+    class Told:
+        def observe(self, x: Tensor, y: Tensor, task: int | None) -> float:
+            return 2.5
+
+        def end_task(self) -> None: ...
+
+        def predict(self, x: Tensor) -> Tensor:
+            return x[:, :6]
+
+    measured = train_object(Told, tiny([0]), 0, 0, BUDGET)
+    assert measured.loss.tolist() == [[2.5] * 3]
+
+
+# ---- scenarios
+
+
+def fixed(table: Tensor) -> Learner:
+    """A learner that answers each example with its row of `table`, and learns nothing."""
+    return Learner(lambda seed, pool: {"table": table}, lambda state, pool, batch: (state, {}),
+                   lambda state, pool, x: state["table"].index_select(0, x[:, 0].long()))
+
+
+def counted(scenario: str) -> Stream:
+    """Twelve examples that are their own number, class i // 2 in task i // 4; the odd ones are for testing."""
+    rows = torch.arange(12)
+    classes = torch.eye(3, dtype=torch.bool).repeat_interleave(2, 1).unsqueeze(0)
+    return Stream("counted-v1", rows.double().unsqueeze(1), rows // 2, rows[::2].view(1, 3, 2),
+                  rows[1::2].view(1, 3, 2), classes, (1,), scenario)
+
+
+def test_the_task_told_at_test_time_is_a_mask_on_the_answers():
+    # Test examples 1 3 | 5 7 | 9 11 have classes 0 1 | 2 3 | 4 5. All answer 5 first, then their own class, but 3
+    # answers 0 before 1: of the six 11 is right anyhow, and told its task all but 3.
+    table = torch.zeros(12, 6, dtype=torch.float64)
+    for i in range(12):
+        table[i, i // 2] = 1.0
+    table[3, 0] = 2.0
+    table[:, 5] = 3.0
+    for scenario, free in (("class", [[0, 0, 0.5]]), ("task", [[0.5, 1, 0.5]])):
+        stack = Lanes(counted(scenario), [0], [0], lambda hyper: fixed(table), dtype=torch.float64)
+        got = evaluate(stack, stack.init())
+        # Example 9 has class 4 and answers 5, a unit of its own task, even when told.
+        assert got[0].tolist() == free
+        assert got[1].tolist() == [[0.5, 1, 0.5]]
+
+
+def test_a_task_incremental_learner_trains_its_tasks_units_alone():
+    stream = replace(tiny([0]), scenario="task")
+    stack = lanes("finetune", [0], stream)
+    before = stack.init()["params"]["head.weight"][0].clone()
+    _, states = trained(stack, Budget(5, 1))
+    after = states[0]["params"]["head.weight"][0]
+    assert not torch.equal(after[:2], before[:2])
+    assert torch.equal(after[2:], before[2:])
+    class_after = trained(lanes("finetune", [0]), Budget(5, 1))[1][0]["params"]["head.weight"][0]
+    assert not torch.equal(class_after[2:], before[2:])
+
+
+def test_a_task_incremental_learner_is_asked_among_its_tasks_units():
+    measured, _ = trained(lanes("finetune", [0], replace(tiny([0]), scenario="task")))
+    assert torch.equal(measured.accuracy, measured.told)
+    assert measured.accuracy[0, 3].mean() > 0.8
+    blind, _ = trained(lanes("finetune", [0]))
+    assert blind.accuracy[0, 3, 0] < blind.told[0, 3, 0]
+
+
+# ---- resuming
+
+
+@pytest.mark.parametrize("strategy", ["er + ewc", "slda", "joint + lwf"])
+def test_a_run_resumed_anywhere_ends_with_the_same_bits(strategy):
+    taken: list[dict[str, Any]] = []
+    copied = lambda c: tree(lambda v: v.clone() if isinstance(v, Tensor) else v, c)  # noqa: E731
+    whole = train(lanes(strategy, [0, 1]), BUDGET, Rhythm(4, 0.0, lambda c: taken.append(copied(c))))
+    for checkpoint in taken[::3]:
+        again = train(lanes(strategy, [0, 1]), BUDGET, Rhythm(4), copied(checkpoint))
+        for name, value in vars(whole).items():
+            torch.testing.assert_close(getattr(again, name), value, rtol=0, atol=0, equal_nan=True, msg=name)
+
+
+def test_a_diverged_lane_stays_so_when_resumed():
+    taken: list[dict[str, Any]] = []
+    make = lambda: Lanes(tiny([0, 1]), [0, 1], range(2), exploding(3), {(0, "boom"): [0.0, 1.0]},  # noqa: E731
+                         dtype=torch.float64)
+    copied = lambda c: tree(lambda v: v.clone() if isinstance(v, Tensor) else v, c)  # noqa: E731
+    whole = train(make(), BUDGET, Rhythm(0, 0.0, lambda c: taken.append(copied(c))))
+    for checkpoint in taken[::4]:
+        again = train(make(), BUDGET, Rhythm(), copied(checkpoint))
+        torch.testing.assert_close(again.accuracy, whole.accuracy, rtol=0, atol=0, equal_nan=True)
+        assert torch.equal(again.diverged, whole.diverged)
+
+
+# ---- networks and pools
+
+
+def test_a_torch_module_trains_as_by_hand():
+    net = from_module(lambda: torch.nn.Sequential(torch.nn.Linear(8, 9), torch.nn.Tanh(), torch.nn.Linear(9, 6)))
+    stream = tiny([3])
+    params = {k: p.double().requires_grad_() for k, p in net.init(generator(3, "init")).items()}
+    module = torch.nn.Sequential(torch.nn.Linear(8, 9), torch.nn.Tanh(), torch.nn.Linear(9, 6)).double()
+    module.load_state_dict(params)
+    optimizer = torch.optim.SGD(module.parameters(), 0.1)
+    for batch in plan(stream, [3], 0, "task", BUDGET).rows[0].split(5):
+        batch = batch[batch >= 0]
+        optimizer.zero_grad()
+        F.cross_entropy(module(stream.x[batch]), stream.y[batch]).backward()
+        optimizer.step()
+    _, states = trained(lanes("finetune", [3, 4], net=net))
+    for k, p in module.state_dict().items():
+        torch.testing.assert_close(states[0]["params"][k][0], p, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("stored", [torch.uint8, torch.float32, torch.float64])
+def test_a_pool_gives_the_same_examples_in_every_precision(stored, dtype):
+    rows = torch.arange(12)
+    stream = replace(counted("class"), x=rows.to(stored).unsqueeze(1), scale=0.5 if stored == torch.uint8 else 1.0)
+    x, _ = stream.pool(dtype=dtype).fetch(rows)
+    assert x.dtype == dtype and x.flatten().tolist() == [i * stream.scale for i in range(12)]
+
+
+def test_lanes_fetch_what_each_lanes_own_pool_does():
+    warp = torch.stack([torch.randperm(4, generator=torch.Generator().manual_seed(i)) for i in range(6)]).view(2, 3, 4)
+    x = torch.cat([torch.arange(1, 49).view(12, 4), torch.zeros(12, 1, dtype=torch.int64)], 1).to(torch.uint8)
+    y = torch.arange(12) % 2
+    train_rows = torch.stack([torch.arange(3).view(3, 1) * 12 + torch.arange(8)] * 2)
+    stream = Stream("warped-v1", x, y, train_rows, train_rows[..., :4] + 8, torch.ones(2, 3, 2, dtype=torch.bool), (2, 2),
+                    "domain", warp=warp)
+    stack = Lanes(stream, [0, 1], [1, 0, 1], lambda hyper: fixed(torch.zeros(1)))
+    rows = torch.tensor([[0, 13, 35, -1], [5, 5, 30, 12], [35, 1, -1, 20]])
+    images, units = stack.fetch(rows)
+    for lane, at in enumerate([1, 0, 1]):
+        alone = stream.pool().lane({k: v[0] for k, v in stream.lanes([at]).items()})
+        one, unit = alone.fetch(rows[lane])
+        real = rows[lane] >= 0
+        assert torch.equal(images[lane][real], one[real]) and torch.equal(units[lane][real], unit[real])

@@ -1,0 +1,433 @@
+"""What was asked for becomes runs: stacked, stored, found again, and failing one by one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import lifelong
+from lifelong import experiment, store
+from lifelong.engine import Measured
+from lifelong.experiment import Outcome, Watcher
+from lifelong.learner import Part
+from lifelong.request import prepare
+from lifelong.setting import Options
+from lifelong.store import Run
+
+QUICK: dict[str, Any] = {"seeds": 2, "steps": 4}
+
+
+def outcome(strategies: list[Any], root: Path | None = None, stream: str = "split-digits(tasks=2)",
+            watcher: Watcher = Watcher(), **options: Any) -> Outcome:
+    return prepare(stream, strategies, Options(**(QUICK | options))).run(root, watcher)
+
+
+def made(strategies: list[Any], root: Path | None = None, **options: Any) -> list[Run]:
+    result = outcome(strategies, root, **options)
+    assert result.failures == []
+    return result.runs
+
+
+@pytest.fixture
+def stacks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Lanes of every stack that is trained from now on."""
+    seen: list[int] = []
+    real = experiment.train
+
+    def counting(lanes: Any, *args: Any) -> Measured:
+        seen.append(lanes.n)
+        return real(lanes, *args)
+
+    monkeypatch.setattr(experiment, "train", counting)
+    return seen
+
+
+def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("train", "train_object"):
+        monkeypatch.setattr(experiment, name, lambda *_, **__: pytest.fail("trained again"))
+
+
+# ---- grids and lanes
+
+
+@pytest.mark.parametrize("stream", ["split-digits(tasks=2)", "rotated-digits(tasks=2, examples=40)"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_grid_of_numbers_is_one_stack_and_each_run_is_its_run_alone(stream, dtype, stacks):
+    grid = "er(capacity=20) + ewc(strength=[0, 1, 10])"
+    runs = made([grid], stream=stream, dtype=dtype)
+    assert stacks == [6]
+    assert [r.spec["strategy"] for r in runs] == [f"er(capacity=20) + ewc(strength={s})" for s in (0, 1)] + [
+        "er(capacity=20) + ewc"]
+    for run in runs:
+        (alone,) = made([run.spec["strategy"]], stream=stream, dtype=dtype)
+        assert alone.spec == run.spec
+        np.testing.assert_allclose(run.logs["loss"], alone.logs["loss"], atol=1e-5 if dtype == "float32" else 1e-12)
+        if dtype == "float64":
+            np.testing.assert_array_equal(run.accuracy, alone.accuracy)
+    assert stacks == [6, 2, 2, 2]
+
+
+def test_step_sizes_are_lanes_too(stacks):
+    runs = made(["finetune", "er"], optimizer="sgd(lr=[0.01, 0.1])", dtype="float64")
+    assert stacks == [4, 4]
+    for run in runs:
+        (alone,) = made([run.spec["strategy"]], optimizer=run.spec["optimizer"], dtype="float64")
+        np.testing.assert_allclose(run.logs["loss"], alone.logs["loss"], atol=1e-12)
+        np.testing.assert_array_equal(run.accuracy, alone.accuracy)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd(momentum=[0, 0.9])", "sgd(momentum=[0.9, 0])", "adam(beta1=[0, 0.9])",
+                                       "sgd(weight_decay=[0, 0.1])", "adam(lr=[0.001, 0.01], beta2=[0.9, 0.999])"])
+def test_any_real_number_of_an_optimizer_can_be_a_list(optimizer):
+    runs = made(["finetune"], optimizer=optimizer, dtype="float64")
+    for run in runs:
+        (alone,) = made(["finetune"], optimizer=run.spec["optimizer"], dtype="float64")
+        np.testing.assert_allclose(run.logs["loss"], alone.logs["loss"], atol=1e-12)
+
+
+def test_what_sets_shapes_or_names_is_a_stack_of_its_own(stacks):
+    made(["er(capacity=[10, 20], memory=['reservoir', 'class-balanced'])"], model="mlp(hidden=[(10,), (20,)])")
+    assert stacks == [2] * 8
+
+
+def test_a_setting_asked_for_twice_is_made_once(stacks):
+    runs = made(["er", "er(capacity=500)", "er(capacity=[500, 500])"])
+    assert len(runs) == 1 and stacks == [2]
+
+
+@pytest.mark.parametrize("strategy", ["er + ewc", "ncm", "cumulative"])
+def test_a_seed_is_the_same_among_more_seeds(strategy):
+    (two,), (three,) = made([strategy], dtype="float64"), made([strategy], seeds=3, dtype="float64")
+    np.testing.assert_array_equal(two.accuracy, three.accuracy[:2])
+    np.testing.assert_allclose(two.logs["loss"], three.logs["loss"][:2], atol=1e-12)
+
+
+def test_one_seed_is_trained_without_the_lift_to_the_same_end():
+    (one,), (two,) = made(["er + ewc"], seeds=1, dtype="float64"), made(["er + ewc"], dtype="float64")
+    np.testing.assert_array_equal(one.accuracy[0], two.accuracy[0])
+    np.testing.assert_allclose(one.logs["loss"][0], two.logs["loss"][0], atol=1e-12)
+
+
+@pytest.mark.parametrize("budget", [{"steps": 1, "batch_size": 5}, {"steps": None, "epochs": 1, "batch_size": 1000}])
+def test_joint_has_an_end_however_short_the_budget(budget):
+    for run in made(["joint"], **budget):
+        assert np.isfinite(run.accuracy).all()
+        assert run.about["status"] == "done"
+
+
+# ---- the store
+
+
+def test_the_same_again_is_found_and_not_trained(tmp_path, monkeypatch):
+    strategies = ["finetune", "er + ewc(strength=[1, 2])", "ncm"]
+    first = outcome(strategies, tmp_path)
+    no_training(monkeypatch)
+    again = outcome(strategies, tmp_path)
+    assert (first.found, again.found) == (0, 4) and again.failures == []
+    for a, b in zip(first.runs, again.runs, strict=True):
+        assert a.spec == b.spec
+        np.testing.assert_array_equal(a.accuracy, b.accuracy)
+    assert not (tmp_path / ".stacks").exists()
+    # in another order, with more around them, and written in another way
+    assert outcome(["er+ewc( strength=2.0 )", "finetune()"], tmp_path).found == 2
+
+
+def test_a_lane_of_a_grid_is_found_when_asked_for_alone(tmp_path, monkeypatch):
+    made(["ewc(strength=[1, 10])"], tmp_path)
+    no_training(monkeypatch)
+    assert outcome(["ewc"], tmp_path).found == 1
+
+
+def test_only_what_is_missing_is_trained(tmp_path, stacks):
+    made(["ewc(strength=[1, 2])"], tmp_path)
+    result = outcome(["ewc(strength=[1, 2, 3])", "finetune"], tmp_path)
+    assert result.found == 2 and stacks == [4, 2, 2]
+    assert [r.spec["strategy"] for r in result.runs] == ["ewc(strength=1)", "ewc(strength=2)", "ewc(strength=3)",
+                                                          "finetune"]
+
+
+@pytest.mark.parametrize("other", [{"steps": 5}, {"seeds": 3}, {"batch_size": 7}, {"dtype": "float64"},
+                                   {"eval_every": 2}, {"model": "mlp(hidden=(9,))"}, {"optimizer": "sgd(lr=0.2)"},
+                                   {"stream": "split-digits(tasks=3)"}])
+def test_another_setting_is_another_run(other, tmp_path):
+    made(["finetune"], tmp_path)
+    assert outcome(["finetune"], tmp_path, **other).found == 0
+
+
+def test_a_run_knows_how_it_was_made(tmp_path):
+    (run,) = made(["er"], tmp_path)
+    assert run.spec["hyper"]["strategy"] == [{"capacity": 500, "replay": 0, "memory": "reservoir"}]
+    assert run.about["status"] == "done" and run.about["threads"] == torch.get_num_threads()
+    assert run.accuracy.shape == (2, 3, 2) and np.isfinite(run.accuracy).all()
+    assert run.logs["accuracy_task"].shape == (2, 3, 2)
+    assert json.loads((Path(run.about["folder"]) / "run.json").read_text())["spec"] == run.spec
+
+
+def test_a_damaged_run_is_named_and_left_while_the_others_are_made(tmp_path):
+    (run,) = made(["finetune"], tmp_path)
+    folder = Path(run.about["folder"])
+    (folder / "accuracy.npz").write_bytes(b"rubbish")
+    result = outcome(["finetune", "er"], tmp_path)
+    assert result.damaged and len(result.failures) == 1 and str(folder) in result.failures[0]
+    assert [r.spec["strategy"] for r in result.runs] == ["er"]
+    assert (folder / "accuracy.npz").read_bytes() == b"rubbish"
+
+
+def test_an_interrupted_stack_goes_on_in_the_lanes_it_was_begun_in(tmp_path, stacks):
+    class Impatient(Watcher):
+        def advance(self, share: float) -> None:
+            if share > 0.6:
+                raise KeyboardInterrupt
+
+    grid = "er + ewc(strength=[1, 2])"
+    with pytest.raises(KeyboardInterrupt):
+        outcome([grid], tmp_path, watcher=Impatient(), save_every=0.0)
+    assert store.runs(tmp_path) == ([], [])
+    (run,) = made(["er + ewc(strength=2)"], tmp_path)  # only one of the two
+    assert stacks == [4, 4]
+    whole = made([grid])
+    np.testing.assert_array_equal(run.accuracy, whole[1].accuracy)
+    np.testing.assert_array_equal(run.logs["loss"], whole[1].logs["loss"])
+    assert outcome([grid], tmp_path).found == 2
+    assert not (tmp_path / ".stacks").exists()
+
+
+def test_a_diverged_run_is_kept_with_a_note(tmp_path, monkeypatch):
+    (bad, good) = made(["finetune"], tmp_path, optimizer="sgd(lr=[1e30, 0.1])")
+    assert bad.about["status"] == "diverged" and "task 0, step" in bad.about["note"]
+    assert good.about["status"] == "done"
+    assert np.isfinite(bad.accuracy[:, 0]).all() and np.isnan(bad.accuracy[:, 1:]).all()
+    no_training(monkeypatch)
+    assert outcome(["finetune"], tmp_path, optimizer="sgd(lr=[1e30, 0.1])").found == 2
+
+
+# ---- plug-ins
+
+PART = """
+from lifelong import Part
+import torch
+
+def mine(strength: float = {strength}) -> Part:
+    return Part(loss=lambda view: strength * view.batch.scores.square().mean())
+"""
+
+OBJECT = """
+import math
+import random
+import numpy as np
+import torch
+from torch import nn
+
+class Plain:
+    def __init__(self, shape, n_classes, n_tasks, seed, lr: float = 0.1, hidden: int = 10):
+        self.given = (tuple(shape), n_classes, n_tasks, seed)
+        {init}
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), hidden), nn.Linear(hidden, n_classes))
+        self.optimizer = torch.optim.SGD(self.net.parameters(), lr)
+        self.tasks, self.steps = [], 0
+
+    def observe(self, x, y, task):
+        self.steps += 1
+        {observe}
+        x = x + 0.01 * torch.randn(x.shape) * np.random.rand() * random.random()
+        loss = nn.functional.cross_entropy(self.net(x), y)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return loss.item()
+
+    def end_task(self):
+        {end}
+        self.tasks.append(self.steps)
+
+    def predict(self, x):
+        {predict}
+        return self.net(x)
+"""
+
+
+def a_part(folder: Path, strength: float = 0.0) -> str:
+    (folder / "mine.py").write_text(PART.format(strength=strength))
+    return f"{folder / 'mine.py'}:mine"
+
+
+def an_object(folder: Path, name: str = "plain.py", **lines: str) -> str:
+    hooks = {"init": "pass", "observe": "pass", "end": "pass", "predict": "pass"}
+    (folder / name).write_text(OBJECT.format(**(hooks | lines)))
+    return f"{folder / name}:Plain"
+
+
+def test_a_plug_in_file_with_another_content_is_another_run(tmp_path):
+    (first,) = made([a_part(tmp_path)], tmp_path / "runs", dtype="float64")
+    assert outcome([a_part(tmp_path)], tmp_path / "runs", dtype="float64").found == 1
+    changed = outcome([a_part(tmp_path, 3.0)], tmp_path / "runs", dtype="float64")
+    assert changed.found == 0
+    assert changed.runs[0].spec["sources"] != first.spec["sources"]
+    assert not np.array_equal(changed.runs[0].logs["loss"], first.logs["loss"]), "the new content is what is trained"
+
+
+def test_two_files_of_one_name_are_both_in_the_spec(tmp_path):
+    texts = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        texts.append(a_part(tmp_path / name))
+    first = prepare("split-digits(tasks=2)", [" + ".join(texts)], Options(**QUICK)).settings[0].spec
+    (tmp_path / "a" / "mine.py").write_text(PART.format(strength=0.0) + "# changed\n")
+    second = prepare("split-digits(tasks=2)", [" + ".join(texts)], Options(**QUICK)).settings[0].spec
+    assert first != second
+
+
+def test_a_torch_module_from_a_file_is_a_model(tmp_path):
+    (tmp_path / "net.py").write_text("from torch import nn\ndef mine(shape, n_classes, width: int = 5):\n"
+                                     "    return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), "
+                                     "nn.Linear(width, n_classes))\n")
+    (run,) = made(["er + ewc"], model=f"{tmp_path / 'net.py'}:mine(width=7)")
+    assert np.isfinite(run.accuracy).all() and "net.py" in run.spec["sources"]
+
+
+def test_an_object_is_given_what_it_names(tmp_path):
+    check = "assert self.given == ((1, 8, 8), 4, 2, seed) and seed in (0, 1), self.given"
+    (run,) = made([an_object(tmp_path, init=check)], steps=20)
+    assert run.accuracy.shape == (2, 3, 2) and np.isfinite(run.accuracy).all()
+    assert not np.array_equal(run.accuracy[0], run.accuracy[1])
+    assert (run.accuracy[:, 1, 0] > 0.5).all()
+    (again,) = made([an_object(tmp_path, init=check)], steps=20)
+    np.testing.assert_array_equal(run.accuracy, again.accuracy)
+
+
+def test_an_object_is_told_the_task_where_boundaries_are(tmp_path):
+    made([an_object(tmp_path, observe="assert task == len(self.tasks)")])
+    made([an_object(tmp_path, "blind.py", observe="assert task is None", end="raise ValueError('told')")],
+         stream="split-digits(tasks=2, boundaries=False)")
+
+
+def test_an_object_has_curves_though_its_seeds_have_tasks_of_different_lengths(tmp_path):
+    (run,) = made([an_object(tmp_path)], steps=None, epochs=1, eval_every=3, seeds=5)
+    assert run.logs["curve"].shape[0] == 5
+    (part,) = made(["finetune"], steps=None, epochs=1, eval_every=3, seeds=5)
+    assert part.logs["curve"].shape[0] == 5
+
+
+@pytest.mark.parametrize("where", ["init", "observe", "end", "predict"])
+def test_a_strategy_that_raises_fails_alone_and_says_where(where, tmp_path):
+    broken = an_object(tmp_path, **{where: "raise RuntimeError('the cat sat on it')"})
+    if where == "init":  # noticed before anything is trained
+        with pytest.raises(Exception, match="the cat sat on it"):
+            outcome(["finetune", broken, "er"], tmp_path / "runs")
+        return
+    result = outcome(["finetune", broken, "er"], tmp_path / "runs")
+    assert [r.spec["strategy"] for r in result.runs] == ["finetune", "er"] and not result.damaged
+    (sentence,) = result.failures
+    line = next(i for i, text in enumerate((tmp_path / "plain.py").read_text().splitlines(), 1) if "the cat" in text)
+    assert f"plain.py, line {line}, in " in sentence and "the cat sat on it" in sentence and "\n" not in sentence
+    (file,) = (tmp_path / "runs").glob("*/error.txt")
+    assert str(file) in sentence and "Traceback" in file.read_text() and "the cat sat on it" in file.read_text()
+    found, problems = store.runs(tmp_path / "runs")
+    assert len(found) == 2 and problems == []
+
+
+def test_a_strategy_that_leaves_the_program_takes_no_other_with_it(tmp_path):
+    broken = an_object(tmp_path, observe="raise SystemExit(0)")
+    result = outcome([broken, "finetune"], tmp_path / "runs")
+    assert [r.spec["strategy"] for r in result.runs] == ["finetune"]
+    assert len(result.failures) == 1
+
+
+@pytest.mark.parametrize(("hook", "words"), [
+    ("return self.net(x).argmax(-1)", ["predict must return scores", "[n, C]"]),
+    ("return self.net(x)[:, :2]", ["predict must return scores"]),
+])
+def test_an_object_that_answers_wrongly_is_told_what_was_needed(hook, words, tmp_path):
+    result = outcome([an_object(tmp_path, predict=hook)])
+    assert result.runs == [] and all(word in result.failures[0] for word in words)
+
+
+def test_an_object_without_a_method_is_told_which(tmp_path):
+    (tmp_path / "half.py").write_text("class Half:\n    def observe(self, x, y, task): ...\n"
+                                      "    def predict(self, x): ...\n")
+    (sentence,) = outcome([f"{tmp_path / 'half.py'}:Half"]).failures
+    assert "Half has no method end_task" in sentence
+
+
+IMPURE = """
+from lifelong import Part
+import torch
+
+def mine() -> Part:
+    def step(view):
+        return {'n': view.state['n'] + view.batch.weight.sum().item()}  # here
+    return Part(init=lambda view: {'n': torch.zeros(2)}, step=step)
+"""
+
+
+def test_a_strategy_that_breaks_a_purity_rule_is_refused_before_training(tmp_path):
+    (tmp_path / "mine.py").write_text(IMPURE)
+    with pytest.raises(ValueError, match=r"reads a number out of a tensor.*\(mine\.py, line 7, in step\)"):
+        prepare("split-digits(tasks=2)", [f"{tmp_path / 'mine.py'}:mine"], Options(seeds=2, steps=2))
+
+
+def test_what_must_be_told_boundaries_is_refused_where_they_are_not():
+    for strategy in ("ewc", "er + lwf", "agem"):
+        with pytest.raises(ValueError, match="must be told where a task ends"):
+            outcome([strategy], stream="split-digits(tasks=2, boundaries=False)")
+    assert made(["er", "ncm"], stream="split-digits(tasks=2, boundaries=False)")
+
+
+# ---- the Python API
+
+
+def ridge(strength: float = 1e-3) -> Part:
+    return Part(loss=lambda view: strength * view.batch.scores.square().mean())
+
+
+def test_run_takes_expressions_and_objects():
+    for strategy in ("er", Part(), ridge, [Part(), Part()], ["er", ridge]):
+        run = lifelong.run("split-digits(tasks=2)", strategy, seeds=2, steps=2)
+        assert run.accuracy.shape == (2, 3, 2)
+
+
+def test_run_takes_a_stream_made_elsewhere():
+    from streams.digits import split
+    run = lifelong.run(split([0, 1, 2], tasks=2), "er", steps=2)
+    assert run.accuracy.shape == (3, 3, 2)
+
+
+def test_run_keeps_what_it_can_find_again_and_refuses_what_it_cannot(tmp_path):
+    lifelong.run("split-digits(tasks=2)", "er", seeds=2, steps=2, store=tmp_path)
+    assert len(store.runs(tmp_path)[0]) == 1
+    for strategy in (Part(), ridge, lambda: Part()):
+        with pytest.raises(ValueError, match=r"put it in a file"):
+            lifelong.run("split-digits(tasks=2)", strategy, seeds=2, steps=2, store=tmp_path)
+
+
+def test_a_function_that_has_a_catalogue_name_is_not_the_catalogues(tmp_path):
+    def er(capacity: int = 500) -> Part:
+        return ridge(100.0)
+
+    kept = lifelong.run("split-digits(tasks=2)", "er", seeds=2, steps=2, store=tmp_path)
+    with pytest.raises(ValueError, match=r"put it in a file"):
+        mine = lifelong.run("split-digits(tasks=2)", er, seeds=2, steps=2, store=tmp_path)
+        assert mine.spec != kept.spec, "one was taken for the other"
+
+
+@pytest.mark.parametrize(("strategy", "kind"), [(3, TypeError), (None, TypeError), (object(), TypeError)])
+def test_what_is_no_strategy_is_refused(strategy, kind):
+    with pytest.raises(kind, match="a strategy is"):
+        lifelong.run("split-digits(tasks=2)", strategy, seeds=2, steps=2)
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    ({"seeds": 0}, "--seeds must be 1 or more"), ({"steps": 0}, "--steps"), ({"steps": None, "epochs": 0}, "--epochs"),
+    ({"batch_size": 0}, "--batch-size"), ({"eval_every": -1}, "--eval-every"), ({"epochs": 1}, "not both"),
+    ({"device": "tpu"}, "--device"), ({"dtype": "float99"}, "--dtype"), ({"dtype": "int64"}, "--dtype"),
+    ({"optimizer": "sgd + adam"}, "not a sum"), ({"save_every": -1.0}, "--save-every"),
+    ({"save_every": float("nan")}, "--save-every"),
+])
+def test_options_are_checked_at_once(options, words):
+    with pytest.raises(ValueError, match=words):
+        prepare("split-digits(tasks=2)", ["finetune"], Options(**(QUICK | options)))

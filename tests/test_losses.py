@@ -1,0 +1,313 @@
+"""Losses and Fisher information against torch, and against numbers worked by hand."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lifelong.learner import View
+from lifelong.losses import (
+    Slice,
+    _layer_squares,
+    _Layers,
+    cross_entropy,
+    distillation,
+    example_squares,
+    fisher,
+    fit,
+)
+from lifelong.models import Net, Params, conv4, from_module, mlp
+from lifelong.stream import Pool
+from strategies.regularise import ewc
+
+SIX = torch.arange(6)
+
+
+def numbers(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def drawn(net: Net, seed: int = 0) -> Params:
+    return {k: p.double() for k, p in net.init(torch.Generator().manual_seed(seed)).items()}
+
+
+def pool(scenario: str = "class", shape: tuple[int, ...] = (8,)) -> Pool:
+    classes = torch.eye(3, dtype=torch.bool).repeat_interleave(2, 1)
+    return Pool(numbers(30, *shape), torch.arange(30) % 6, shape, classes, scenario, dtype=torch.float64)
+
+
+def slice_of(scores: Tensor, y: Tensor, real: Tensor, rivals: Tensor | None = None) -> Slice:
+    weight = real.double() / real.sum().clamp(min=1)
+    return Slice(torch.where(real, SIX[:len(y)], -1), weight, scores, y, scores, rivals)
+
+
+def test_cross_entropy_is_torchs_mean_over_the_real_rows():
+    scores, y = numbers(5, 6), torch.tensor([0, 5, 2, 2, 1])
+    real = torch.tensor([True, True, False, True, False])
+    torch.testing.assert_close(cross_entropy(slice_of(scores, y, real)), F.cross_entropy(scores[real], y[real]))
+
+
+def test_cross_entropy_of_no_rows_is_zero_and_has_no_gradient():
+    scores = numbers(3, 6).requires_grad_()
+    loss = cross_entropy(slice_of(scores, torch.zeros(3, dtype=torch.int64), torch.zeros(3, dtype=torch.bool)))
+    loss.backward()
+    assert loss.item() == 0
+    assert scores.grad is not None and not scores.grad.any()
+
+
+def test_cross_entropy_with_rivals_is_that_of_the_sub_head():
+    scores, y = numbers(4, 6), torch.tensor([2, 3, 3, 2])
+    rivals = (SIX // 2 == 1).expand(4, 6)
+    got = cross_entropy(slice_of(scores, y, torch.ones(4, dtype=torch.bool), rivals))
+    torch.testing.assert_close(got, F.cross_entropy(scores[:, 2:4], y - 2))
+
+
+@pytest.mark.parametrize("scenario", ["task", "class"])
+def test_fit_is_the_same_loss_as_a_function_of_the_parameters(scenario):
+    net, lot = mlp((8,), 6, (5,)), pool(scenario)
+    params = drawn(net)
+    rows, weight = torch.tensor([3, 9, 14]), torch.tensor([0.5, 0.25, 0.25], dtype=torch.float64)
+    x, y = lot.fetch(rows)
+    want = sum(float(w) * F.cross_entropy(net.apply(params, x[i:i + 1])[:, a:b], y[i:i + 1] - a)
+               for i, w in enumerate(weight)
+               for a, b in [(int(y[i]) // 2 * 2, int(y[i]) // 2 * 2 + 2) if scenario == "task" else (0, 6)])
+    torch.testing.assert_close(fit(net, lot, rows, weight)(params), want)
+
+
+def test_distillation_worked_by_hand():
+    # T = 2, scores (0, 0) against a teacher's (2 ln 3, 0): q = (3/4, 1/4), p = (1/2, 1/2);
+    # T^2 KL(q || p) = 4 (3/4 ln(3/2) + 1/4 ln(1/2)) = 3 ln 3 - 4 ln 2.
+    scores, teacher = torch.zeros(1, 2, dtype=torch.float64), torch.tensor([[2 * math.log(3), 0]], dtype=torch.float64)
+    got = distillation(scores, teacher, torch.tensor([True, True]), 2.0)
+    assert got.item() == pytest.approx(3 * math.log(3) - 4 * math.log(2), abs=1e-12)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 0.5])
+@pytest.mark.parametrize("units", [[True] * 6, [True, True, False, False, True, False]])
+def test_distillation_is_torchs_divergence_over_the_units(temperature, units):
+    scores, teacher, on = numbers(4, 6), numbers(4, 6, seed=1), torch.tensor(units)
+    want = F.kl_div((scores[:, on] / temperature).log_softmax(-1), (teacher[:, on] / temperature).log_softmax(-1),
+                    reduction="none", log_target=True).sum(-1) * temperature**2
+    torch.testing.assert_close(distillation(scores, teacher, on, temperature), want)
+
+
+def test_distillation_over_no_unit_is_zero_with_a_finite_gradient():
+    for dtype in (torch.float32, torch.float64):
+        scores = numbers(4, 6).to(dtype).requires_grad_()
+        value = distillation(scores, numbers(4, 6, seed=1).to(dtype), torch.zeros(6, dtype=torch.bool), 2.0)
+        assert not value.any()
+        (grad,) = torch.autograd.grad(value.sum(), scores)
+        assert not grad.any()
+
+
+def test_distillation_from_itself_is_zero():
+    scores = numbers(4, 6)
+    torch.testing.assert_close(distillation(scores, scores, torch.ones(6, dtype=torch.bool), 2.0),
+                               torch.zeros(4, dtype=torch.float64))
+
+
+# ---- Fisher information
+
+
+def sequential(bias: bool = True) -> Net:
+    return from_module(lambda: nn.Sequential(nn.Linear(8, 7, bias=bias), nn.Tanh(), nn.Linear(7, 6)))
+
+
+NETS = {"mlp": mlp((8,), 6, (7, 5)), "linear": mlp((8,), 6, ()), "module": sequential(),
+        "module without bias": sequential(False)}
+
+
+def asked(scenario: str, n: int = 9) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    lot = pool(scenario)
+    x, y = lot.fetch(torch.arange(n))
+    rivals = lot.rivals(y)
+    allowed = torch.ones(n, 6, dtype=torch.bool) if rivals is None else rivals
+    weight = torch.rand(n, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    return x, y, weight / weight.sum(), allowed
+
+
+@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize("labels", ["exact", "empirical"])
+@pytest.mark.parametrize("scenario", ["task", "class"])
+def test_squares_by_layer_are_the_squares_by_example(net, labels, scenario):
+    net = NETS[net]
+    params, (x, y, weight, allowed) = drawn(net), asked(scenario)
+    assert _Layers(params).cover(net, x[:1])
+    want = example_squares(net, params, x, y, weight, allowed, labels)
+    got = _layer_squares(net, params, x, y, weight, allowed, labels)
+    assert got.keys() == want.keys() == params.keys()
+    for k in want:
+        torch.testing.assert_close(got[k], want[k], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("labels", ["exact", "empirical"])
+def test_squares_by_example_are_those_of_one_gradient_after_another(labels):
+    net = NETS["mlp"]
+    params, (x, y, weight, _) = drawn(net), asked("class")
+    want = {k: torch.zeros_like(p) for k, p in params.items()}
+    for i in range(len(x)):
+        leaves = {k: p.clone().requires_grad_() for k, p in params.items()}
+        log_p = net.apply(leaves, x[i:i + 1]).log_softmax(-1)[0]
+        for c in range(6) if labels == "exact" else [int(y[i])]:
+            share = weight[i] * (log_p[c].exp().detach() if labels == "exact" else 1)
+            grads = torch.autograd.grad(log_p[c], list(leaves.values()), retain_graph=True)
+            for k, g in zip(leaves, grads, strict=True):
+                want[k] += share * g.square()
+    got = example_squares(net, params, x, y, weight, torch.ones(len(x), 6, dtype=torch.bool), labels)
+    for k in want:
+        torch.testing.assert_close(got[k], want[k], rtol=1e-12, atol=1e-12)
+
+
+def test_exact_fisher_of_softmax_regression_is_its_formula():
+    # For one example F[W_cd] = x_d^2 sum_k p_k (1[k = c] - p_c)^2 = x_d^2 p_c (1 - p_c), and F[b_c] = p_c (1 - p_c).
+    net, lot = NETS["linear"], pool()
+    params, rows = drawn(net), torch.arange(12)
+    x, _ = lot.fetch(rows)
+    p = net.apply(params, x).softmax(-1)
+    got = fisher(net, params, lot, rows, torch.full((12,), 1 / 12, dtype=torch.float64))
+    torch.testing.assert_close(got["head.weight"], (p * (1 - p)).mT @ x.square() / 12)
+    torch.testing.assert_close(got["head.bias"], (p * (1 - p)).mean(0))
+
+
+@pytest.mark.parametrize("scenario", ["task", "class"])
+def test_fisher_is_the_same_in_pieces_and_ignores_pads(scenario):
+    net, lot = NETS["mlp"], pool(scenario)
+    params, weight = drawn(net), torch.full((10,), 0.1, dtype=torch.float64)
+    whole = fisher(net, params, lot, torch.arange(10), weight)
+    rows = torch.cat([torch.arange(10), torch.full((3,), -1)])
+    pieces = fisher(net, params, lot, rows, torch.cat([weight, torch.zeros(3, dtype=torch.float64)]), size=4)
+    for k in whole:
+        torch.testing.assert_close(pieces[k], whole[k], rtol=1e-12, atol=1e-14)
+
+
+def test_a_network_of_convolutions_is_squared_example_by_example(monkeypatch):
+    net, lot = conv4((1, 6, 6), 6, 4), pool(shape=(1, 6, 6))
+    params, rows = drawn(net), torch.arange(4)
+    x, y = lot.fetch(rows)
+    assert not _Layers(params).cover(net, x[:1])
+    weight = torch.full((4,), 0.25, dtype=torch.float64)
+    want = example_squares(net, params, x, y, weight, torch.ones(4, 6, dtype=torch.bool), "exact")
+    got = fisher(net, params, lot, rows, weight)
+    assert all(torch.equal(got[k], want[k]) for k in want)
+    assert any(float(v.sum()) > 0 for k, v in got.items() if k.startswith("conv"))
+
+
+def shared(params: Params, x: Tensor) -> Tensor:
+    hidden = F.linear(x, params["w"]).tanh()
+    return F.linear(hidden, params["w"])
+
+
+def scaled(params: Params, x: Tensor) -> Tensor:
+    return F.linear(x, params["w"]) * params["gain"]
+
+
+def decayed(params: Params, x: Tensor) -> Tensor:
+    return F.linear(x, params["w"]) + torch.stack([params["w"].sum(1)])
+
+
+@pytest.mark.parametrize(("apply", "shapes"), [
+    (shared, {"w": (6, 6)}), (scaled, {"w": (6, 6), "gain": (6,)}), (decayed, {"w": (6, 6)})])
+def test_a_parameter_used_in_any_other_way_is_squared_example_by_example(apply, shapes):
+    net = Net(lambda g: {k: torch.randn(shape, generator=g) for k, shape in shapes.items()}, apply)
+    lot = pool(shape=(6,))
+    params, rows, weight = drawn(net), torch.arange(5), torch.full((5,), 0.2, dtype=torch.float64)
+    x, y = lot.fetch(rows)
+    want = example_squares(net, params, x, y, weight, torch.ones(5, 6, dtype=torch.bool), "exact")
+    got = fisher(net, params, lot, rows, weight)
+    for k in want:
+        torch.testing.assert_close(got[k], want[k], rtol=1e-12, atol=1e-12)
+
+
+def test_fisher_lifts_to_lanes():
+    net, lot = NETS["mlp"], pool("task")
+    lanes = [drawn(net, seed) for seed in range(3)]
+    rows, weight = torch.arange(10), torch.full((10,), 0.1, dtype=torch.float64)
+    stacked = {k: torch.stack([p[k] for p in lanes]) for k in lanes[0]}
+    many = torch.func.vmap(lambda p: fisher(net, p, lot, rows, weight))(stacked)
+    for i, params in enumerate(lanes):
+        for k, value in fisher(net, params, lot, rows, weight).items():
+            torch.testing.assert_close(many[k][i], value, rtol=1e-12, atol=1e-14)
+
+
+# ---- elastic weight consolidation
+
+
+def view(net: Net, params: Params, state: dict[str, Any], rows: Tensor | None = None) -> View:
+    rows = torch.arange(10) if rows is None else rows
+    weight = torch.full((len(rows),), 1 / len(rows), dtype=torch.float64)
+    return View(state, params, net, pool(), u=torch.rand(len(rows), dtype=torch.float64), task=torch.tensor(0),
+                batch=Slice(rows, weight, *[None] * 3))  # type: ignore[arg-type]
+
+
+def test_the_pull_worked_by_hand():
+    # The gradient of 4/2 * (2 (x - 0)^2 + 0.5 (y - 4)^2) at x = 1, y = 2: 4 * 2 * 1 and 4 * 0.5 * -2.
+    part = ewc(strength=4.0)
+    assert part.pull is not None
+    here, anchor = torch.tensor([1.0, 2.0]), torch.tensor([0.0, 4.0])
+    state = {"importance": {"x": torch.tensor([2.0, 0.5])}, "anchor": {"x": anchor}}
+    assert part.pull(view(NETS["linear"], {"x": here}, state))["x"].tolist() == [8.0, -4.0]
+    assert here.tolist() == [1, 2] and anchor.tolist() == [0, 4], "what was given stays as it was"
+
+
+def test_the_penalty_stands_in_for_a_quadratic_task():
+    # Tasks a/2 (x - m)^2 and b/2 (x - n)^2 are minimised together at (a m + b n) / (a + b). With the first task's
+    # curvature as importance and its minimum as anchor, strength 1, the second task plus the penalty is that sum.
+    a, b, m, n = (numbers(5, seed=s) for s in range(4))
+    a, b = a.square() + 0.1, b.square() + 0.1
+    part = ewc(strength=1.0)
+    assert part.pull is not None
+    solution = (a * m + b * n) / (a + b)
+    state = {"importance": {"x": a}, "anchor": {"x": m}}
+    for away in (torch.zeros(5, dtype=torch.float64), numbers(5, seed=9)):
+        x = solution + away
+        gradient = b * (x - n) + part.pull(view(NETS["linear"], {"x": x}, state))["x"]
+        torch.testing.assert_close(gradient, (a + b) * away, rtol=1e-12, atol=1e-12)
+
+
+def test_the_merged_quadratic_pulls_as_the_penalties_of_all_tasks_do():
+    net, part = NETS["mlp"], ewc(strength=3.0)
+    assert part.init and part.task and part.pull
+    state = part.init(view(net, drawn(net), {}))
+    penalties = []
+    for task in range(3):
+        params, rows = drawn(net, seed=10 + task), torch.arange(task * 10, task * 10 + 10)
+        penalties.append((params, fisher(net, params, pool(), rows, torch.full((10,), 0.1, dtype=torch.float64))))
+        state = part.task(view(net, params, state, rows))
+    here = drawn(net, seed=50)
+    got = part.pull(view(net, here, state))
+    for k in here:
+        want = sum(3.0 * importance[k] * (here[k] - anchor[k]) for anchor, importance in penalties)
+        torch.testing.assert_close(got[k], want, rtol=1e-12, atol=1e-12)
+
+
+def test_online_mode_decays_what_was_and_moves_the_anchor():
+    net, part = NETS["mlp"], ewc(mode="online", decay=0.5)
+    assert part.init and part.task
+    state = part.init(view(net, drawn(net), {}))
+    total: Params = {}
+    for task in range(3):
+        params, rows = drawn(net, seed=10 + task), torch.arange(task * 10, task * 10 + 10)
+        new = fisher(net, params, pool(), rows, torch.full((10,), 0.1, dtype=torch.float64))
+        total = {k: 0.5 * total.get(k, torch.zeros_like(v)) + v for k, v in new.items()}
+        state = part.task(view(net, params, state, rows))
+    for k, value in total.items():
+        torch.testing.assert_close(state["importance"][k], value, rtol=1e-12, atol=1e-14)
+        assert torch.equal(state["anchor"][k], params[k])
+
+
+def test_samples_choose_real_rows_only_and_weigh_them_equally():
+    net, part = NETS["mlp"], ewc(samples=3)
+    assert part.init and part.task
+    params = drawn(net)
+    rows = torch.cat([torch.arange(4), torch.full((6,), -1)])
+    given = view(net, params, part.init(view(net, params, {})), rows)
+    u = torch.tensor([0.2, 0.9, 0.8, 0.1] + [0.95] * 6, dtype=torch.float64)  # the largest of the real ones: 1, 2, 0
+    state = part.task(given._replace(u=u))
+    third = torch.full((3,), 1 / 3, dtype=torch.float64)
+    for k, value in fisher(net, params, pool(), torch.tensor([1, 2, 0]), third).items():
+        torch.testing.assert_close(state["importance"][k], value, rtol=1e-12, atol=1e-14)
