@@ -6,6 +6,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ _RULES = {
     "data-dependent control flow": "it reads a number out of a tensor (`.item()`, `int(t)`, `if t:`): use torch.where",
     "random operation": "it draws random numbers of its own: ask for them with `draws` and use `view.u`",
     "inplace arithmetic": "it writes into a tensor that it was given: make a new one",
+    "doesn't match the broadcast shape": "it writes into a tensor that it was given: make a new one",
+    "expected Tensor as element": "the state holds something other than tensors: it is a dict of tensors",
     "dynamic shape": "the shape of a result depends on values (boolean-mask indexing, nonzero): use torch.where, topk",
     "must only return Tensors": "it returns something other than tensors: state is a dict of tensors",
     "expected to return only": "it returns something other than tensors: state is a dict of tensors",
@@ -166,7 +169,7 @@ def _lane(state: State, i: int) -> State:
 def state_is_tensors(subject: Subject) -> str | None:
     """The state is nested dicts of tensors, and keeps its shapes and types: memory is bounded."""
     first = None
-    for state in _steps(subject.lanes([0, 1])):
+    for state in chain([subject.lanes([0, 1]).init()], _steps(subject.lanes([0, 1]))):
         kinds: list[Any] = []
         bad: list[str] = []
 
@@ -356,7 +359,10 @@ def run_checks(strategy: str | list[Term]) -> Iterator[tuple[str, str | None]]:
     """
     subject = Subject(registry.parse(strategy) if isinstance(strategy, str) else strategy)
     if not isinstance(subject.make(mlp((8,), 6))({}), Learner):
-        yield from object_checks(subject)
+        try:
+            yield from object_checks(subject)
+        except Exception as error:
+            yield "trains_and_resumes", explain(error)
         return
     for check in CHECKS:
         try:

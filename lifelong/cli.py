@@ -149,8 +149,12 @@ def run(
     experiment = prepare(stream, strategies or DEFAULTS, Options(
         seeds, epochs, steps, batch_size, optimizer, model, eval_every, device, dtype, data, save_every),
         {k: v for k, v in extra.items() if v is not None})
-    with _watcher(quiet) as watcher:
-        outcome = experiment.run(store, watcher)
+    try:
+        with _watcher(quiet) as watcher:
+            outcome = experiment.run(store, watcher)
+    except KeyboardInterrupt:
+        _say("interrupted; the same command goes on from the last checkpoint")
+        raise typer.Exit(130) from None
     if outcome.found and not quiet:
         print(f"{outcome.found} of {len(experiment.settings)} found in {store}")
     if outcome.runs:

@@ -67,6 +67,7 @@ def _one_task(learner: Any, stream: Stream, at: int, seed: int, budget: Budget, 
     part = _only(stream, at)
     todo = plan(part, [seed], task, "task", budget)
     saved = time.monotonic()
+    total = 0.0 if begin == 0 else float(measured.loss[0, task])
     for step in range(begin, todo.steps):
         rows = todo.rows[0, step * todo.batch_size:(step + 1) * todo.batch_size]
         x, y = pool.fetch(rows[rows >= 0].to(device))
@@ -75,14 +76,17 @@ def _one_task(learner: Any, stream: Stream, at: int, seed: int, budget: Budget, 
             measured.lost(torch.tensor([True]), task, step)
             return
         done = step + 1
+        total += math.nan if loss is None else float(loss)
         rhythm.tell(task, done, todo.steps)
         if rhythm.eval_every and done % rhythm.eval_every == 0 and done < todo.steps:
             accuracy, _ = _accuracy(learner, stream, at, device)
             measured.curve = torch.cat([measured.curve, accuracy.view(1, 1, -1)])
             measured.curve_step = torch.cat([measured.curve_step, torch.tensor([done])])
         if rhythm.save and done < todo.steps and time.monotonic() - saved > rhythm.save_every:
+            measured.loss[0, task] = total  # the sum so far; it becomes a mean below
             rhythm.save(_checkpoint(learner, measured, task, done))
             saved = time.monotonic()
+    measured.loss[0, task] = total / max(todo.steps, 1)
     if stream.boundaries:
         learner.end_task()
     _measure(learner, stream, at, device, measured, 1 + task)

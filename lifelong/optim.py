@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lifelong.registry import at_least
+from lifelong.registry import above, at_least, below
 
 Params = dict[str, Tensor]
 Number = float | Tensor
@@ -48,7 +48,9 @@ def sgd(lr: float = 0.1, momentum: float = 0.0, weight_decay: float = 0.0) -> Op
         momentum: 0 keeps no memory of past gradients; below 1.
         weight_decay: adds weight_decay * parameter to the gradient.
     """
-    at_least(0, lr=lr, momentum=momentum, weight_decay=weight_decay)
+    above(0, lr=lr)
+    at_least(0, momentum=momentum, weight_decay=weight_decay)
+    below(1, momentum=momentum)
     plain = not isinstance(momentum, Tensor) and momentum == 0
 
     def init(params: Params) -> Params:
@@ -83,7 +85,9 @@ def adam(lr: float = 0.001, beta1: float = 0.9, beta2: float = 0.999, eps: float
 
     Source: Kingma & Ba 2015, arXiv:1412.6980, algorithm 1.
     """
-    at_least(0, lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay)
+    above(0, lr=lr)
+    at_least(0, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay)
+    below(1, beta1=beta1, beta2=beta2)
 
     def init(params: Params) -> Params:
         moments = {f"{m}.{k}": torch.zeros_like(p) for m in ("mean", "square") for k, p in params.items()}

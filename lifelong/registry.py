@@ -38,6 +38,20 @@ def above(low: float, **values: Any) -> None:
             raise ValueError(f"{name} must be above {low}, got {value}")
 
 
+def at_most(high: float, **values: Any) -> None:
+    """Raises ValueError for a number above `high`; tensors (lanes) were checked before."""
+    for name, value in values.items():
+        if isinstance(value, (int, float)) and not value <= high:
+            raise ValueError(f"{name} must be {high} or less, got {value}")
+
+
+def below(high: float, **values: Any) -> None:
+    """Raises ValueError for a number not below `high`; tensors (lanes) were checked before."""
+    for name, value in values.items():
+        if isinstance(value, (int, float)) and not value < high:
+            raise ValueError(f"{name} must be below {high}, got {value}")
+
+
 def one_of(name: str, value: str, choices: Iterable[str]) -> str:
     """`value`, or ValueError where it is none of `choices`."""
     if value not in (choices := list(choices)):
@@ -64,7 +78,8 @@ class Term:
     @property
     def findable(self) -> bool:
         """Whether the name leads back to the factory: it is in the catalogue or in a file."""
-        return self.path is not None or any(self.name in catalogue(kind) for kind in KINDS)
+        return self.path is not None or any(
+            self.name in catalogue(kind) and catalogue(kind)[self.name].load() is self.factory for kind in KINDS)
 
     def resolved(self) -> dict[str, Any]:
         """Every hyper-parameter with its value, defaults filled in."""
@@ -123,6 +138,12 @@ def build(term: Term, context: Mapping[str, Any], **hyper: Any) -> Any:
     except ValueError as error:
         text = str(error)
         raise ValueError(text if text.startswith(term.name) else f"{term.name}: {text}") from None
+    except (LookupError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        if term.path is None:
+            raise
+        raise ValueError(f"{term.name}: {type(error).__name__}: {error} (in {term.path})") from error
 
 
 # ---- the catalogue
@@ -166,7 +187,8 @@ def load_file(path: str, name: str) -> Callable[..., Any]:
     file = Path(path)
     if not file.is_file():
         raise LookupError(f"there is no file {path}")
-    unique = "lifelong_file_" + hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:12]
+    # By content too: a file that was changed is another module.
+    unique = "lifelong_file_" + hashlib.sha256(f"{file.resolve()}\0{file_digest(path)}".encode()).hexdigest()[:16]
     if unique not in sys.modules:
         spec = importlib.util.spec_from_file_location(unique, file)
         if spec is None or spec.loader is None:
@@ -299,8 +321,13 @@ def _typed(name: str, p: inspect.Parameter, value: Any) -> Any:
     options = [part.strip() for part in type_name(p).split("|")]
     if value is None and ("None" in options or p.default is None):
         return None
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple)) and _is_sequence(p):
+        whole = "int" not in type_name(p) or all(type(v) is int for v in value)
+        if not whole:
+            raise ValueError(f"{name}: {p.name} must be whole numbers in brackets, got {value!r}")
         return tuple(value)
+    if _is_sequence(p):
+        raise ValueError(f"{name}: {p.name} must be numbers in brackets such as (100, 100), got {value!r}")
     for option in options:
         kind, _ = _TYPES.get(option, (object, ""))
         if isinstance(value, kind) and (not isinstance(value, bool) or option == "bool" or kind is object):

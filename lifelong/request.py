@@ -121,7 +121,7 @@ def _setting(stream: Stream, terms: list[Term], model: Term, optimizer: Term, op
         "dtype": options.dtype,
         "hyper": {"strategy": [t.resolved() for t in terms], "model": model.resolved(),
                   "optimizer": optimizer.resolved()},
-        "sources": {Path(file).name: registry.file_digest(file) for file in sorted(files)},
+        "sources": {file: registry.file_digest(file) for file in sorted(files)},
     }
     return Setting(terms, model, optimizer, json.loads(json.dumps(spec)))
 

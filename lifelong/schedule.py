@@ -91,7 +91,7 @@ def plan(stream: Stream, seeds: Sequence[int], task: int, data: str, budget: Bud
 
 
 def _padded(rows: Tensor, multiple: int) -> Tensor:
-    return torch.cat([rows, rows.new_full((-len(rows) % multiple,), -1)])
+    return torch.cat([rows, rows.new_full((-len(rows) % multiple if multiple else 0,), -1)])
 
 
 def _share_of_all(rows: Tensor, seed: int, task: int, n_tasks: int, budget: Budget) -> Tensor:

@@ -47,6 +47,8 @@ class Options:
         given = {"--epochs": self.epochs, "--steps": self.steps, "--batch-size": self.batch_size}
         registry.at_least(1, **{name: value for name, value in given.items() if value is not None})
         registry.at_least(0, **{"--eval-every": self.eval_every})
+        registry.one_of("--dtype", self.dtype, ("float32", "float64"))
+        registry.at_least(0, **{"--save-every": self.save_every})
         if self.epochs is not None and self.steps is not None:
             raise ValueError("give --epochs or --steps, not both")
 
@@ -82,9 +84,9 @@ def compose(terms: list[Term], context: Mapping[str, Any], optimizer: Any = None
     if len(starts) > 1:
         raise ValueError("a sum can have one start: learning begins in one place")
     parts: dict[str, Part] = {}
-    for term, thing in zip(terms, objects, strict=True):
+    for i, (term, thing) in enumerate(zip(terms, objects, strict=True)):
         if isinstance(thing, Part):
-            twins = sum(name == term.name or name.startswith(term.name + "_") for name in parts)
+            twins = sum(earlier.name == term.name for earlier in terms[:i])
             parts[f"{term.name}_{twins + 1}" if twins else term.name] = thing
     return gradient_learner(context["net"], optimizer, parts, starts[0] if starts else None)
 

@@ -117,6 +117,8 @@ def load(place: Path) -> Run:
         raise damaged(f"{type(error).__name__}: {error}") from None
     if not isinstance(spec, dict) or not isinstance(about, dict) or not place.name.endswith(digest(spec)):
         raise damaged("run.json does not describe the run that the folder is named for")
+    if about.get("status") not in ("done", "diverged"):
+        raise damaged("run.json does not say how the run ended")
     if hashlib.sha256(data).hexdigest() != about.get("sha256"):
         raise damaged("accuracy.npz is not the file that was written")
     try:

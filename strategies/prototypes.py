@@ -6,7 +6,7 @@ from torch import Tensor
 from lifelong.learner import Batch, Learner, State
 from lifelong.models import Net, Params
 from lifelong.randomness import generator
-from lifelong.registry import above
+from lifelong.registry import above, at_most
 from lifelong.stream import Pool
 
 
@@ -66,6 +66,7 @@ def slda(net: Net, shrinkage: float = 1e-4) -> Learner:
         z z', so it does not depend on the order of examples as their running estimate does.
     """
     above(0, shrinkage=shrinkage)
+    at_most(1, shrinkage=shrinkage)
 
     def init(seed: int, pool: Pool) -> State:
         state, width = _statistics(net, seed, pool)

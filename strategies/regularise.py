@@ -4,7 +4,7 @@ import torch
 
 from lifelong.learner import Params, Part, State, View, real
 from lifelong.losses import fisher
-from lifelong.registry import at_least, one_of
+from lifelong.registry import at_least, at_most, one_of
 
 
 def ewc(strength: float = 10.0, decay: float = 1.0, mode: str = "separate", samples: int = 0,
@@ -25,6 +25,7 @@ def ewc(strength: float = 10.0, decay: float = 1.0, mode: str = "separate", samp
         is what is stored, so a step costs the same at task 100 as at task 2, with the same gradient.
     """
     at_least(0, strength=strength, decay=decay, samples=samples)
+    at_most(1, decay=decay)
     one_of("mode", mode, ("separate", "online"))
     one_of("labels", labels, ("exact", "empirical"))
 

@@ -27,8 +27,8 @@ def main(store: Path) -> None:
         apart = {run.spec["strategy"]: run for run in runs(store / f"alone-{dtype}")[0]}
         first = next(iter(together.values()))
         total = sum(run.about["seconds"] for run in apart.values())
-        print(f"\n{dtype}: one stack of {first.about['lanes']} lanes {first.about['seconds']:.1f} s; the runs one after "
-              f"another {total:.1f} s; ratio {total / first.about['seconds']:.2f}. {first.about['processor']}, "
+        print(f"\n{dtype}: one stack of {first.about['lanes']} lanes {first.about['seconds']:.1f} s; the runs one "
+              f"after another {total:.1f} s; ratio {total / first.about['seconds']:.2f}. {first.about['processor']}, "
               f"{first.about['threads']} threads, torch {first.about['torch']}, commit {first.about['commit']}.\n")
         table(together, apart)
 
