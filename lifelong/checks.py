@@ -23,6 +23,7 @@ from lifelong.randomness import generator
 from lifelong.registry import Term
 from lifelong.schedule import Budget, batches, plan, whole_task
 from lifelong.setting import compose
+from lifelong.store import plain
 from lifelong.stream import Stream
 
 
@@ -75,7 +76,7 @@ def probe(lanes: Lanes, budget: Budget) -> None:
             state = lanes.end_task(state, task)
         lanes.each(lambda learner, pool, s, rows: learner.predict(s, pool, pool.fetch(rows)[0]))(state, batch.rows)
     except ValueError as error:
-        if "vmap" not in str(error):
+        if error.__cause__ is None and "vmap" not in str(error):
             raise
         raise Impure(explain(error)) from error
     except Exception as error:
@@ -346,6 +347,7 @@ def _frozen(checkpoint: Any) -> Any:
     """A copy through the bytes that a store would keep."""
     import io
 
+    plain(checkpoint["object"], "state_dict()")
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)
     return torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)

@@ -30,7 +30,7 @@ class Measured:
         told: the same with the task told at test time.
         loss: [L, T], mean training loss of each task.
         diverged: [L, 2], task and step of the first loss or score that was not finite; -1 where there was none.
-        curve: [E, L, T] accuracies inside tasks, and `curve_step` [E], the step each was measured after.
+        curve: [E, L, T] accuracies inside tasks, and `curve_step` [E, 2], the task and step each was measured after.
     """
 
     accuracy: Tensor
@@ -45,7 +45,7 @@ class Measured:
         """Before the first measurement."""
         rows = torch.full((n_lanes, 1 + n_tasks, n_tasks), torch.nan, dtype=torch.float64)
         return cls(rows, rows.clone(), rows[:, 0].clone(), torch.full((n_lanes, 2), -1),
-                   torch.zeros(0, n_lanes, n_tasks, dtype=torch.float64), torch.zeros(0, dtype=torch.int64))
+                   torch.zeros(0, n_lanes, n_tasks, dtype=torch.float64), torch.zeros(0, 2, dtype=torch.int64))
 
     def note(self, row: int, accuracy: Tensor, told: Tensor) -> None:
         """Fills row `row` with [L, T]; lanes that have diverged stay NaN."""
@@ -197,7 +197,7 @@ def _one_task(lanes: Lanes, budget: Budget, rhythm: Rhythm, state: State, measur
         done = step + 1
         rhythm.tell(task, done, todo.steps)
         if rhythm.eval_every and done % rhythm.eval_every == 0 and done < todo.steps:
-            _inside(measured, evaluate(lanes, state)[0], done)
+            _inside(measured, evaluate(lanes, state)[0], task, done)
         if rhythm.save and done < todo.steps and time.monotonic() - saved > rhythm.save_every:
             if unread:
                 read(step)
@@ -217,9 +217,9 @@ def _where(lanes: Tensor, new: Tensor, old: Tensor) -> Tensor:
     return torch.where(lanes.reshape(lanes.shape + (1,) * (new.dim() - 1)), new, old)
 
 
-def _inside(measured: Measured, accuracy: Tensor, step: int) -> None:
+def _inside(measured: Measured, accuracy: Tensor, task: int, step: int) -> None:
     measured.curve = torch.cat([measured.curve, accuracy.unsqueeze(0)])
-    measured.curve_step = torch.cat([measured.curve_step, torch.tensor([step])])
+    measured.curve_step = torch.cat([measured.curve_step, torch.tensor([[task, step]])])
 
 
 def _checkpoint(state: State, task: int, step: int, measured: Measured) -> dict[str, Any]:

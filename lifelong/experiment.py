@@ -103,7 +103,7 @@ class Experiment:
                 outcome.failures.append(str(error))
             except StoreError:
                 raise
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 outcome.failures.append(self._failed(stack, error, root))
             finally:
                 watcher.end()
@@ -227,14 +227,19 @@ class Experiment:
             measured = train_object(partial(make, {}), self.stream, seed, seed, self.budget, own, self.device, current)
             done.append(dict(vars(measured)))
             current = None
-        merged = {k: torch.cat([d[k] for d in done], 1 if k == "curve" else 0) for k in done[0] if k != "curve_step"}
-        return Measured(**merged, curve_step=done[0]["curve_step"])
+        merged = {k: torch.cat([d[k] for d in done]) for k in done[0] if k not in ("curve", "curve_step")}
+        places = sorted({tuple(place) for d in done for place in d["curve_step"].tolist()})
+        curve = torch.full((len(places), n, self.stream.n_tasks), torch.nan, dtype=torch.float64)
+        for seed, d in enumerate(done):  # a seed whose tasks are shorter has fewer points
+            for point, place in zip(d["curve"], d["curve_step"].tolist(), strict=True):
+                curve[places.index(tuple(place)), seed] = point[0]
+        return Measured(**merged, curve=curve, curve_step=torch.tensor(places).view(-1, 2))
 
     def environment(self) -> dict[str, Any]:
         """What the last digits of a run depend on beyond its spec."""
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else platform.machine()
         return {"device": self.device.type, "processor": name, "threads": torch.get_num_threads(),
-                "torch": torch.__version__}
+                "torch": str(torch.__version__)}
 
     def _runs(self, stack: list[Setting], measured: Measured, earlier: float, begun: float) -> list[Run]:
         n = self.stream.n_seeds
@@ -256,7 +261,7 @@ class Experiment:
             runs.append(Run(setting.spec, measured.accuracy[own].numpy(), about | fate, logs))
         return runs
 
-    def _failed(self, stack: list[Setting], error: Exception, root: Path | None) -> str:
+    def _failed(self, stack: list[Setting], error: BaseException, root: Path | None) -> str:
         sentence = f"{stack[0].spec['strategy']}: {checks.explain(error)}"
         for setting in stack if root else []:
             place = store.folder(root or Path(), setting.spec) / "error.txt"

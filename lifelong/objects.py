@@ -81,7 +81,7 @@ def _one_task(learner: Any, stream: Stream, at: int, seed: int, budget: Budget, 
         if rhythm.eval_every and done % rhythm.eval_every == 0 and done < todo.steps:
             accuracy, _ = _accuracy(learner, stream, at, device)
             measured.curve = torch.cat([measured.curve, accuracy.view(1, 1, -1)])
-            measured.curve_step = torch.cat([measured.curve_step, torch.tensor([done])])
+            measured.curve_step = torch.cat([measured.curve_step, torch.tensor([[task, done]])])
         if rhythm.save and done < todo.steps and time.monotonic() - saved > rhythm.save_every:
             measured.loss[0, task] = total  # the sum so far; it becomes a mean below
             rhythm.save(_checkpoint(learner, measured, task, done))

@@ -140,7 +140,7 @@ def build(term: Term, context: Mapping[str, Any], **hyper: Any) -> Any:
         raise ValueError(text if text.startswith(term.name) else f"{term.name}: {text}") from None
     except (LookupError, OSError, MemoryError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if term.path is None:
             raise
         raise ValueError(f"{term.name}: {type(error).__name__}: {error} (in {term.path})") from error
@@ -261,6 +261,8 @@ def _term(node: ast.expr, files: list[tuple[str, str]], kind: str) -> Term:
     call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
     if not isinstance(call.func, ast.Name):
         raise SyntaxError
+    if len({k.arg for k in call.keywords}) < len(call.keywords):
+        raise ValueError(f"{call.func.id}: {call.keywords[-1].arg} is given twice")
     if call.args or any(k.arg is None for k in call.keywords):
         raise ValueError(f"{call.func.id}: write arguments as name=value")
     name, path = call.func.id, None

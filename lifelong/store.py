@@ -11,6 +11,8 @@ import os
 import re
 import shutil
 import zipfile
+import zlib
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,22 +66,31 @@ def write(path: Path, data: bytes) -> None:
     Raises:
         StoreError: where the disk is full or the folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    _write([(path, data)])
+
+
+def _write(files: list[tuple[Path, bytes]]) -> None:
+    """Several files of one folder: all are on the disk under temporary names before the first is renamed."""
+    path = files[0][0]
+    temporary = {at: at.with_name(f".{at.name}.{os.getpid()}.tmp") for at, _ in files}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        for at, data in files:
+            with open(temporary[at], "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        for at, _ in files:
+            os.replace(temporary[at], at)
         handle = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(handle)
         finally:
             os.close(handle)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+        for leftover in temporary.values():
+            with contextlib.suppress(OSError):
+                leftover.unlink()
         raise StoreError(f"cannot write {path}: {error.strerror or error}; choose another folder with --store, or make "
                          "room") from error
 
@@ -91,10 +102,9 @@ def save(root: Path, run: Run) -> Path:
         leftover.unlink(missing_ok=True)
     arrays = io.BytesIO()
     np.savez_compressed(arrays, allow_pickle=False, accuracy=run.accuracy, **run.logs)
-    write(place / "accuracy.npz", arrays.getvalue())
     about = dict(run.about) | {"sha256": hashlib.sha256(arrays.getvalue()).hexdigest()}
     text = json.dumps({"spec": run.spec, "about": about}, indent=2, allow_nan=False)
-    write(place / "run.json", text.encode() + b"\n")
+    _write([(place / "accuracy.npz", arrays.getvalue()), (place / "run.json", text.encode() + b"\n")])
     with contextlib.suppress(OSError):
         (place / "error.txt").unlink()
     return place
@@ -113,9 +123,10 @@ def load(place: Path) -> Run:
         record = json.loads((place / "run.json").read_bytes())
         spec, about = record["spec"], record["about"]
         data = (place / "accuracy.npz").read_bytes()
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        named = place.name.endswith(digest(spec))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise damaged(f"{type(error).__name__}: {error}") from None
-    if not isinstance(spec, dict) or not isinstance(about, dict) or not place.name.endswith(digest(spec)):
+    if not isinstance(spec, dict) or not isinstance(about, dict) or not named:
         raise damaged("run.json does not describe the run that the folder is named for")
     if about.get("status") not in ("done", "diverged"):
         raise damaged("run.json does not say how the run ended")
@@ -128,9 +139,10 @@ def load(place: Path) -> Run:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             logs = {name: arrays[name] for name in arrays.files}
         accuracy = logs.pop("accuracy")
-    except (ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, TypeError, MemoryError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise damaged(f"accuracy.npz: {error}") from None
-    if accuracy.ndim != 3 or accuracy.shape[1] != accuracy.shape[2] + 1:
+    real = np.issubdtype(accuracy.dtype, np.floating)
+    if not real or accuracy.ndim != 3 or accuracy.shape[1] != accuracy.shape[2] + 1:
         raise damaged(f"accuracy must be [S, 1 + T, T], got {list(accuracy.shape)}")
     return Run(spec, accuracy, about | {"folder": str(place)}, logs)
 
@@ -156,12 +168,16 @@ def runs(root: Path) -> tuple[list[Run], list[str]]:
 # ---- what is being trained
 
 
+_CHECKPOINT = re.compile(r"checkpoint-\d+\.pt")
+
+
 class Workshop:
     """The folder of a stack in training: which runs it makes, its checkpoints, and a lock."""
 
     def __init__(self, root: Path, specs: list[Mapping[str, Any]]) -> None:
         self.specs = specs
         self.place = root / ".stacks" / digest(specs)
+        self.good: dict[str, str] | None = None  # the newest checkpoint that is known to be whole
 
     @classmethod
     def all(cls, root: Path) -> list[Workshop]:
@@ -195,15 +211,17 @@ class Workshop:
         """Keeps a checkpoint and the one before it; the pointer file holds their sha256."""
         import torch
 
-        _plain(checkpoint, "checkpoint")
+        plain(checkpoint, "checkpoint")
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         data = buffer.getvalue()
-        kept = self._pointer()[:1]
-        number = int(kept[0]["file"].split("-")[1].split(".")[0]) + 1 if kept else 0
+        kept = [self.good] if self.good else self._pointer()[0][:1]
+        number = max([int(p.stem.split("-")[1]) for p in self.place.glob("checkpoint-*.pt")
+                      if _CHECKPOINT.fullmatch(p.name)], default=-1) + 1
         entry = {"file": f"checkpoint-{number}.pt", "sha256": hashlib.sha256(data).hexdigest()}
         write(self.place / entry["file"], data)
         write(self.place / "checkpoint.json", json.dumps([entry, *kept]).encode())
+        self.good = entry
         names = {e["file"] for e in [entry, *kept]}
         for old in self.place.glob("checkpoint-*.pt"):
             if old.name not in names:
@@ -213,24 +231,33 @@ class Workshop:
         """The latest whole checkpoint, if any, and a sentence for each that was damaged."""
         import torch
 
-        problems: list[str] = []
-        for entry in self._pointer():
+        entries, problems = self._pointer()
+        for i, entry in enumerate(entries):
             file = self.place / entry["file"]
             try:
                 data = file.read_bytes()
                 if hashlib.sha256(data).hexdigest() != entry["sha256"]:
                     raise ValueError("not the bytes that were written")
-                return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True), problems
+                checkpoint = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+                self.good = entry
+                return checkpoint, problems
             except Exception as error:  # whatever a damaged file makes torch raise
-                problems.append(f"the checkpoint {file} is damaged ({error}); going back to the one before it")
+                way = "going back to the one before it" if i + 1 < len(entries) else "beginning again"
+                problems.append(f"the checkpoint {file} is damaged ({error}); {way}")
         return None, problems
 
-    def _pointer(self) -> list[dict[str, str]]:
+    def _pointer(self) -> tuple[list[dict[str, str]], list[str]]:
+        """The checkpoints, newest first, and a sentence where the file that names them is damaged."""
+        file = self.place / "checkpoint.json"
+        if not file.exists():
+            return [], []
         try:
-            entries = json.loads((self.place / "checkpoint.json").read_bytes())
-            return [{"file": Path(e["file"]).name, "sha256": str(e["sha256"])} for e in entries]
-        except (OSError, ValueError, KeyError, TypeError):
-            return []
+            entries = [{"file": str(e["file"]), "sha256": str(e["sha256"])} for e in json.loads(file.read_bytes())]
+            if not entries or not all(_CHECKPOINT.fullmatch(e["file"]) for e in entries):
+                raise ValueError("it names no checkpoint of this folder")
+            return entries, []
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            return [], [f"{file} is damaged ({error}); beginning again"]
 
     def close(self) -> None:
         """Removes the folder, once the runs are saved."""
@@ -239,17 +266,17 @@ class Workshop:
             self.place.parent.rmdir()
 
 
-def _plain(value: Any, name: str) -> None:
+def plain(value: Any, name: str) -> None:
     """Raises TypeError, with the key, for anything in a checkpoint that `weights_only` would refuse to load."""
     import torch
 
-    if isinstance(value, dict):
+    if type(value) in (dict, OrderedDict):
         for key, inner in value.items():
-            if not isinstance(key, (str, int)):
+            if type(key) not in (str, int):
                 raise TypeError(f"{name}: keys must be strings or integers, got {key!r}")
-            _plain(inner, f"{name}[{key!r}]")
-    elif isinstance(value, (list, tuple)):
+            plain(inner, f"{name}[{key!r}]")
+    elif type(value) in (list, tuple):
         for i, inner in enumerate(value):
-            _plain(inner, f"{name}[{i}]")
-    elif not isinstance(value, (torch.Tensor, str, bytes, int, float, bool, type(None))):
+            plain(inner, f"{name}[{i}]")
+    elif not isinstance(value, torch.Tensor) and type(value) not in (str, bytes, int, float, bool, type(None)):
         raise TypeError(f"{name} is a {type(value).__name__}: a checkpoint holds tensors and plain values")

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+import random
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lifelong import lift as lifted
 from lifelong import registry
 from lifelong.checks import tiny
 from lifelong.engine import Measured, Rhythm, evaluate, train
 from lifelong.learner import Learner
-from lifelong.lift import Lanes, tree
+from lifelong.lift import Lanes, lift, tree
 from lifelong.models import Net, from_module, mlp
-from lifelong.objects import train_object
+from lifelong.objects import METHODS, train_object
 from lifelong.optim import Optimizer, sgd
 from lifelong.randomness import generator
 from lifelong.schedule import Budget, plan
 from lifelong.setting import compose
 from lifelong.stream import Stream
+from streams import digits
 
 NET = mlp((8,), 6, (12,))
 BUDGET = Budget(5, 2)
@@ -87,6 +92,16 @@ def test_it_ends_as_a_plain_torch_loop(strategy, data, budget):
                 torch.testing.assert_close(state["params"][k][i], p, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_single_seed_without_the_lift_ends_as_a_plain_torch_loop(seed):
+    measured, states = trained(lanes("finetune", [seed], stacked=False))
+    accuracy, weights = by_hand(seed, tiny([seed]), BUDGET)
+    assert torch.equal(measured.accuracy[0], accuracy)
+    for state, params in zip(states, weights, strict=True):
+        for k, p in params.items():
+            torch.testing.assert_close(state["params"][k], p, rtol=1e-10, atol=1e-12)
+
+
 def test_the_logged_loss_is_the_mean_of_the_steps():
     stream, losses = tiny([0]), []
     params = {k: p.double().requires_grad_() for k, p in NET.init(generator(0, "init")).items()}
@@ -117,14 +132,14 @@ def test_measuring_never_changes_training(strategy):
     for a, b in zip(rare[1], often[1], strict=True):
         assert all(torch.equal(a["params"][k], b["params"][k]) for k in a["params"])
     assert not len(rare[0].curve)
-    assert often[0].curve_step.tolist() == [*range(1, 10)] * 3  # 10 steps a task; the last is the row of the array
+    assert often[0].curve_step[:, 1].tolist() == [*range(1, 10)] * 3  # 10 steps a task; the last is the row of the array
     assert often[0].curve.shape == (27, 2, 3)
 
 
 def test_a_curve_holds_what_a_shorter_run_ends_with():
     measured, _ = trained(lanes("finetune", [0, 1]), Budget(5, 1, 6), eval_every=4)
     short, _ = trained(lanes("finetune", [0, 1]), Budget(5, 1, 4))
-    assert measured.curve_step.tolist() == [4, 4, 4]
+    assert measured.curve_step[:, 1].tolist() == [4, 4, 4]
     assert torch.equal(measured.curve[0], short.accuracy[:, 1])
 
 
@@ -288,6 +303,34 @@ def test_a_task_incremental_learner_is_asked_among_its_tasks_units():
     assert blind.accuracy[0, 3, 0] < blind.told[0, 3, 0]
 
 
+@pytest.mark.parametrize("strategy", ["finetune", "er + ewc", "slda"])
+def test_being_told_the_task_never_makes_a_right_answer_wrong(strategy):
+    measured, _ = trained(lanes(strategy, [0, 1, 2]), Budget(5, 1))
+    assert (measured.told >= measured.accuracy).all()
+    assert (measured.told > measured.accuracy).any()
+
+
+def noting(ends: list[int]) -> Learner:
+    """A learner that keeps the largest task number it was given, and lists the ends of tasks it is told of."""
+    def end_task(state: dict[str, Tensor], pool: Any, batch: Any) -> dict[str, Tensor]:
+        ends.append(len(ends))
+        return state
+    return Learner(lambda seed, pool: {"task": torch.tensor(-1)},
+                   lambda state, pool, batch: ({"task": torch.maximum(state["task"], batch.task)}, {}),
+                   lambda state, pool, x: x[:, :6], end_task)
+
+
+@pytest.mark.parametrize("stacked", [True, False])
+@pytest.mark.parametrize(("boundaries", "tasks", "n_ends"), [(True, [0, 1, 2], 3), (False, [0, 0, 0], 0)])
+def test_a_stream_without_boundaries_tells_neither_task_nor_end(boundaries, tasks, n_ends, stacked):
+    ends: list[int] = []
+    learner = noting(ends)
+    stack = Lanes(tiny([0], boundaries), [0], [0], lambda hyper: learner, dtype=torch.float64, stacked=stacked)
+    _, states = trained(stack, Budget(5, 1, 2))
+    assert [int(s["task"]) for s in states] == tasks
+    assert len(ends) == n_ends
+
+
 # ---- resuming
 
 
@@ -358,3 +401,179 @@ def test_lanes_fetch_what_each_lanes_own_pool_does():
         one, unit = alone.fetch(rows[lane])
         real = rows[lane] >= 0
         assert torch.equal(images[lane][real], one[real]) and torch.equal(units[lane][real], unit[real])
+
+
+def small(name: str, seeds: list[int]) -> Stream:
+    if name == "split":
+        return digits.split(seeds, tasks=3, scenario="domain")
+    return getattr(digits, name)(seeds, tasks=3, examples=30)
+
+
+@pytest.mark.parametrize(("name", "own"), [("rotated", "warp"), ("permuted", "warp"), ("split", "label")])
+def test_lanes_fetch_from_real_streams_what_each_lanes_own_pool_does(name, own):
+    stream, at = small(name, [4, 7]), [1, 0, 1]
+    assert getattr(stream, own) is not None
+    stack = Lanes(stream, [4, 7], at, lambda hyper: fixed(torch.zeros(1)))
+    rows = stream.train[at].flatten(1)[:, ::7]
+    images, units = stack.fetch(rows)
+    for lane, position in enumerate(at):
+        pool = stream.pool().lane({k: v[0] for k, v in stream.lanes([position]).items()})
+        one, unit = pool.fetch(rows[lane])
+        real = rows[lane] >= 0
+        assert real.sum() > 10
+        assert torch.equal(images[lane][real], one[real]) and torch.equal(units[lane][real], unit[real])
+
+
+# ---- the lift
+
+
+class Pair(NamedTuple):
+    matrix: Tensor
+    more: dict[str, Tensor]
+
+
+def test_the_lift_is_vmap_on_nested_dicts_and_named_tuples():
+    def f(state: dict[str, Any], pair: Pair, n: Tensor) -> tuple[Any, ...]:
+        picked = torch.where(n > 1, pair.matrix, -pair.matrix) @ state["a"]["w"]
+        grads = torch.func.grad(lambda w: (w * pair.more["v"]).square().sum())(state["a"]["w"])
+        same = torch.ones(2)  # the same for all lanes
+        return {"x": picked, "deep": {"n": n + 1}}, Pair(pair.matrix.index_select(0, n.view(1)), {"g": grads}), (same, n)
+
+    g = torch.Generator().manual_seed(0)
+    args = ({"a": {"w": torch.randn(3, 4, generator=g)}, "empty": {}},
+            Pair(torch.randn(3, 5, 4, generator=g), {"v": torch.randn(3, 4, generator=g)}), torch.arange(3))
+    mine, theirs = lift(f, 3, *args), torch.func.vmap(f)(*args)
+    assert isinstance(mine[1], Pair) and mine[2][0].shape == (3, 2)
+    torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("value", [1.0, None, "x", [torch.zeros(2)]])
+def test_the_lift_refuses_what_is_no_tensor_and_stays_usable(value):
+    x = torch.arange(3.0)
+    with pytest.raises(TypeError):
+        lift(lambda t: {"a": t, "b": value}, 3, x)
+    with pytest.raises(TypeError):
+        lift(lambda t, v: t, 3, x, {"b": value})
+    with pytest.raises(ZeroDivisionError):
+        lift(lambda t: 1 / 0, 3, x)
+    assert torch._C._functorch.maybe_current_level() is None
+    assert torch.equal(lift(lambda t: t + 1, 3, x), x + 1)
+
+
+@pytest.mark.parametrize("strategy", ["er + ewc + lwf", "agem", "slda"])
+def test_a_torch_without_the_lifts_internals_trains_the_same(strategy, monkeypatch):
+    hyper = {("optimizer", "lr"): [0.1, 0.2, 0.3]} if strategy != "slda" else {}
+    fast, fast_states = trained(lanes(strategy, [0, 1, 2], hyper=hyper))
+    monkeypatch.setattr(lifted, "_add_batch_dim", None)
+    slow, slow_states = trained(lanes(strategy, [0, 1, 2], hyper=hyper))
+    assert torch.equal(fast.accuracy, slow.accuracy)
+    torch.testing.assert_close(fast_states[-1], slow_states[-1], rtol=1e-12, atol=1e-12)
+
+
+# ---- objects
+
+
+class Plain:
+    """Plain torch in a plain object; with `noise` it draws from every global generator at every step and answer."""
+
+    def __init__(self, seed: int = 0, noise: bool = False) -> None:
+        self.params = {k: p.requires_grad_() for k, p in NET.init(generator(seed, "init")).items()}
+        self.optimizer = torch.optim.SGD(self.params.values(), 0.1)
+        self.noise, self.drawn, self.tasks = noise, [], []  # type: ignore[var-annotated]
+
+    def draw(self) -> float:
+        return float(torch.rand(())) + float(np.random.rand()) + random.random() if self.noise else 0.0
+
+    def observe(self, x: Tensor, y: Tensor, task: int | None) -> float:
+        self.drawn.append(self.draw())
+        self.tasks.append(task)
+        loss = F.cross_entropy(NET.apply(self.params, x + 0.3 * self.drawn[-1]), y)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return loss.item()
+
+    def end_task(self) -> None:
+        self.tasks.append("end")
+
+    def predict(self, x: Tensor) -> Tensor:
+        self.draw()
+        return NET.apply(self.params, x)
+
+
+class Saved(Plain):
+    """The same, able to go on where it stopped."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {k: p.detach().clone() for k, p in self.params.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for k, p in self.params.items():
+            p.data.copy_(state[k])
+
+
+def keeping(made: list[Any], kind: Callable[..., Any], *args: Any) -> Callable[[], Any]:
+    def make() -> Any:
+        made.append(kind(*args))
+        return made[-1]
+    return make
+
+
+def test_an_object_that_does_what_finetune_does_ends_where_finetune_ends():
+    made: list[Any] = []
+    measured = train_object(keeping(made, Plain, 2), tiny([0, 2]), 1, 2, BUDGET)
+    engine, states = trained(lanes("finetune", [2], dtype=torch.float32, stacked=False))
+    assert torch.equal(measured.accuracy, engine.accuracy) and torch.equal(measured.told, engine.told)
+    torch.testing.assert_close(measured.loss, engine.loss, rtol=1e-5, atol=1e-6)
+    for k, p in made[0].params.items():
+        torch.testing.assert_close(states[-1]["params"][k], p.detach(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("boundaries", "told"), [
+    (True, [0, 0, "end", 1, 1, "end", 2, 2, "end"]), (False, [None] * 6)])
+def test_an_object_is_told_tasks_and_ends_only_where_boundaries_are(boundaries, told):
+    made: list[Any] = []
+    train_object(keeping(made, Plain), tiny([0], boundaries), 0, 0, Budget(5, 1, 2))
+    assert made[0].tasks == told
+
+
+@pytest.mark.parametrize(("answer", "got"), [
+    (lambda x: x[:, 0], r"\[16\]"), (lambda x: x[:, :5], r"\[16, 5\]"), (lambda x: x[1:, :6], r"\[15, 6\]")])
+def test_an_object_that_answers_in_another_shape_is_told_both(answer, got):
+    class Odd(Plain):
+        def predict(self, x: Tensor) -> Tensor:
+            return answer(x)
+
+    with pytest.raises(TypeError, match=r"Odd.predict must return scores \[n, C\] = \[16, 6\], got " + got):
+        train_object(Odd, tiny([0]), 0, 0, BUDGET)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_object_without_a_method_is_told_which_before_it_is_trained(method):
+    half = type("Half", (), {name: lambda self, *_: pytest.fail("used") for name in METHODS if name != method})
+    with pytest.raises(TypeError, match=f"Half has no method {method}"):
+        train_object(half, tiny([0]), 0, 0, BUDGET)
+
+
+def test_measuring_an_object_leaves_every_global_generator_as_it_was():
+    rare, often = [], []  # type: ignore[var-annotated]
+    a = train_object(keeping(rare, Plain, 0, True), tiny([0]), 0, 0, BUDGET)
+    b = train_object(keeping(often, Plain, 0, True), tiny([0]), 0, 0, BUDGET, Rhythm(eval_every=1))
+    assert len(set(rare[0].drawn)) == 30
+    assert rare[0].drawn == often[0].drawn
+    assert torch.equal(a.accuracy, b.accuracy) and len(b.curve) == 27
+
+
+@pytest.mark.parametrize("kind", [Saved, Plain])
+def test_an_object_resumed_anywhere_ends_with_the_same_accuracy(kind):
+    taken: list[dict[str, Any]] = []
+    whole = train_object(keeping([], kind, 0, True), tiny([0]), 0, 0, BUDGET,
+                         Rhythm(4, 0.0, lambda c: taken.append(copy.deepcopy(c))))
+    assert len(taken) == 30
+    for checkpoint in taken[2::9]:
+        made: list[Any] = []
+        again = train_object(keeping(made, kind, 0, True), tiny([0]), 0, 0, BUDGET, Rhythm(4), copy.deepcopy(checkpoint))
+        done = checkpoint["task"] * 10 + checkpoint["step"]
+        assert len(made[0].drawn) == (30 - done if kind is Saved else 30)
+        for name, value in vars(whole).items():
+            torch.testing.assert_close(getattr(again, name), value, rtol=0, atol=0, equal_nan=True, msg=name)

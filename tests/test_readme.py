@@ -1,0 +1,174 @@
+"""The README keeps its word: its strategies run, its commands parse, and CI runs the commands that it shows."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from typer.main import get_command
+
+import lifelong
+from lifelong import checks, cli, registry
+from lifelong.request import prepare
+from lifelong.setting import Options
+
+ROOT = Path(__file__).resolve().parent.parent
+TEXT = (ROOT / "README.md").read_text()
+SHORT = 25  # lines that a strategy may take
+
+
+def blocks(language: str) -> list[str]:
+    """The fenced blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+
+
+def block(first: str) -> str:
+    """The one Python block that begins with the line `first`."""
+    (found,) = [b for b in blocks("python") if b.startswith(first)]
+    return found
+
+
+def commands() -> list[list[str]]:
+    """The words of every `lifelong ...` line of the shell blocks."""
+    lines = [line for b in blocks("sh") for line in b.splitlines() if line.startswith("lifelong ")]
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+def ci(name: str) -> str:
+    """What `.ci/run` takes from the README, by its own awk program."""
+    (function,) = re.findall(r"^readme\(\).*?^}$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE | re.DOTALL)
+    done = subprocess.run(["bash", "-c", f'{function}\nreadme "$1"', "-", name], cwd=ROOT, capture_output=True,
+                          text=True, check=True)
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A working folder that holds the README's two files, and nothing else."""
+    for name in ("mine.py", "plain.py"):
+        (tmp_path / name).write_text(block(f"# {name}\n"))
+    monkeypatch.chdir(tmp_path)
+    loaded = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - loaded:  # files that were loaded from a folder that will be gone
+        if name.startswith("lifelong_file_"):
+            del sys.modules[name]
+
+
+# ---- strategies of one's own
+
+
+def test_the_strategy_keeps_the_contract_alone_and_in_a_sum(folder):
+    assert checks.failures("./mine.py:hard_replay") == []
+    (last,) = [b for b in blocks("python") if "lifelong.checks" in b]
+    exec(compile(last, "README.md", "exec"), {})
+
+
+def test_the_strategy_runs_beside_finetune_and_differs_from_it(folder):
+    expressions = ["finetune", "./mine.py:hard_replay"]
+    outcome = prepare("split-digits", expressions, Options(seeds=2, epochs=1)).run()
+    assert outcome.failures == [] and [r.spec["strategy"] for r in outcome.runs] == expressions
+    plain, replayed = (torch.from_numpy(r.accuracy) for r in outcome.runs)
+    assert plain.shape == replayed.shape == (2, 6, 5) and bool(replayed.isfinite().all())
+    assert torch.equal(plain[:, 0], replayed[:, 0]), "row 0 is the same untrained network"
+    assert float(replayed[:, -1].mean()) > float(plain[:, -1].mean()), "replay forgets less than nothing at all"
+
+
+def test_the_object_runs_and_is_no_worse_than_chance(folder):
+    run = lifelong.run("split-digits", "./plain.py:Plain", seeds=2, epochs=1)
+    assert run.accuracy.shape == (2, 6, 5) and run.about["status"] == "done"
+    assert (run.accuracy[:, 1, 0] > 0.6).all(), "it learns its first two classes"
+
+
+def test_strategies_fit_on_a_screen():
+    for name, what in (("mine.py", "hard_replay"), ("plain.py", "Plain")):
+        source = block(f"# {name}\n")
+        (found,) = [n for n in ast.parse(source).body if getattr(n, "name", None) == what]
+        assert found.end_lineno is not None and found.end_lineno - found.lineno + 1 <= SHORT
+
+
+def test_the_python_api_runs_and_prints_an_interval(capsys):
+    code = block("import lifelong\n").replace("seeds=3, epochs=2", "seeds=2, epochs=1")
+    assert "seeds=2, epochs=1" in code, "this test shortens the run by the text that it replaces"
+    names: dict[str, object] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    numbers = [float(n) for n in re.findall(r"\d+\.\d+(?:e-?\d+)?", capsys.readouterr().out)]
+    assert len(numbers) >= 2 and 0 < numbers[0] < 1
+    assert names["run"].accuracy.shape == (2, 6, 5)  # type: ignore[attr-defined]
+
+
+# ---- commands
+
+
+def test_there_are_commands_of_every_kind():
+    assert {"list", "run", "report", "check"} == {words[1] for words in commands()}
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_a_command_is_one_that_the_command_line_takes(words, folder):
+    group = get_command(cli.app)
+    assert words[1] in group.commands, "no such command"  # type: ignore[attr-defined]
+    command = group.commands[words[1]]  # type: ignore[attr-defined]
+    given = command.make_context(words[1], list(words[2:])).params
+    for expression in [*(given.get("strategies") or []), *([given["strategy"]] if "strategy" in given else [])]:
+        terms = registry.parse(expression)
+        assert terms and registry.settings(terms)
+    for kind in ("optimizer", "model"):
+        if given.get(kind):
+            registry.parse(given[kind], f"{kind}s")
+    if given.get("stream"):
+        (stream,) = registry.parse(given["stream"], "streams")
+        known = registry.hyper_parameters(stream.factory)
+        for option in ("tasks", "classes_per_task", "scenario", "boundaries"):
+            assert given[option] is None or option in known, f"{stream.name} has no {option}"
+    if words[1] == "list" and given.get("name"):
+        assert any(given["name"] in registry.catalogue(kind) for kind in registry.KINDS)
+
+
+def test_options_that_are_only_named_in_the_text_exist():
+    run = get_command(cli.app).commands["run"]  # type: ignore[attr-defined]
+    known = {name for p in run.params for name in (*p.opts, *p.secondary_opts)}
+    named = {w for w in re.findall(r"`(?:[^`\n]*\s)?(--[a-z-]+)[^`\n]*`", TEXT)}
+    assert {"--store", "--data", "--scenario", "--no-boundaries"} <= named
+    assert named <= known
+
+
+def test_eight_runs_in_one_stack_are_eight():
+    (words,) = [w for w in commands() if "--optimizer" in w]
+    strategies = registry.settings(registry.parse(words[3]))
+    optimizers = registry.settings(registry.parse(words[words.index("--optimizer") + 1], "optimizers"))
+    assert len(strategies) * len(optimizers) == 8
+
+
+# ---- what CI runs
+
+
+def test_ci_runs_the_two_blocks_that_are_shown():
+    shown = {mark: re.search(rf"^<!-- {mark} -->\n```sh\n(.*?)\n```$", TEXT, re.MULTILINE | re.DOTALL)
+             for mark in ("setup", "test")}
+    for mark, match in shown.items():
+        assert match, f"README.md has no <!-- {mark} --> block"
+        assert ci(mark) == match[1].strip() and "\n" not in ci(mark)
+    assert ci("no such block") == ""
+
+
+def test_setup_installs_what_is_pinned_and_runs_a_benchmark_without_data():
+    setup = ci("setup")
+    assert "-c constraints.txt" in setup and (ROOT / "constraints.txt").is_file()
+    name = shlex.split(setup.rsplit("lifelong run ", 1)[1])[0]
+    assert "data" not in registry.lookup("streams", name).__code__.co_varnames, "it needs data"
+    assert ci("test").endswith("-m pytest")
+
+
+def test_links_lead_to_files():
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", TEXT) if "://" not in link]
+    assert links and all((ROOT / link).exists() for link in links)
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
