@@ -572,7 +572,7 @@ def test_an_object_resumed_anywhere_ends_with_the_same_accuracy(kind):
     assert len(taken) == 30
     for checkpoint in taken[2::9]:
         made: list[Any] = []
-        again = train_object(keeping(made, kind, 0, True), tiny([0]), 0, 0, BUDGET, Rhythm(4), copy.deepcopy(checkpoint))
+        again = train_object(keeping(made, kind, 0, True), tiny([0]), 0, 0, BUDGET, Rhythm(4), resume=copy.deepcopy(checkpoint))
         done = checkpoint["task"] * 10 + checkpoint["step"]
         assert len(made[0].drawn) == (30 - done if kind is Saved else 30)
         for name, value in vars(whole).items():
