@@ -25,7 +25,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 def main() -> None:
     """Runs the command line; whatever a user can get wrong ends in one sentence and exit code 2."""
     try:
-        app()
+        code = app(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
     except KeyboardInterrupt:
         _say("interrupted; the same command goes on from the last checkpoint")
         sys.exit(130)
@@ -33,9 +34,13 @@ def main() -> None:
         _say(_sentence(error))
         sys.exit(2)
     except Exception as error:
-        if type(error).__name__ != "StoreError":
+        if hasattr(error, "format_message"):  # what was typed is no command or option: click's own sentence
+            text = error.format_message()
+            print(text) if "Usage:" in text else _say(" ".join(text.split()))
+        elif type(error).__name__ == "StoreError":
+            _say(str(error))
+        else:
             raise
-        _say(str(error))
         sys.exit(2)
 
 
@@ -183,13 +188,13 @@ def _watcher(quiet: bool) -> Any:
         """Draws progress on the terminal."""
 
         def __enter__(self) -> Bar:
-            bar.start()
             return self
 
         def __exit__(self, *_: object) -> None:
             bar.stop()
 
         def begin(self, title: str) -> None:
+            bar.start()
             self.task, self.drawn = bar.add_task(title if len(title) < 40 else title[:37] + "...", total=1.0), 0.0
 
         def advance(self, share: float) -> None:

@@ -194,7 +194,9 @@ class Experiment:
 
             measured = self._measure(stack, resume and resume["inner"], watcher, save)
             runs = self._runs(stack, measured, earlier, begun)
-            kept = [store.load(store.save(root, run)) for run in runs]
+            # What was there before, whole or damaged, is never written over.
+            new = [run for run in runs if not (store.folder(root, run.spec) / "run.json").exists()]
+            kept = [store.load(store.save(root, run)) for run in new]
             shop.close()
         return kept
 

@@ -72,11 +72,12 @@ def _one_task(learner: Any, stream: Stream, at: int, seed: int, budget: Budget, 
         rows = todo.rows[0, step * todo.batch_size:(step + 1) * todo.batch_size]
         x, y = pool.fetch(rows[rows >= 0].to(device))
         loss = learner.observe(x, y, task if stream.boundaries else None)
-        if isinstance(loss, (float, Tensor)) and not math.isfinite(float(loss)):
+        number = _number(learner, loss)
+        if loss is not None and not math.isfinite(number):
             measured.lost(torch.tensor([True]), task, step)
             return
         done = step + 1
-        total += math.nan if loss is None else float(loss)
+        total += number
         rhythm.tell(task, done, todo.steps)
         if rhythm.eval_every and done % rhythm.eval_every == 0 and done < todo.steps:
             accuracy, _ = _accuracy(learner, stream, at, device)
@@ -92,6 +93,14 @@ def _one_task(learner: Any, stream: Stream, at: int, seed: int, budget: Budget, 
     _measure(learner, stream, at, device, measured, 1 + task)
     if rhythm.save:
         rhythm.save(_checkpoint(learner, measured, task + 1, 0))
+
+
+def _number(learner: Any, loss: Any) -> float:
+    try:
+        return math.nan if loss is None else float(loss)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{type(learner).__name__}.observe must return its loss, a number, or nothing, got a "
+                        f"{type(loss).__name__}") from None
 
 
 def _only(stream: Stream, at: int) -> Any:

@@ -80,6 +80,8 @@ def _write(files: list[tuple[Path, bytes]]) -> None:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
+        for at, _ in files[1:]:
+            at.unlink(missing_ok=True)  # several files are replaced together or, after a crash, the last is missing
         for at, _ in files:
             os.replace(temporary[at], at)
         handle = os.open(path.parent, os.O_RDONLY)

@@ -218,10 +218,10 @@ def test_scores_that_are_not_numbers_are_divergence_too():
 
 def test_an_object_that_diverges_says_when():
     class Numb:
-        def __init__(self, bad: float, at: int) -> None:
+        def __init__(self, bad: Any, at: int) -> None:
             self.steps, self.bad, self.at = 0, bad, at
 
-        def observe(self, x: Tensor, y: Tensor, task: int | None) -> float:
+        def observe(self, x: Tensor, y: Tensor, task: int | None) -> Any:
             self.steps += 1
             return self.bad if self.steps > self.at else 1.0
 
@@ -230,7 +230,8 @@ def test_an_object_that_diverges_says_when():
         def predict(self, x: Tensor) -> Tensor:
             return x[:, :6]
 
-    for bad in (float("nan"), float("inf")):
+    nan = float("nan")
+    for bad in (nan, float("inf"), torch.tensor(nan), np.float64(nan), np.float32(nan), np.array(nan)):
         measured = train_object(lambda: Numb(bad, 12), tiny([0]), 0, 0, BUDGET)
         assert measured.diverged.tolist() == [[1, 2]]
         assert measured.accuracy[0, 1].isfinite().all() and measured.accuracy[0, 2:].isnan().all()
@@ -545,6 +546,16 @@ def test_an_object_that_answers_in_another_shape_is_told_both(answer, got):
             return answer(x)
 
     with pytest.raises(TypeError, match=r"Odd.predict must return scores \[n, C\] = \[16, 6\], got " + got):
+        train_object(Odd, tiny([0]), 0, 0, BUDGET)
+
+
+@pytest.mark.parametrize("returned", [{"loss": 1.0}, "x", torch.ones(3)])
+def test_an_object_that_returns_something_else_than_a_loss_is_told_so(returned):
+    class Odd(Plain):
+        def observe(self, x: Tensor, y: Tensor, task: int | None) -> Any:
+            return returned
+
+    with pytest.raises(TypeError, match=r"Odd\.observe"):
         train_object(Odd, tiny([0]), 0, 0, BUDGET)
 
 

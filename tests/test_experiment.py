@@ -246,6 +246,26 @@ def test_a_stack_interrupted_while_its_runs_are_saved_is_finished_as_the_same_st
     assert not (tmp_path / ".stacks").exists()
 
 
+def test_a_damaged_run_of_an_interrupted_stack_is_left_as_it_is(tmp_path, monkeypatch):
+    grid, real, saved = "ewc(strength=[1, 2])", store.save, []
+
+    def interrupted(root: Path, run: Run) -> Path:
+        if saved:
+            raise KeyboardInterrupt
+        saved.append(real(root, run))
+        return saved[0]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "save", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            outcome([grid], tmp_path)
+    (saved[0] / "accuracy.npz").write_bytes(b"rubbish")
+    result = outcome([grid], tmp_path)
+    assert result.damaged and str(saved[0]) in result.failures[0]
+    assert (saved[0] / "accuracy.npz").read_bytes() == b"rubbish", "it said that it leaves it"
+    assert [r.spec["strategy"] for r in result.runs] == ["ewc(strength=2)"]
+
+
 def test_a_stack_killed_after_its_last_run_is_cleared_away(tmp_path, monkeypatch):
     def killed(self: store.Workshop) -> None:
         raise KeyboardInterrupt
@@ -361,6 +381,24 @@ def test_an_object_is_given_what_it_names(tmp_path):
     assert (run.accuracy[:, 1, 0] > 0.5).all()
     (again,) = made([an_object(tmp_path, init=check)], steps=20)
     np.testing.assert_array_equal(run.accuracy, again.accuracy)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_an_object_is_given_examples_in_the_precision_asked_for(dtype):
+    seen = set()
+
+    class Looks:
+        def observe(self, x: torch.Tensor, y: torch.Tensor, task: int | None) -> None:
+            seen.add(x.dtype)
+
+        def end_task(self) -> None: ...
+
+        def predict(self, x: torch.Tensor) -> torch.Tensor:
+            seen.add(x.dtype)
+            return torch.zeros(len(x), 4)
+
+    lifelong.run("split-digits(tasks=2)", Looks, seeds=1, steps=1, dtype=dtype)
+    assert seen == {getattr(torch, dtype)}
 
 
 def test_an_object_is_told_the_task_where_boundaries_are(tmp_path):
@@ -523,6 +561,21 @@ def test_run_takes_a_stream_made_elsewhere():
     from streams.digits import split
     run = lifelong.run(split([0, 1, 2], tasks=2), "er", steps=2)
     assert run.accuracy.shape == (3, 3, 2)
+
+
+def test_a_stream_made_elsewhere_is_never_taken_for_another(tmp_path):
+    from streams.digits import split
+
+    def asked(seeds: list[int], **more: Any) -> Run:
+        return lifelong.run(split(seeds, tasks=2), "er", steps=4, **more)  # all have one name and the same options
+
+    try:
+        asked([0, 1], store=tmp_path)
+        other = asked([5, 6], store=tmp_path)
+    except ValueError as error:  # a store may refuse them, as it does strategies that are Python objects
+        assert "stream" in str(error)
+    else:
+        np.testing.assert_array_equal(other.accuracy, asked([5, 6]).accuracy)
 
 
 def test_run_keeps_what_it_can_find_again_and_refuses_what_it_cannot(tmp_path):

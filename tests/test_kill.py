@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import multiprocessing
 import os
 import random
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -74,7 +77,7 @@ class Shell:
         (folder / "plain.py").write_text(OBJECT)
         self.words = ["run", "split-digits", strategy.format(folder=folder), "--tasks", "3", "--seeds", "2", "--steps",
                       str(steps), "--eval-every", str(steps // 3), "--optimizer", "adam(lr=0.001)", "--save-every",
-                      "0.02", "--quiet", "--device", "cpu"]
+                      "0.1", "--quiet", "--device", "cpu"]
         self.fork: ForkServerContext = multiprocessing.get_context("forkserver")
         self.fork.set_forkserver_preload(["torch", "sklearn.datasets", "lifelong.checks", "lifelong.request",
                                           "lifelong.cli", "lifelong.report", "streams.digits",
@@ -159,3 +162,130 @@ def test_ten_kills_of_each_leave_no_trace(strategy, tmp_path):
     hit, checkpoints = killed_and_resumed(tmp_path, strategy, 10, 500)
     print(f"{strategy}: {hit} kills, {checkpoints} of them after a checkpoint")
     assert hit == 10 and checkpoints >= 5
+
+
+# ---- the command itself: three kinds of strategy in one store, killed in each
+
+
+DROPS = """
+import math
+import torch
+from torch import nn
+
+class Drops:
+    def __init__(self, shape, n_classes):
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), 50), nn.ReLU(), nn.Dropout(0.3),
+                                 nn.Linear(50, n_classes))
+        self.optimizer = torch.optim.Adam(self.net.parameters(), 1e-3)
+
+    def observe(self, x, y, task):
+        self.net.train()
+        loss = nn.functional.cross_entropy(self.net(x), y)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return loss.item()
+
+    def end_task(self):
+        pass
+
+    def predict(self, x):
+        self.net.eval()
+        return self.net(x)
+
+    def state_dict(self):
+        return {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state):
+        self.net.load_state_dict(state["net"])
+        self.optimizer.load_state_dict(state["optimizer"])
+"""
+THREE = ("er(memory='class-balanced')", "er + ewc", "./drops.py:Drops")
+
+
+class Command:
+    """`lifelong run` as a shell starts it, one process a call."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "drops.py").write_text(DROPS)
+
+    def start(self, store: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [str(Path(sys.executable).with_name("lifelong")), "run", "rotated-digits", *THREE, "--seeds", "2",
+             "--epochs", "1", "--tasks", "3", "--save-every", "0.1", "--quiet", "--device", "cpu", "--store", store],
+            cwd=self.folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE)
+
+    def whole(self, store: str) -> None:
+        process = self.start(store)
+        _, said = process.communicate()
+        assert process.returncode == 0 and said == b"", said.decode()
+
+    def training(self, store: str, strategy: str) -> bool:
+        """Whether the stack of `strategy` has begun and not ended."""
+        for file in (self.folder / store).glob(".stacks/*/stack.json"):
+            with contextlib.suppress(OSError, ValueError):
+                if any(spec["strategy"] == strategy for spec in json.loads(file.read_bytes())["specs"]):
+                    return True
+        return False
+
+    def killed(self, store: str, strategy: str, seconds: float) -> bool:
+        """Kills the command `seconds` after it came to `strategy`; whether it was still at it."""
+        process = self.start(store)
+        try:
+            while process.poll() is None and not self.training(store, strategy):
+                time.sleep(0.002)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(seconds)
+            hit = process.poll() is None and self.training(store, strategy)
+        finally:
+            process.kill()  # SIGKILL
+            process.communicate()
+        return hit
+
+    def arrays(self, store: str) -> dict[str, dict[str, np.ndarray]]:
+        found = {}
+        for place in (self.folder / store).glob("*/run.json"):
+            with np.load(place.parent / "accuracy.npz", allow_pickle=False) as arrays:
+                found[json.loads(place.read_bytes())["spec"]["strategy"]] = {n: arrays[n] for n in arrays.files}
+        return found
+
+
+def commands_killed(folder: Path, kills: int, each: int) -> dict[str, int]:
+    """Kills the command `kills` times in every strategy, `each` times before it may end; how many came after a
+    checkpoint. What it leaves in the end must be what the uninterrupted command left, bit for bit."""
+    command, dice = Command(folder), random.Random(f"kill the command {kills}")
+    command.whole("whole")
+    whole = command.arrays("whole")
+    assert set(whole) == set(THREE)
+    hits, after, round_ = dict.fromkeys(THREE, 0), dict.fromkeys(THREE, 0), 0
+    while min(hits.values()) < kills:
+        assert round_ < 3 * kills, f"too few kills hit: {hits}"
+        store = f"killed{round_}"
+        for strategy in THREE:
+            for _ in range(min(each, kills - hits[strategy])):
+                if command.killed(store, strategy, dice.uniform(0, 0.5)):
+                    hits[strategy] += 1
+                    after[strategy] += bool(list((folder / store).glob(".stacks/*/checkpoint.json")))
+        command.whole(store)
+        again = command.arrays(store)
+        assert again.keys() == whole.keys()
+        for strategy, arrays in whole.items():
+            assert arrays.keys() == again[strategy].keys()
+            for name, value in arrays.items():
+                np.testing.assert_array_equal(again[strategy][name], value, f"{strategy}: {name} after {hits}")
+                assert again[strategy][name].dtype == value.dtype
+        assert not (folder / store / ".stacks").exists()
+        round_ += 1
+    return after
+
+
+def test_the_command_killed_twice_in_each_strategy_leaves_no_trace(tmp_path):
+    assert sum(commands_killed(tmp_path, 2, 2).values()) > 0
+
+
+@pytest.mark.slow
+def test_the_command_killed_ten_times_in_each_strategy_leaves_no_trace(tmp_path):
+    after = commands_killed(tmp_path, 10, 3)
+    print(f"kills after a checkpoint: {after}")
+    assert all(n > 0 for n in after.values())

@@ -271,6 +271,32 @@ def test_every_failing_write_of_a_save_leaves_the_old_run_or_the_new_one(tmp_pat
         assert any(np.array_equal(accuracy, run.accuracy, equal_nan=True) for run in (old, new))
 
 
+@pytest.mark.parametrize("earlier", [False, True])
+@pytest.mark.parametrize("nth", [0, 1])
+@pytest.mark.parametrize("call", ["replace", "fsync"])
+def test_a_save_that_fails_anywhere_never_leaves_a_damaged_run(call, nth, earlier, tmp_path, monkeypatch):
+    old, new = a_run(), a_run()
+    new.accuracy[:] = 0.5
+    if earlier:
+        store.save(tmp_path, old)
+    real, calls = getattr(os, call), [0]
+
+    def sometimes(*given: Any) -> None:
+        calls[0] += 1
+        if calls[0] > nth:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, sometimes)
+        with pytest.raises(StoreError, match="No space left"):
+            store.save(tmp_path, new)
+    store.find(tmp_path, SPEC)  # the old one, the new one or none: damaged would raise
+    assert not list(tmp_path.glob("*/.*.tmp"))
+    store.save(tmp_path, new)
+    assert (store.find(tmp_path, SPEC).accuracy == 0.5).all()
+
+
 def test_a_store_that_is_a_file_is_said_so(tmp_path):
     (tmp_path / "runs").write_text("not a folder")
     with pytest.raises(StoreError, match=r"cannot write .*runs"):
