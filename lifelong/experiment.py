@@ -226,7 +226,8 @@ class Experiment:
 
             own = Rhythm(rhythm.eval_every, rhythm.save_every, save, tell)
             make = self.make(setting, seed)
-            measured = train_object(partial(make, {}), self.stream, seed, seed, self.budget, own, self.device, current)
+            measured = train_object(partial(make, {}), self.stream, seed, seed, self.budget, own, self.device, current,
+                                    getattr(torch, self.options.dtype))
             done.append(dict(vars(measured)))
             current = None
         merged = {k: torch.cat([d[k] for d in done]) for k in done[0] if k not in ("curve", "curve_step")}

@@ -22,7 +22,7 @@ METHODS = ("observe", "end_task", "predict")
 
 def train_object(make: Callable[[], Any], stream: Stream, at: int, seed: int, budget: Budget,
                  rhythm: Rhythm = Rhythm(), device: torch.device | str = "cpu",
-                 resume: dict[str, Any] | None = None) -> Measured:
+                 resume: dict[str, Any] | None = None, dtype: torch.dtype = torch.float32) -> Measured:
     """Trains one object on one seed's stream and measures every task after every task.
 
     The object has `observe(x, y, task)`, called with every batch (task is None where boundaries are not told; a
@@ -34,7 +34,7 @@ def train_object(make: Callable[[], Any], stream: Stream, at: int, seed: int, bu
         make: builds the object; torch's, numpy's and Python's global generators are seeded before.
         stream: at: the seed's position in it.
         seed: decides the object's random numbers and the order of its data.
-        budget, rhythm, device: as for `engine.train`.
+        budget, rhythm, device, dtype: as for `engine.train`; examples come in this precision.
         resume: a checkpoint that `rhythm.save` was given.
 
     Raises:
@@ -52,9 +52,9 @@ def train_object(make: Callable[[], Any], stream: Stream, at: int, seed: int, bu
         measured, first, begin = Measured(**resume["measured"]), resume["task"], resume["step"]
         _set_generators(resume["generators"])
     else:
-        _measure(learner, stream, at, device, measured, 0)
+        _measure(learner, stream, at, device, dtype, measured, 0)
     for task in range(first, stream.n_tasks):
-        _one_task(learner, stream, at, seed, budget, rhythm, device, measured, task, begin)
+        _one_task(learner, stream, at, seed, budget, rhythm, device, dtype, measured, task, begin)
         begin = 0
         if measured.over:
             break
@@ -62,8 +62,8 @@ def train_object(make: Callable[[], Any], stream: Stream, at: int, seed: int, bu
 
 
 def _one_task(learner: Any, stream: Stream, at: int, seed: int, budget: Budget, rhythm: Rhythm,
-              device: torch.device | str, measured: Measured, task: int, begin: int) -> None:
-    pool = stream.pool(device).lane({k: v[0] for k, v in stream.lanes([at], device).items()})
+              device: torch.device | str, dtype: torch.dtype, measured: Measured, task: int, begin: int) -> None:
+    pool = stream.pool(device, dtype).lane({k: v[0] for k, v in stream.lanes([at], device).items()})
     part = _only(stream, at)
     todo = plan(part, [seed], task, "task", budget)
     saved = time.monotonic()
@@ -80,7 +80,7 @@ def _one_task(learner: Any, stream: Stream, at: int, seed: int, budget: Budget, 
         total += number
         rhythm.tell(task, done, todo.steps)
         if rhythm.eval_every and done % rhythm.eval_every == 0 and done < todo.steps:
-            accuracy, _ = _accuracy(learner, stream, at, device)
+            accuracy, _ = _accuracy(learner, stream, at, device, dtype)
             measured.curve = torch.cat([measured.curve, accuracy.view(1, 1, -1)])
             measured.curve_step = torch.cat([measured.curve_step, torch.tensor([[task, done]])])
         if rhythm.save and done < todo.steps and time.monotonic() - saved > rhythm.save_every:
@@ -90,7 +90,7 @@ def _one_task(learner: Any, stream: Stream, at: int, seed: int, budget: Budget, 
     measured.loss[0, task] = total / max(todo.steps, 1)
     if stream.boundaries:
         learner.end_task()
-    _measure(learner, stream, at, device, measured, 1 + task)
+    _measure(learner, stream, at, device, dtype, measured, 1 + task)
     if rhythm.save:
         rhythm.save(_checkpoint(learner, measured, task + 1, 0))
 
@@ -111,17 +111,19 @@ def _only(stream: Stream, at: int) -> Any:
     return One
 
 
-def _measure(learner: Any, stream: Stream, at: int, device: torch.device | str, measured: Measured, row: int) -> None:
-    accuracy, told = _accuracy(learner, stream, at, device)
+def _measure(learner: Any, stream: Stream, at: int, device: torch.device | str, dtype: torch.dtype, measured: Measured,
+             row: int) -> None:
+    accuracy, told = _accuracy(learner, stream, at, device, dtype)
     measured.lost(accuracy.isnan().all().view(1), max(row - 1, 0), 0)
     measured.note(row, accuracy.view(1, -1), told.view(1, -1))
 
 
 @torch.no_grad()
-def _accuracy(learner: Any, stream: Stream, at: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
+def _accuracy(learner: Any, stream: Stream, at: int, device: torch.device | str,
+              dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Accuracy on every task [T], as asked and with the task told; global generators are left as they were."""
     before = _generators()
-    pool = stream.pool(device).lane({k: v[0] for k, v in stream.lanes([at], device).items()})
+    pool = stream.pool(device, dtype).lane({k: v[0] for k, v in stream.lanes([at], device).items()})
     free = torch.full((stream.n_tasks,), torch.nan, dtype=torch.float64)
     told = free.clone()
     for task in range(stream.n_tasks):

@@ -152,8 +152,8 @@ def run(stream: str | Stream, strategy: Any, *, store: str | Path | None = None,
     """
     if isinstance(stream, Stream):
         if store:
-            raise ValueError(f"{stream.name} was given as a Python object, which a store cannot find again: name it in an "
-                             "expression, or keep nothing")
+            raise ValueError(f"the stream {stream.name} was given as a Python object, which a store cannot find again: "
+                             "name it in an expression, or keep nothing")
         options["seeds"] = stream.n_seeds
     experiment = prepare(stream, [strategy], Options(**options))
     if len(experiment.settings) > 1:
