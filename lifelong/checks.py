@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lifelong import registry
 from lifelong.engine import Measured, Rhythm, train
-from lifelong.learner import Learner, State
+from lifelong.learner import Learner, State, gradient_learner
 from lifelong.lift import Lanes, tree
 from lifelong.models import mlp
 from lifelong.objects import train_object
@@ -31,12 +31,14 @@ class Impure(ValueError):
     """A strategy that cannot be lifted to many seeds; the sentence says which rule it breaks, and where."""
 
 
+_WRITES = "it writes into a tensor that it was given: make a new one"
 _RULES = {
     "calling .item()": "it reads a number out of a tensor (`.item()`, `int(t)`, `if t:`): use torch.where",
     "data-dependent control flow": "it reads a number out of a tensor (`.item()`, `int(t)`, `if t:`): use torch.where",
     "random operation": "it draws random numbers of its own: ask for them with `draws` and use `view.u`",
-    "inplace arithmetic": "it writes into a tensor that it was given: make a new one",
-    "doesn't match the broadcast shape": "it writes into a tensor that it was given: make a new one",
+    "inplace arithmetic": _WRITES,
+    "doesn't match the broadcast shape": _WRITES,
+    "modified by an inplace operation": _WRITES,
     "expected Tensor as element": "the state holds something other than tensors: it is a dict of tensors",
     "dynamic shape": "the shape of a result depends on values (boolean-mask indexing, nonzero): use torch.where, topk",
     "must only return Tensors": "it returns something other than tensors: state is a dict of tensors",
@@ -67,6 +69,7 @@ def probe(lanes: Lanes, budget: Budget) -> None:
     """
     few = Budget(min(budget.batch_size, 4), 1, 1)
     try:
+        _guarded(lanes, few)
         state = lanes.init()
         todo = plan(lanes.stream, lanes.seeds, 0, "task", few)
         for _, batch in batches(lanes, todo, 0, 0):
@@ -76,11 +79,61 @@ def probe(lanes: Lanes, budget: Budget) -> None:
             state = lanes.end_task(state, task)
         lanes.each(lambda learner, pool, s, rows: learner.predict(s, pool, pool.fetch(rows)[0]))(state, batch.rows)
     except ValueError as error:
-        if error.__cause__ is None and "vmap" not in str(error):
+        if isinstance(error, Impure) or (error.__cause__ is None and "vmap" not in str(error)):
             raise
         raise Impure(explain(error)) from error
     except Exception as error:
         raise Impure(explain(error)) from error
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (dict, tuple, list)):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(one)
+
+
+def _place(f: Callable[..., Any]) -> str:
+    code = getattr(f, "__code__", None)
+    return f" ({Path(code.co_filename).name}, {code.co_name}, from line {code.co_firstlineno})" if code else ""
+
+
+_HOOKS = ("init", "recall", "loss", "pull", "grads", "step", "task")
+
+
+def _guarded(lanes: Lanes, budget: Budget) -> None:
+    """One step and a task's end of the first lane by itself, where nothing that a hook is given may be written into."""
+    one = replace(lanes, at=lanes.at[:1], hyper={k: v[:1] for k, v in lanes.hyper.items()}, stacked=False)
+    learner, pool = one.learner, one.pool
+
+    def guarded(f: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any) -> Any:
+            watched = [*_tensors(given), *_tensors(vars(pool))]
+            before = [t._version for t in watched]
+            out = f(*given)
+            if before != [t._version for t in watched]:
+                raise Impure(_WRITES + _place(f))
+            return out
+
+        return call
+
+    observe, end_task = learner.observe, guarded(learner.end_task)
+    if learner.stages is None:
+        observe = guarded(observe)
+    else:  # the step itself moves the parameters in place: what its parts are called with is guarded
+        parts = {}
+        for name, part in learner.stages.parts.items():
+            hooks: dict[str, Any] = {hook: guarded(f) for hook in _HOOKS if (f := getattr(part, hook))}
+            parts[name] = replace(part, **hooks)
+        guarded_learner = gradient_learner(learner.stages.net, learner.stages.optimizer, parts, learner.stages.start)
+        observe, end_task = guarded_learner.observe, guarded_learner.end_task
+    state = one.init()
+    for _, batch in batches(one, plan(one.stream, one.seeds, 0, learner.data, budget), 0, 0):
+        state, _ = observe(state, pool, batch)
+    if one.stream.boundaries:
+        state = end_task(state, pool, whole_task(one, 0, 8))
+    guarded(learner.predict)(state, pool, pool.fetch(batch.rows)[0])
 
 
 # ---- the contract

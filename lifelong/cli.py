@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -36,7 +37,7 @@ def main() -> None:
     except Exception as error:
         if hasattr(error, "format_message"):  # what was typed is no command or option: click's own sentence
             text = error.format_message()
-            print(text) if "Usage:" in text else _say(" ".join(text.split()))
+            print(text) if "Usage:" in text else _say(" ".join(text.split()) + _typed(error))
         elif type(error).__name__ == "StoreError":
             _say(str(error))
         else:
@@ -50,6 +51,14 @@ def _sentence(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split())
+
+
+def _typed(error: Exception) -> str:
+    """What was typed for the option that an error is about, where it is about one's value."""
+    names = getattr(getattr(error, "param", None), "opts", ())
+    words = [piece for word in sys.argv[1:] for piece in word.split("=", 1)]
+    typed = [value for name, value in itertools.pairwise(words) if name in names]
+    return f", got {typed[-1]!r}" if typed and not type(error).__name__.startswith("Missing") else ""
 
 
 def _say(text: str) -> None:

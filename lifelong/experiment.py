@@ -69,6 +69,7 @@ class Experiment:
     options: Options
     budget: Budget
     device: torch.device
+    named: bool = True  # whether the stream was named in an expression
 
     def run(self, root: Path | None = None, watcher: Watcher = Watcher()) -> Outcome:
         """Trains what is not in the store at `root` yet, and returns every run asked for.
@@ -80,6 +81,9 @@ class Experiment:
         keep_pages()
         outcome, ready = Outcome(), {}
         missing = []
+        if root and not self.named:
+            raise ValueError(f"the stream {self.stream.name} was given as a Python object, which a store cannot find "
+                             "again: name it in an expression, or keep nothing")
         for setting in self.settings if root else []:
             if nameless := [term.name for term in setting.terms if not term.findable]:
                 raise ValueError(f"{nameless[0]} was given as a Python object, which a store cannot find again: put it "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -51,7 +51,7 @@ class Learner:
         draws: (B) -> how many uniform numbers a step needs, by source name.
         data: which rows a task trains on: its own ('task'), those of all tasks so far ('seen'), or of all ('all').
         boundaries: whether it must be told where tasks end.
-        stages: the steps of a gradient learner one by one, which the engine lifts faster than `observe`.
+        stages: of a sum of parts, the pieces of its step, which the engine lifts faster than `observe`.
     """
 
     init: Callable[[int, Pool], State]
@@ -137,29 +137,6 @@ class Part:
     boundaries: bool = False
 
 
-@dataclass(frozen=True)
-class Stages:
-    """One step of a gradient learner, cut where the engine lifts it: each function is for one lane.
-
-    Attributes:
-        recall: (pool, state, batch) -> part name -> rows.
-        loss: (pool, trained params, state, batch, rows, x, y of batch and rows) -> loss, what was seen of the batch.
-        transform: (pool, state, batch, grads) -> grads, pulls added.
-        after: (pool, state, batch, grads, seen) -> part states.
-        optimizer: moves the trained parameters, all lanes at once.
-        frozen: (name) -> whether this parameter does not move.
-        uses: which of `recall`, `transform` and `after` do anything.
-    """
-
-    recall: Callable[[Pool, State, Batch], dict[str, Tensor]]
-    loss: Callable[[Pool, Params, State, Batch, dict[str, Tensor], Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
-    transform: Callable[[Pool, State, Batch, Params], Params]
-    after: Callable[[Pool, State, Batch, Params, dict[str, Tensor]], State]
-    optimizer: Optimizer
-    frozen: Callable[[str], bool]
-    uses: frozenset[str]
-
-
 def real(rows: Tensor, dtype: torch.dtype) -> Tensor:
     """Weights [R] that are equal over the real rows and sum to 1; all 0 where there is none."""
     present = (rows >= 0).to(dtype)
@@ -167,15 +144,30 @@ def real(rows: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Sum:
-    """The sum of parts, for one lane."""
+class Stages:
+    """A sum of parts; its step is cut where the engine lifts it. Every method is for one lane.
+
+    Attributes:
+        net: the network.
+        parts: by name, in the order of the sum.
+        start: where learning starts; what it freezes does not move.
+        optimizer: moves the trained parameters, all lanes at once.
+    """
 
     net: Net
     parts: dict[str, Part]
     start: Initialization
     optimizer: Optimizer
 
+    @cached_property
+    def uses(self) -> frozenset[str]:
+        """Which of `recall`, `transform` and `after` do anything."""
+        hooks = {"recall": ("recall",), "transform": ("pull", "grads"), "after": ("step",)}
+        return frozenset(stage for stage, names in hooks.items()
+                         if any(getattr(part, name) for part in self.parts.values() for name in names))
+
     def init(self, seed: int, pool: Pool) -> State:
+        """Parameters, the optimizer's state, and every part's own."""
         params = {k: p.to(pool.dtype) for k, p in self.start.params(self.net, seed).items()}
         trained = {k: p for k, p in params.items() if not self.start.frozen(k)}
         own = {}
@@ -185,15 +177,16 @@ class _Sum:
                 own[name] = part.init(view)
         return {"params": params, "optimizer": self.optimizer.init(trained), "parts": own}
 
-    def view(self, name: str, state: State, pool: Pool, given: Batch, **fields: Any) -> View:
+    def _view(self, name: str, state: State, pool: Pool, given: Batch, **fields: Any) -> View:
         return View(state["parts"].get(name, {}), state["params"], self.net, pool, given.u.get(name, _NONE), given.task,
                     **fields)
 
-    def bare(self, batch: Batch) -> Slice:
+    def _bare(self, batch: Batch) -> Slice:
         return Slice(batch.rows, batch.weight, _NONE, _NONE, _NONE)
 
     def recall(self, pool: Pool, state: State, batch: Batch) -> dict[str, Tensor]:
-        return {name: part.recall(self.view(name, state, pool, batch, batch=self.bare(batch)))
+        """The rows that each part rehearses now."""
+        return {name: part.recall(self._view(name, state, pool, batch, batch=self._bare(batch)))
                 for name, part in self.parts.items() if part.recall}
 
     def loss(self, pool: Pool, trained: Params, state: State, batch: Batch,
@@ -212,30 +205,34 @@ class _Sum:
         total = cross_entropy(mine)
         for name, part in self.parts.items():
             if part.loss:
-                total = total + part.loss(self.view(name, state, pool, batch, batch=mine, recalled=recalled.get(name)))
+                total = total + part.loss(self._view(name, state, pool, batch, batch=mine, recalled=recalled.get(name)))
         return total, {"x": mine.x, "y": mine.y, "scores": mine.scores}
 
     def transform(self, pool: Pool, state: State, batch: Batch, grads: Params) -> Params:
+        """The gradient with every pull added, then transformed."""
         for name, part in self.parts.items():
             if part.pull:
-                more = part.pull(self.view(name, state, pool, batch, batch=self.bare(batch)))
+                more = part.pull(self._view(name, state, pool, batch, batch=self._bare(batch)))
                 grads = {k: g + more[k] if k in more else g for k, g in grads.items()}
         for name, part in self.parts.items():
             if part.grads:
-                grads = part.grads(self.view(name, state, pool, batch, batch=self.bare(batch)), grads)
+                grads = part.grads(self._view(name, state, pool, batch, batch=self._bare(batch)), grads)
         return grads
 
     def after(self, pool: Pool, state: State, batch: Batch, grads: Params, seen: dict[str, Tensor]) -> State:
+        """The parts' states after the update; `seen` is what `loss` saw of the batch."""
         mine = Slice(batch.rows, batch.weight, seen["x"], seen["y"], seen["scores"], pool.rivals(seen["y"]))
-        return state["parts"] | {name: part.step(self.view(name, state, pool, batch, batch=mine, grads=grads))
+        return state["parts"] | {name: part.step(self._view(name, state, pool, batch, batch=mine, grads=grads))
                                  for name, part in self.parts.items() if part.step}
 
     def end_task(self, state: State, pool: Pool, batch: Batch) -> State:
-        own = {name: part.task(self.view(name, state, pool, batch, batch=self.bare(batch)))
+        """The state after a task whose rows are in `batch`."""
+        own = {name: part.task(self._view(name, state, pool, batch, batch=self._bare(batch)))
                for name, part in self.parts.items() if part.task}
         return state | {"parts": state["parts"] | own}
 
     def draws(self, batch_size: int) -> dict[str, int]:
+        """How many uniform numbers a step needs, by part."""
         counts = {name: part.draws(batch_size) if callable(part.draws) else part.draws
                   for name, part in self.parts.items()}
         return {name: count for name, count in counts.items() if count or self.parts[name].task}
@@ -262,17 +259,14 @@ def gradient_learner(net: Net, optimizer: Optimizer, parts: dict[str, Part],
     data = {part.data for part in parts.values()} - {"task"}
     if len(data) > 1:
         raise ValueError("a sum can have one bound: joint and cumulative each decide which rows a task trains on")
-    whole = _Sum(net, parts, start, optimizer)
-    uses = {"recall": ("recall",), "transform": ("pull", "grads"), "after": ("step",)}
-    stages = Stages(whole.recall, whole.loss, whole.transform, whole.after, optimizer, start.frozen, frozenset(
-        stage for stage, hooks in uses.items() if any(getattr(p, hook) for p in parts.values() for hook in hooks)))
+    stages = Stages(net, parts, start, optimizer)
 
     def observe(state: State, pool: Pool, batch: Batch) -> tuple[State, dict[str, Tensor]]:
         owned = state | {k: {n: v.clone() for n, v in state[k].items()} for k in ("params", "optimizer")}
         return gradient_step(stages, lambda stage: partial(getattr(stages, stage), pool), pool.fetch, owned, batch)
 
-    return Learner(whole.init, observe, lambda state, pool, x: net.apply(state["params"], x), whole.end_task,
-                   whole.draws, next(iter(data), "task"), any(p.boundaries for p in parts.values()), stages)
+    return Learner(stages.init, observe, lambda state, pool, x: net.apply(state["params"], x), stages.end_task,
+                   stages.draws, next(iter(data), "task"), any(p.boundaries for p in parts.values()), stages)
 
 
 def gradient_step(stages: Stages, each: Callable[[str], Callable[..., Any]],
@@ -284,13 +278,13 @@ def gradient_step(stages: Stages, each: Callable[[str], Callable[..., Any]],
     parameters alone, so the gradient of the summed losses is every lane's own gradient.
 
     Args:
-        stages: the step of one lane.
+        stages: the sum of parts.
         each: (stage name) -> that stage for all lanes.
         fetch: (rows) -> x, y for all lanes, in one gather.
         state: owned by the caller.
         batch: of all lanes.
     """
-    trained = {k: p for k, p in state["params"].items() if not stages.frozen(k)}
+    trained = {k: p for k, p in state["params"].items() if not stages.start.frozen(k)}
     # Every tensor that goes through the lift costs about a microsecond, so none goes in vain.
     visible = {"params": state["params"], "parts": state["parts"]}
     still = visible | {"params": {k: p for k, p in state["params"].items() if k not in trained}}

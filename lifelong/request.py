@@ -44,6 +44,9 @@ def make_stream(text: str, options: Options, extra: Mapping[str, Any] | None = N
     for name in extra or {}:
         if name not in known:
             raise LookupError(f"{term.name} has no option {name!r}; it has {', '.join(known)}")
+        if name in term.given and term.given[name] != (extra or {})[name]:
+            raise ValueError(f"{name} is given twice: {term.given[name]!r} in {text!r} and {(extra or {})[name]!r} as "
+                             "an option")
     term = Term(term.name, term.factory, {**term.given, **(extra or {})})
     for name, value in term.given.items():
         if isinstance(value, list):
@@ -69,6 +72,7 @@ def prepare(stream: str | Stream, strategies: Sequence[Any], options: Options = 
     Raises:
         LookupError, ValueError, TypeError, ImportError, OSError: one sentence about whatever the user got wrong.
     """
+    named = isinstance(stream, str)
     if isinstance(stream, str):
         stream = make_stream(stream, options, extra)
     where = device(options.device)
@@ -83,7 +87,7 @@ def prepare(stream: str | Stream, strategies: Sequence[Any], options: Options = 
                 for strategy in strategies for terms in registry.settings(_terms(strategy))
                 for (model,) in models for (optimizer,) in optimizers]
     unique = list({store.digest(s.spec): s for s in settings}.values())
-    experiment = Experiment(stream, unique, options, budget, where)
+    experiment = Experiment(stream, unique, options, budget, where, named)
     for setting in unique:
         _check(experiment, setting)
     return experiment
@@ -150,11 +154,9 @@ def run(stream: str | Stream, strategy: Any, *, store: str | Path | None = None,
         ValueError, LookupError, TypeError, ImportError: for whatever was asked wrongly.
         RuntimeError: where training failed.
     """
-    if isinstance(stream, Stream):
-        if store:
-            raise ValueError(f"the stream {stream.name} was given as a Python object, which a store cannot find again: "
-                             "name it in an expression, or keep nothing")
-        options["seeds"] = stream.n_seeds
+    if isinstance(stream, Stream) and options.setdefault("seeds", stream.n_seeds) != stream.n_seeds:
+        raise ValueError(f"the stream {stream.name} was made for {stream.n_seeds} seeds, got "
+                         f"seeds={options['seeds']}")
     experiment = prepare(stream, [strategy], Options(**options))
     if len(experiment.settings) > 1:
         raise ValueError("run makes one run: give single values, or use prepare(...).run(...)")

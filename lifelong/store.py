@@ -207,7 +207,11 @@ class Workshop:
                 raise Busy(f"another process is training this: {self.place}") from None
             for leftover in self.place.glob(".*.tmp"):
                 leftover.unlink(missing_ok=True)
-            yield self
+            try:
+                yield self
+            finally:
+                if not (self.place / "checkpoint.json").exists():
+                    self.close()  # nothing to go on from
 
     def save(self, checkpoint: dict[str, Any]) -> None:
         """Keeps a checkpoint and the one before it; the pointer file holds their sha256."""
