@@ -259,7 +259,7 @@ class Experiment:
         for i, setting in enumerate(stack):
             own = slice(i * n, (i + 1) * n)
             logs = {"loss": measured.loss[own].numpy()}
-            if self.stream.scenario == "class":
+            if self.stream.scenario == "class" and bool((self.stream.classes.sum(-1) > 1).any()):
                 logs["accuracy_task"] = measured.told[own].numpy()
             if len(measured.curve):
                 logs |= {"curve": measured.curve[:, own].transpose(0, 1).numpy(),

@@ -563,19 +563,16 @@ def test_run_takes_a_stream_made_elsewhere():
     assert run.accuracy.shape == (3, 3, 2)
 
 
-def test_a_stream_made_elsewhere_is_never_taken_for_another(tmp_path):
+def test_a_stream_made_elsewhere_is_not_stored_and_brings_its_own_seeds(tmp_path):
     from streams.digits import split
-
-    def asked(seeds: list[int], **more: Any) -> Run:
-        return lifelong.run(split(seeds, tasks=2), "er", steps=4, **more)  # all have one name and the same options
-
-    try:
-        asked([0, 1], store=tmp_path)
-        other = asked([5, 6], store=tmp_path)
-    except ValueError as error:  # a store may refuse them, as it does strategies that are Python objects
-        assert "stream" in str(error)
-    else:
-        np.testing.assert_array_equal(other.accuracy, asked([5, 6]).accuracy)
+    stream = split([5, 6], tasks=2)  # seeds that no expression can name
+    with pytest.raises(ValueError, match="given as a Python object, which a store cannot find"):
+        lifelong.run(stream, "er", steps=4, store=tmp_path)
+    with pytest.raises(ValueError, match="given as a Python object"):
+        prepare(stream, ["er"], Options(seeds=2, steps=4)).run(tmp_path)
+    with pytest.raises(ValueError, match="made for 2 seeds, got seeds=5"):
+        lifelong.run(stream, "er", steps=4, seeds=5)
+    assert not list(tmp_path.iterdir())
 
 
 def test_run_keeps_what_it_can_find_again_and_refuses_what_it_cannot(tmp_path):
@@ -612,3 +609,8 @@ def test_what_is_no_strategy_is_refused(strategy, kind):
 def test_options_are_checked_at_once(options, words):
     with pytest.raises(ValueError, match=words):
         prepare("split-digits(tasks=2)", ["finetune"], Options(**(QUICK | options)))
+
+
+def test_tasks_of_one_class_are_not_scored_with_the_task_told():
+    (run,) = made(["finetune"], stream="split-digits(classes_per_task=1, tasks=3)")
+    assert "accuracy_task" not in run.logs, "told the task there would be one answer to choose from"
