@@ -16,7 +16,7 @@ DRAWINGS, TRAINED = 20, 15
 _SIDE, _STROKES, _STEPS, _KNOTS = 28, 4, 32, 4
 # A stroke is made of this many random numbers, the last _KNOTS of which say how it turns.
 _NUMBERS = 10 + _KNOTS
-_DEFAULTS = {"model": "conv4(width=32)", "optimizer": "adam(lr=0.001)", "epochs": 1, "batch_size": 10}
+_DEFAULTS = {"model": "conv4(width=32)", "optimizer": "adam(lr=0.001)", "epochs": 20, "batch_size": 10}
 
 
 def split(seeds: Sequence[int], *, tasks: int = 10, classes_per_task: int = 5, classes: int | None = None,
