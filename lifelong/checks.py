@@ -24,7 +24,7 @@ from lifelong.registry import Term
 from lifelong.schedule import Budget, batches, plan, whole_task
 from lifelong.setting import compose
 from lifelong.store import plain
-from lifelong.stream import Stream
+from lifelong.stream import Pool, Stream
 
 
 class Impure(ValueError):
@@ -77,13 +77,18 @@ def probe(lanes: Lanes, budget: Budget) -> None:
         if lanes.stream.boundaries:
             task = whole_task(lanes, 0, 8)
             state = lanes.end_task(state, task)
-        lanes.each(lambda learner, pool, s, rows: learner.predict(s, pool, pool.fetch(rows)[0]))(state, batch.rows)
+        lanes.each(lambda learner, pool, s, b: predict(learner, s, pool, pool.fetch(b.rows)[0], b.task))(state, batch)
     except ValueError as error:
         if isinstance(error, Impure) or (error.__cause__ is None and "vmap" not in str(error)):
             raise
         raise Impure(explain(error)) from error
     except Exception as error:
         raise Impure(explain(error)) from error
+
+
+def predict(learner: Learner, state: State, pool: Pool, x: Tensor, task: Tensor) -> Tensor:
+    """The scores of examples of one task, which the learner is told where it must be."""
+    return learner.predict(state, pool, x, task) if learner.told else learner.predict(state, pool, x)
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
@@ -99,7 +104,7 @@ def _place(f: Callable[..., Any]) -> str:
     return f" ({Path(code.co_filename).name}, {code.co_name}, from line {code.co_firstlineno})" if code else ""
 
 
-_HOOKS = ("init", "recall", "loss", "pull", "grads", "step", "task")
+_HOOKS = ("init", "recall", "criterion", "loss", "pull", "grads", "step", "task", "weights", "predict")
 
 
 def _guarded(lanes: Lanes, budget: Budget) -> None:
@@ -126,14 +131,14 @@ def _guarded(lanes: Lanes, budget: Budget) -> None:
         for name, part in learner.stages.parts.items():
             hooks: dict[str, Any] = {hook: guarded(f) for hook in _HOOKS if (f := getattr(part, hook))}
             parts[name] = replace(part, **hooks)
-        guarded_learner = gradient_learner(learner.stages.net, learner.stages.optimizer, parts, learner.stages.start)
-        observe, end_task = guarded_learner.observe, guarded_learner.end_task
+        learner = gradient_learner(learner.stages.net, learner.stages.optimizer, parts, learner.stages.start)
+        observe, end_task = learner.observe, learner.end_task
     state = one.init()
     for _, batch in batches(one, plan(one.stream, one.seeds, 0, learner.data, budget), 0, 0):
         state, _ = observe(state, pool, batch)
     if one.stream.boundaries:
         state = end_task(state, pool, whole_task(one, 0, 8))
-    guarded(learner.predict)(state, pool, pool.fetch(batch.rows)[0])
+    predict(replace(learner, predict=guarded(learner.predict)), state, pool, pool.fetch(batch.rows)[0], batch.task)
 
 
 # ---- the contract
@@ -156,14 +161,16 @@ class Subject:
         """A stack on the tiny stream; `at` are seeds."""
         net = mlp((8,), 6, hidden=(12,))
         distinct = sorted(set(at))
-        return Lanes(tiny(distinct), distinct, [distinct.index(s) for s in at], self.make(net), hyper or {},
-                     dtype=dtype, stacked=stacked)
+        told = getattr(self.make(net)({}), "told", False)
+        stream = tiny(distinct, scenario="task" if told else "class")
+        return Lanes(stream, distinct, [distinct.index(s) for s in at], self.make(net), hyper or {}, dtype=dtype,
+                     stacked=stacked)
 
 
 BUDGET = Budget(batch_size=5, epochs=1)
 
 
-def tiny(seeds: list[int], boundaries: bool = True) -> Stream:
+def tiny(seeds: list[int], boundaries: bool = True, scenario: str = "class") -> Stream:
     """Six Gaussian classes in eight dimensions as three tasks of two; task lengths differ from seed to seed."""
     g = generator("checks", "tiny")
     y = torch.arange(6).repeat_interleave(20)
@@ -176,7 +183,7 @@ def tiny(seeds: list[int], boundaries: bool = True) -> Stream:
             train[i, task, :24 - seed % 3] = rows[:, :12].flatten()[: 24 - seed % 3]
             test[i, task] = rows[:, 12:].flatten()
     classes = torch.eye(3, dtype=torch.bool).repeat_interleave(2, 1).expand(len(seeds), 3, 6).clone()
-    return Stream("tiny-v1", x, y, train, test, classes, (8,), "class", boundaries)
+    return Stream("tiny-v1", x, y, train, test, classes, (8,), scenario, boundaries)
 
 
 def _steps(lanes: Lanes, n_tasks: int = 3) -> Iterator[State]:
@@ -328,14 +335,14 @@ def pads_do_not_count(subject: Subject) -> str | None:
 def predicts_scores(subject: Subject) -> str | None:
     """`predict` gives finite-or-minus-infinite scores [n, C], each example's own whatever is beside it."""
     lanes = subject.lanes([0], stacked=False)
-    state = _last(lanes)
+    state, task = _last(lanes), torch.tensor(0)
     x, _ = lanes.pool.fetch(lanes.stream.test[0].flatten())
-    scores = lanes.learner.predict(state, lanes.pool, x)
+    scores = predict(lanes.learner, state, lanes.pool, x, task)
     if scores.shape != (len(x), 6):
         return f"predict must return [n, C] = [{len(x)}, 6], got {list(scores.shape)}"
     if bool(scores.isnan().any()):
         return "predict returns NaN"
-    if not torch.allclose(scores[:3], lanes.learner.predict(state, lanes.pool, x[:3]), 1e-9, 1e-9):
+    if not torch.allclose(scores[:3], predict(lanes.learner, state, lanes.pool, x[:3], task), 1e-9, 1e-9):
         return "an example's scores depend on the examples beside it"
     return None
 

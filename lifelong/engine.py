@@ -66,7 +66,7 @@ class Measured:
 
 def _answer(learner: Learner, pool: Pool, state: State, rows: Tensor, task: Tensor, x: Tensor,
             y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    scores = learner.predict(state, pool, x)
+    scores = learner.predict(state, pool, x, task[0]) if learner.told else learner.predict(state, pool, x)
     broken = scores.isnan().any()
     free = told = scores.argmax(-1) == y
     if pool.scenario != "domain":
@@ -92,8 +92,11 @@ def evaluate(lanes: Lanes, state: State) -> tuple[Tensor, Tensor]:
     free: list[Tensor] = []
     told: list[Tensor] = []
     broken: list[Tensor] = []
-    for a in range(0, rows.shape[1], size):
-        part, which = rows[:, a:a + size], task[a:a + size]
+    # A learner that is told the task answers one task's examples at a time.
+    cuts = range(0, rows.shape[1], size) if not lanes.learner.told else [t * m + a for t in range(n_tasks)
+                                                                         for a in range(0, m, size)]
+    for a, b in zip(cuts, [*cuts[1:], rows.shape[1]], strict=True):
+        part, which = rows[:, a:b], task[a:b]
         if lanes.stacked:
             out = answer(seen, part, which.expand(lanes.n, -1), *lanes.fetch(part))
         else:

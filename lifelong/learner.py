@@ -46,21 +46,24 @@ class Learner:
     Attributes:
         init: (seed, pool) -> state.
         observe: (state, pool, batch) -> state, logs; logs is a dict of 0-d tensors, with `loss` where there is one.
-        predict: (state, pool, x [n, *shape]) -> scores [n, C].
+        predict: (state, pool, x [n, *shape]) -> scores [n, C]; with `told`, (state, pool, x, task), the 0-d number of
+            the task that all of `x` belong to.
         end_task: (state, pool, batch) -> state; batch has all rows of the task.
         draws: (B) -> how many uniform numbers a step needs, by source name.
         data: which rows a task trains on: its own ('task'), those of all tasks so far ('seen'), or of all ('all').
         boundaries: whether it must be told where tasks end.
+        told: whether it must be told the task to answer, as in task-incremental streams.
         stages: of a sum of parts, the pieces of its step, which the engine lifts faster than `observe`.
     """
 
     init: Callable[[int, Pool], State]
     observe: Callable[[State, Pool, Batch], tuple[State, dict[str, Tensor]]]
-    predict: Callable[[State, Pool, Tensor], Tensor]
+    predict: Callable[..., Tensor]
     end_task: Callable[[State, Pool, Batch], State] = lambda state, pool, batch: state
     draws: Callable[[int], dict[str, int]] = lambda batch_size: {}
     data: str = "task"
     boundaries: bool = False
+    told: bool = False
     stages: Stages | None = None
 
 
@@ -115,12 +118,16 @@ class Part:
         init: (view) -> state, before the first task.
         draws: uniform numbers that a step needs: a number, or (B) -> number.
         recall: (view) -> rows [R] to rehearse now; -1 for none. They share one forward pass with the batch.
+        criterion: (view) -> 0-d, in place of the batch's cross-entropy; at most one part of a sum has it.
         loss: (view) -> 0-d, added to the task's loss.
         pull: (view) -> the gradient of a penalty on the parameters alone; like a loss, but several times cheaper than
             differentiating one. It is added to the gradient before any transform; the logged loss leaves it out.
         grads: (view, grads) -> grads, a transform of the summed gradient, in the order of the sum.
         step: (view) -> state, after each update.
         task: (view) -> state, after each task, with all its rows in `view.batch.rows`.
+        weights: (view, params) -> params that the network is applied with in task `view.task`, in training, where the
+            gradient flows back through it, and in prediction, which must then be told the task.
+        predict: (view, x [n, *shape]) -> scores [n, C], in place of the network's; at most one part of a sum has it.
         data: which rows a task trains on: 'task', 'seen' (so far) or 'all'.
         boundaries: whether it must be told where tasks end; a part with a `task` hook usually must.
     """
@@ -128,11 +135,14 @@ class Part:
     init: Callable[[View], State] | None = None
     draws: int | Callable[[int], int] = 0
     recall: Callable[[View], Tensor] | None = None
+    criterion: Callable[[View], Tensor] | None = None
     loss: Callable[[View], Tensor] | None = None
     pull: Callable[[View], Params] | None = None
     grads: Callable[[View, Params], Params] | None = None
     step: Callable[[View], State] | None = None
     task: Callable[[View], State] | None = None
+    weights: Callable[[View, Params], Params] | None = None
+    predict: Callable[[View, Tensor], Tensor] | None = None
     data: str = "task"
     boundaries: bool = False
 
@@ -166,6 +176,25 @@ class Stages:
         return frozenset(stage for stage, names in hooks.items()
                          if any(getattr(part, name) for part in self.parts.values() for name in names))
 
+    @property
+    def told(self) -> bool:
+        """Whether answers depend on the task."""
+        return any(part.weights for part in self.parts.values())
+
+    def _applied(self, params: Params, state: State, pool: Pool, task: Tensor) -> Params:
+        for name, part in self.parts.items():
+            if part.weights:
+                view = View(state["parts"].get(name, {}), state["params"], self.net, pool, task=task)
+                params = part.weights(view, params)
+        return params
+
+    def predict(self, state: State, pool: Pool, x: Tensor, task: Tensor = _NONE) -> Tensor:
+        """Scores [n, C]; `task` is given where answers depend on it."""
+        for name, part in self.parts.items():
+            if part.predict:
+                return part.predict(View(state["parts"].get(name, {}), state["params"], self.net, pool, task=task), x)
+        return self.net.apply(self._applied(state["params"], state, pool, task), x)
+
     def init(self, seed: int, pool: Pool) -> State:
         """Parameters, the optimizer's state, and every part's own."""
         params = {k: p.to(pool.dtype) for k, p in self.start.params(self.net, seed).items()}
@@ -195,17 +224,20 @@ class Stages:
         params = state["params"] | trained
         state = state | {"params": params}
         sizes = [len(r) for r in (batch.rows, *rows.values())]
-        scores = self.net.apply(params, x)
+        scores = self.net.apply(self._applied(params, state, pool, batch.task), x)
         rivals = pool.rivals(y)
         weights = [batch.weight, *(real(r, pool.dtype) for r in rows.values())]
         cut = [t.split(sizes) if t is not None and rows else [t] * len(sizes) for t in (x, y, scores, rivals)]
         slices = [Slice(r, w, *own) for r, w, *own in
                   zip((batch.rows, *rows.values()), weights, *cut, strict=True)]
         mine, recalled = slices[0], dict(zip(rows, slices[1:], strict=True))
-        total = cross_entropy(mine)
+        views = {name: self._view(name, state, pool, batch, batch=mine, recalled=recalled.get(name))
+                 for name, part in self.parts.items() if part.loss or part.criterion}
+        total = next((part.criterion(views[name]) for name, part in self.parts.items() if part.criterion), None)
+        total = cross_entropy(mine) if total is None else total
         for name, part in self.parts.items():
             if part.loss:
-                total = total + part.loss(self._view(name, state, pool, batch, batch=mine, recalled=recalled.get(name)))
+                total = total + part.loss(views[name])
         return total, {"x": mine.x, "y": mine.y, "scores": mine.scores}
 
     def transform(self, pool: Pool, state: State, batch: Batch, grads: Params) -> Params:
@@ -259,14 +291,22 @@ def gradient_learner(net: Net, optimizer: Optimizer, parts: dict[str, Part],
     data = {part.data for part in parts.values()} - {"task"}
     if len(data) > 1:
         raise ValueError("a sum can have one bound: joint and cumulative each decide which rows a task trains on")
+    for hook, what in (("criterion", "the loss of the batch"), ("predict", "the answer")):
+        if len(both := [name for name, part in parts.items() if getattr(part, hook)]) > 1:
+            raise ValueError(f"{' and '.join(both)} cannot be summed: each puts its own in place of {what}")
+    for one, part in parts.items():
+        for other, mate in parts.items():
+            if part.weights and mate.recall:
+                raise ValueError(f"{one} and {other} cannot be summed: {one} gives every task weights of its own, and "
+                                 f"{other} rehearses other tasks' examples with those of this one")
     stages = Stages(net, parts, start, optimizer)
 
     def observe(state: State, pool: Pool, batch: Batch) -> tuple[State, dict[str, Tensor]]:
         owned = state | {k: {n: v.clone() for n, v in state[k].items()} for k in ("params", "optimizer")}
         return gradient_step(stages, lambda stage: partial(getattr(stages, stage), pool), pool.fetch, owned, batch)
 
-    return Learner(stages.init, observe, lambda state, pool, x: net.apply(state["params"], x), stages.end_task,
-                   stages.draws, next(iter(data), "task"), any(p.boundaries for p in parts.values()), stages)
+    return Learner(stages.init, observe, stages.predict, stages.end_task, stages.draws, next(iter(data), "task"),
+                   any(p.boundaries for p in parts.values()), stages.told, stages)
 
 
 def gradient_step(stages: Stages, each: Callable[[str], Callable[..., Any]],

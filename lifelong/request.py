@@ -138,6 +138,9 @@ def _check(experiment: Experiment, setting: Setting) -> None:
         return
     if learner.boundaries and not experiment.stream.boundaries:
         raise ValueError(f"{name} must be told where a task ends, and this stream does not tell")
+    if learner.told and experiment.stream.scenario != "task":
+        raise ValueError(f"{name} must be told the task to answer, and this stream is {experiment.stream.scenario}-"
+                         "incremental: use --scenario task")
     checks.probe(experiment.lanes([setting]), experiment.budget)
 
 
