@@ -39,6 +39,7 @@ _RULES = {
     "inplace arithmetic": _WRITES,
     "doesn't match the broadcast shape": _WRITES,
     "modified by an inplace operation": _WRITES,
+    "used in an in-place operation": _WRITES,
     "expected Tensor as element": "the state holds something other than tensors: it is a dict of tensors",
     "dynamic shape": "the shape of a result depends on values (boolean-mask indexing, nonzero): use torch.where, topk",
     "must only return Tensors": "it returns something other than tensors: state is a dict of tensors",

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from lifelong.losses import Slice as Slice
-from lifelong.losses import cross_entropy
-from lifelong.models import Net
+from lifelong.losses import cross_entropy, cross_entropy_vjp
+from lifelong.models import Back, Net
 from lifelong.models import Params as Params
 from lifelong.optim import Optimizer
 from lifelong.randomness import generator
@@ -148,9 +148,14 @@ class Part:
 
 
 def real(rows: Tensor, dtype: torch.dtype) -> Tensor:
-    """Weights [R] that are equal over the real rows and sum to 1; all 0 where there is none."""
+    """Weights [..., R] that are equal over the real rows and sum to 1; all 0 where there is none."""
     present = (rows >= 0).to(dtype)
-    return present / present.sum().clamp(min=1)
+    return present / present.sum(-1, keepdim=True).clamp(min=1)
+
+
+def rehearsal(view: View) -> Tensor:
+    """The `loss` of a part that learns what it recalls: cross-entropy. The engine knows its derivative."""
+    return cross_entropy(view.recalled)
 
 
 @dataclass(frozen=True)
@@ -171,10 +176,12 @@ class Stages:
 
     @cached_property
     def uses(self) -> frozenset[str]:
-        """Which of `recall`, `transform` and `after` do anything."""
-        hooks = {"recall": ("recall",), "transform": ("pull", "grads"), "after": ("step",)}
+        """Which of the stages do anything; 'criterion' where the batch's cross-entropy is replaced."""
+        hooks = {"recall": ("recall",), "loss": ("loss", "criterion"), "criterion": ("criterion",),
+                 "transform": ("pull", "grads"), "after": ("step",)}
         return frozenset(stage for stage, names in hooks.items()
-                         if any(getattr(part, name) for part in self.parts.values() for name in names))
+                         if any(getattr(part, name) not in (None, rehearsal)
+                                for part in self.parts.values() for name in names))
 
     @property
     def told(self) -> bool:
@@ -218,27 +225,29 @@ class Stages:
         return {name: part.recall(self._view(name, state, pool, batch, batch=self._bare(batch)))
                 for name, part in self.parts.items() if part.recall}
 
-    def loss(self, pool: Pool, trained: Params, state: State, batch: Batch,
-             rows: dict[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """One forward pass serves the batch and everything recalled; each part gets its slice of the scores."""
-        params = state["params"] | trained
-        state = state | {"params": params}
+    def apply(self, pool: Pool, trained: Params, state: State, batch: Batch, x: Tensor) -> Tensor:
+        """Scores of everything that is looked at in this step."""
+        return self.net.apply(self._applied(state["params"] | trained, state, pool, batch.task), x)
+
+    def loss(self, pool: Pool, trained: Params, state: State, batch: Batch, rows: dict[str, Tensor], x: Tensor,
+             y: Tensor, scores: Tensor) -> Tensor:
+        """What the parts add to the cross-entropy of the batch and of rehearsals, or put in its place; each gets its
+        slice of the scores."""
+        state = state | {"params": state["params"] | trained}
         sizes = [len(r) for r in (batch.rows, *rows.values())]
-        scores = self.net.apply(self._applied(params, state, pool, batch.task), x)
         rivals = pool.rivals(y)
         weights = [batch.weight, *(real(r, pool.dtype) for r in rows.values())]
         cut = [t.split(sizes) if t is not None and rows else [t] * len(sizes) for t in (x, y, scores, rivals)]
         slices = [Slice(r, w, *own) for r, w, *own in
                   zip((batch.rows, *rows.values()), weights, *cut, strict=True)]
-        mine, recalled = slices[0], dict(zip(rows, slices[1:], strict=True))
-        views = {name: self._view(name, state, pool, batch, batch=mine, recalled=recalled.get(name))
-                 for name, part in self.parts.items() if part.loss or part.criterion}
-        total = next((part.criterion(views[name]) for name, part in self.parts.items() if part.criterion), None)
-        total = cross_entropy(mine) if total is None else total
+        recalled = dict(zip(rows, slices[1:], strict=True))
+        total = scores.new_zeros(())
         for name, part in self.parts.items():
-            if part.loss:
-                total = total + part.loss(views[name])
-        return total, {"x": mine.x, "y": mine.y, "scores": mine.scores}
+            for hook in (part.criterion, part.loss):
+                if hook not in (None, rehearsal):
+                    total = total + hook(self._view(name, state, pool, batch, batch=slices[0],
+                                                    recalled=recalled.get(name)))
+        return total
 
     def transform(self, pool: Pool, state: State, batch: Batch, grads: Params) -> Params:
         """The gradient with every pull added, then transformed."""
@@ -252,7 +261,7 @@ class Stages:
         return grads
 
     def after(self, pool: Pool, state: State, batch: Batch, grads: Params, seen: dict[str, Tensor]) -> State:
-        """The parts' states after the update; `seen` is what `loss` saw of the batch."""
+        """The parts' states after the update; `seen` is the batch as `loss` saw it."""
         mine = Slice(batch.rows, batch.weight, seen["x"], seen["y"], seen["scores"], pool.rivals(seen["y"]))
         return state["parts"] | {name: part.step(self._view(name, state, pool, batch, batch=mine, grads=grads))
                                  for name, part in self.parts.items() if part.step}
@@ -303,47 +312,104 @@ def gradient_learner(net: Net, optimizer: Optimizer, parts: dict[str, Part],
 
     def observe(state: State, pool: Pool, batch: Batch) -> tuple[State, dict[str, Tensor]]:
         owned = state | {k: {n: v.clone() for n, v in state[k].items()} for k in ("params", "optimizer")}
-        return gradient_step(stages, lambda stage: partial(getattr(stages, stage), pool), pool.fetch, owned, batch)
+        way = Way(lambda stage: partial(getattr(stages, stage), pool), pool.fetch, pool.rivals)
+        return gradient_step(stages, way, owned, batch)
 
     return Learner(stages.init, observe, stages.predict, stages.end_task, stages.draws, next(iter(data), "task"),
                    any(p.boundaries for p in parts.values()), stages.told, stages)
 
 
-def gradient_step(stages: Stages, each: Callable[[str], Callable[..., Any]],
-                  fetch: Callable[[Tensor], tuple[Tensor, Tensor]], state: State,
-                  batch: Batch) -> tuple[State, dict[str, Tensor]]:
+class Way(NamedTuple):
+    """How the step of a sum of parts is carried out for all lanes.
+
+    Attributes:
+        each: (stage name) -> that stage for all lanes.
+        fetch: (rows) -> x, y for all lanes, in one gather.
+        rivals: (y) -> the units that compete, or None: see `Pool.rivals`.
+        forward: `Net.vjp` for all lanes; None: the network too goes through `each`, and autograd.
+    """
+
+    each: Callable[[str], Callable[..., Any]]
+    fetch: Callable[[Tensor], tuple[Tensor, Tensor]]
+    rivals: Callable[[Tensor], Tensor | None]
+    forward: Callable[[Params, Tensor], tuple[Tensor, Back]] | None = None
+
+
+def gradient_step(stages: Stages, way: Way, state: State, batch: Batch) -> tuple[State, dict[str, Tensor]]:
     """One step of a gradient learner; writes into its parameters and its optimizer's state.
 
     Differentiation and the update run outside the lift, on stacked leaves: a lane's loss depends on its own
     parameters alone, so the gradient of the summed losses is every lane's own gradient.
 
     Args:
-        stages: the sum of parts.
-        each: (stage name) -> that stage for all lanes.
-        fetch: (rows) -> x, y for all lanes, in one gather.
+        stages: the step of one lane.
+        way: for all lanes.
         state: owned by the caller.
         batch: of all lanes.
     """
     trained = {k: p for k, p in state["params"].items() if not stages.start.frozen(k)}
     # Every tensor that goes through the lift costs about a microsecond, so none goes in vain.
     visible = {"params": state["params"], "parts": state["parts"]}
-    still = visible | {"params": {k: p for k, p in state["params"].items() if k not in trained}}
     with torch.no_grad():
-        rows = each("recall")(visible, batch) if "recall" in stages.uses else {}
-        x, y = fetch(torch.cat([batch.rows, *rows.values()], -1) if rows else batch.rows)
-    with torch.enable_grad():
-        leaves = {k: p.detach().requires_grad_() for k, p in trained.items()}
-        losses, seen = each("loss")(leaves, still, batch, rows, x, y)
-        grads = dict(zip(leaves, torch.autograd.grad(losses.sum(), list(leaves.values()), materialize_grads=True),
-                         strict=True))
+        rows = way.each("recall")(visible, batch) if "recall" in stages.uses else {}
+        x, y = way.fetch(torch.cat([batch.rows, *rows.values()], -1) if rows else batch.rows)
+    losses, scores, grads = _differentiated(stages, way, state, trained, batch, rows, x, y)
     with torch.no_grad():
         if "transform" in stages.uses:
-            grads = each("transform")(visible, batch, grads)
+            grads = way.each("transform")(visible, batch, grads)
         stages.optimizer.update(trained, grads, state["optimizer"])
         if "after" in stages.uses:
-            parts = each("after")(visible, batch, grads, {k: v.detach() for k, v in seen.items()})
+            seen = {"x": x, "y": y, "scores": scores.detach()}
+            parts = way.each("after")(visible, batch, grads, {k: _own(batch, v) for k, v in seen.items()})
             state = state | {"parts": apart(parts, state["params"])}
     return state, {"loss": losses.detach()}
+
+
+def _own(batch: Batch, value: Tensor) -> Tensor:
+    """Of `value`, which has the batch and then what was recalled, the batch."""
+    return value.narrow(batch.rows.dim() - 1, 0, batch.rows.shape[-1])
+
+
+def _differentiated(stages: Stages, way: Way, state: State, trained: Params, batch: Batch, rows: dict[str, Tensor],
+                    x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Params]:
+    """Losses, the scores of the batch and of what was recalled, and the gradients of the trained parameters.
+
+    Where the network has a derivative by hand, autograd sees only what the parts do with the scores, and with the
+    parameters directly.
+    """
+    leaves = {k: p.detach().requires_grad_() for k, p in trained.items()}
+    still = {"params": {k: p for k, p in state["params"].items() if k not in trained}, "parts": state["parts"]}
+    back: Back | None = None
+    if way.forward is None:
+        with torch.enable_grad():
+            scores = way.each("apply")(leaves, still, batch, x)
+    else:
+        with torch.no_grad():
+            scores, back = way.forward(state["params"], x)
+    direct: Params = {}
+    with torch.no_grad():
+        weight = batch.weight if "criterion" not in stages.uses else torch.zeros_like(batch.weight)
+        if rows:
+            counts = (real(r, weight.dtype) if stages.parts[name].loss is rehearsal
+                      else torch.zeros_like(r, dtype=weight.dtype) for name, r in rows.items())
+            weight = torch.cat([weight, *counts], -1)
+        losses, towards = cross_entropy_vjp(scores.detach(), y, weight, way.rivals(y))
+    if "loss" in stages.uses:
+        with torch.enable_grad():
+            seen = scores.detach().requires_grad_()
+            more = way.each("loss")(leaves, still, batch, rows, x, y, seen)
+            if more.requires_grad:
+                grad, *others = torch.autograd.grad(more.sum(), [seen, *leaves.values()], allow_unused=True)
+                direct = {k: g for k, g in zip(leaves, others, strict=True) if g is not None}
+                towards = towards if grad is None else towards + grad
+        losses = losses + more.detach()
+    if back is not None:
+        with torch.no_grad():
+            grads = back(towards, leaves.keys())
+    else:
+        grads = dict(zip(leaves, torch.autograd.grad(scores, list(leaves.values()), towards, materialize_grads=True),
+                         strict=True))
+    return losses, scores, {k: grads[k] + direct[k] if k in direct else grads[k] for k in leaves}
 
 
 def apart(state: State, params: Params) -> State:

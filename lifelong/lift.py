@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lifelong.learner import Batch, Learner, State, apart, gradient_step
+from lifelong.learner import Batch, Learner, Params, State, Way, apart, gradient_step
+from lifelong.models import Back, looped
 from lifelong.stream import Pool, Stream
 
 try:  # what torch.func.vmap calls; its own handling of nested arguments costs ten times as much as these
@@ -26,6 +28,8 @@ except ImportError:  # a torch that keeps them elsewhere: slower, equal
     _add_batch_dim = None  # type: ignore[assignment]
 
 CPU = torch.device("cpu")
+# False sends every lane's network through the lift and autograd: slower, and what fast paths are tested against.
+FAST = not os.environ.get("LIFELONG_PLAIN")
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ class Lanes:
     @cached_property
     def stages(self) -> dict[str, Callable[..., Any]]:
         """The stages of a gradient learner for all lanes."""
-        names = ("recall", "loss", "transform", "after")
+        names = ("recall", "apply", "loss", "transform", "after")
         return {name: self.each(lambda learner, pool, *args, name=name: getattr(learner.stages, name)(pool, *args))
                 for name in names}
 
@@ -126,18 +130,12 @@ class Lanes:
             states.append(learner.init(self.seeds[at], pool.lane({k: v[lane] for k, v in own.items()})))
         state = tree(lambda *leaves: torch.stack(leaves) if self.stacked else leaves[0].clone(), *states)
         state = tree(lambda leaf: leaf.to(self.device), state)
-        return self._laid(self._apart(state))
-
-    def _laid(self, state: State) -> State:
-        """`state` with stacked matrices laid out as the backward pass lays out their gradients: updates run along."""
-        if not self.stacked:
-            return state
-        laid: State = tree(lambda t: t.mT.contiguous().mT if t.dim() == 3 and t.is_floating_point() else t, state)
-        return laid
+        return self._apart(state)
 
     def resume(self, state: State) -> State:
         """A saved state, on the device."""
-        return self._laid(tree(lambda leaf: leaf.to(self.device), state))
+        resumed: State = tree(lambda leaf: leaf.to(self.device), state)
+        return resumed
 
     def observe(self, state: State, batch: Batch) -> tuple[State, dict[str, Tensor]]:
         """One step of all lanes; the state given is used up."""
@@ -145,7 +143,46 @@ class Lanes:
             with torch.no_grad():
                 new, logs = self._observe(state, batch)
             return new, logs
-        return gradient_step(self.outer, self.stages.__getitem__, self.fetch, state, batch)
+        return gradient_step(self.outer, self.way, state, batch)
+
+    @cached_property
+    def way(self) -> Way:
+        """How a step of a sum of parts is carried out here."""
+        return Way(self.stages.__getitem__, self.fetch, self.rivals, self.forward)
+
+    @cached_property
+    def forward(self) -> Callable[[Params, Tensor], tuple[Tensor, Back]] | None:
+        """The network of all lanes without the lift, in the form that is fastest on this device; None: lifted."""
+        stages = self.learner.stages
+        if stages is None or stages.told or not FAST:
+            return None
+        if stages.net.vjp is None and self.stacked and self.device.type == "cpu":
+            return looped(stages.net)
+        return stages.net.vjp
+
+    @cached_property
+    def predict(self) -> Callable[[State, Tensor, Tensor], Tensor]:
+        """(state, x [L, n, *shape], task 0-d) -> scores [L, n, C] of all lanes; unstacked without L."""
+        forward, stages = self.forward, self.learner.stages
+        if forward is not None and stages is not None and not any(p.predict for p in stages.parts.values()):
+            return lambda state, x, task: forward(state["params"], x)[0]
+
+        def one(learner: Learner, pool: Pool, state: State, x: Tensor, task: Tensor) -> Tensor:
+            return learner.predict(state, pool, x, task) if learner.told else learner.predict(state, pool, x)
+
+        every = self.each(one)
+        return lambda state, x, task: every(state, x, task.expand(self.n) if self.stacked else task)
+
+    def rivals(self, y: Tensor) -> Tensor | None:
+        """`Pool.rivals` for all lanes."""
+        if self.stream.scenario != "task":
+            return None
+        rivals: Tensor = self._rivals(y)
+        return rivals
+
+    @cached_property
+    def _rivals(self) -> Callable[..., Any]:
+        return self.each(lambda learner, pool, y: pool.rivals(y))
 
     @cached_property
     def _observe(self) -> Callable[..., Any]:
@@ -158,7 +195,7 @@ class Lanes:
     def end_task(self, state: State, batch: Batch) -> State:
         """All lanes' state after a task whose rows are in `batch`."""
         with torch.no_grad():
-            return self._laid(self._apart(self._end_task(state, batch)))
+            return self._apart(self._end_task(state, batch))
 
     def _apart(self, state: State) -> State:
         if "parts" not in state or self.learner.stages is None:

@@ -35,8 +35,25 @@ class Slice(NamedTuple):
 
 def cross_entropy(seen: Slice) -> Tensor:
     """Weighted cross-entropy of a slice over the units that compete for each example; 0 where it is empty."""
-    scores = seen.scores if seen.rivals is None else seen.scores.masked_fill(~seen.rivals, -torch.inf)
-    return (F.cross_entropy(scores, seen.y, reduction="none") * seen.weight).sum()
+    return _nll(_log_p(seen.scores, seen.rivals), seen.y, seen.weight)
+
+
+def _log_p(scores: Tensor, allowed: Tensor | None) -> Tensor:
+    """Log-probabilities over the allowed units; a finite stand-in for -inf keeps 0 * -inf away."""
+    return (scores if allowed is None else scores.masked_fill(~allowed, -1e30)).log_softmax(-1)
+
+
+def _nll(log_p: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+    return -(log_p.gather(-1, y.unsqueeze(-1)).squeeze(-1) * weight).sum(-1)
+
+
+def cross_entropy_vjp(scores: Tensor, y: Tensor, weight: Tensor, rivals: Tensor | None) -> tuple[Tensor, Tensor]:
+    """`cross_entropy` of scores [..., B, C] and its gradient with respect to them, by hand; any leading axes."""
+    log_p = _log_p(scores, rivals)
+    loss = _nll(log_p, y, weight)
+    grad = log_p.exp_()
+    grad.scatter_add_(-1, y.unsqueeze(-1), grad.new_full((), -1.0).expand(*y.shape, 1))
+    return loss, grad.mul_(weight.unsqueeze(-1))
 
 
 def fit(net: Net, pool: Pool, rows: Tensor, weight: Tensor) -> Callable[[Params], Tensor]:
@@ -107,10 +124,6 @@ def fisher(net: Net, params: Params, pool: Pool, rows: Tensor, weight: Tensor, l
         for k, value in squares(net, params, x, y, w, rivals, labels).items():
             total[k] = total[k] + value
     return total
-
-
-def _log_p(scores: Tensor, allowed: Tensor) -> Tensor:
-    return scores.masked_fill(~allowed, -1e30).log_softmax(-1)
 
 
 def _answers(log_p: Tensor, y: Tensor, weight: Tensor, labels: str) -> Iterator[tuple[Tensor, Tensor]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Params = dict[str, Tensor]
+Back = Callable[[Tensor, Collection[str]], Params]
 
 
 class Net(NamedTuple):
@@ -22,12 +23,16 @@ class Net(NamedTuple):
         apply: (params, x [B, *shape]) -> scores [B, C].
         features: (params, x) -> the last hidden layer [B, F]; None where the network does not say what that is.
         head: names of the output layer's parameters.
+        vjp: `apply` and its derivative by hand, where that is faster than autograd: (params, x [..., B, *shape]) ->
+            scores [..., B, C], back; back(gradient of scores, names) -> gradients of these params. For one lane, or
+            with a leading axis on everything for a stack of lanes.
     """
 
     init: Callable[[torch.Generator], Params]
     apply: Callable[[Params, Tensor], Tensor]
     features: Callable[[Params, Tensor], Tensor] | None = None
     head: tuple[str, ...] = ()
+    vjp: Callable[[Params, Tensor], tuple[Tensor, Back]] | None = None
 
 
 def _uniform(shape: tuple[int, ...], fan_in: int, g: torch.Generator) -> Tensor:
@@ -70,7 +75,57 @@ def mlp(shape: tuple[int, ...], n_classes: int, hidden: Sequence[int] = (100, 10
     def apply(params: Params, x: Tensor) -> Tensor:
         return F.linear(features(params, x), params["head.weight"], params["head.bias"])
 
-    return Net(init, apply, features, ("head.weight", "head.bias"))
+    layers = [*(f"hidden{i}" for i in range(len(hidden))), "head"]
+
+    def vjp(params: Params, x: Tensor) -> tuple[Tensor, Back]:
+        inputs = [x.flatten(-len(shape))]
+        for name in layers[:-1]:
+            inputs.append(_affine(params, name, inputs[-1]).relu_())
+
+        def back(grad: Tensor, names: Collection[str]) -> Params:
+            grads: Params = {}
+            last = min((i for i, name in enumerate(layers) if f"{name}.weight" in names or f"{name}.bias" in names),
+                       default=len(layers))
+            for i in range(len(layers) - 1, last - 1, -1):
+                weight, bias = f"{layers[i]}.weight", f"{layers[i]}.bias"
+                if weight in names:
+                    grads[weight] = grad.mT @ inputs[i]
+                if bias in names:
+                    grads[bias] = grad.sum(-2)
+                if i > last:  # the derivative of relu is 1 where its value is above 0
+                    grad = torch.ops.aten.threshold_backward(grad @ params[weight], inputs[i], 0)
+            return grads
+
+        return _affine(params, "head", inputs[-1]), back
+
+    return Net(init, apply, features, ("head.weight", "head.bias"), vjp)
+
+
+def _affine(params: Params, name: str, x: Tensor) -> Tensor:
+    """A dense layer [B, F] of one lane, or [L, B, F] of a stack."""
+    weight, bias = params[f"{name}.weight"], params[f"{name}.bias"]
+    if x.dim() == 2:
+        return torch.addmm(bias, x, weight.mT)
+    return torch.baddbmm(bias.unsqueeze(-2), x, weight.mT)
+
+
+def looped(net: Net) -> Callable[[Params, Tensor], tuple[Tensor, Back]]:
+    """`Net.vjp` of a stack by autograd, lane after lane: convolutions on a CPU are slower when lanes are batched."""
+
+    def vjp(params: Params, x: Tensor) -> tuple[Tensor, Back]:
+        lanes = [{k: p[i].detach().requires_grad_() for k, p in params.items()} for i in range(len(x))]
+        with torch.enable_grad():
+            scores = [net.apply(lane, x[i]) for i, lane in enumerate(lanes)]
+
+        def back(grad: Tensor, names: Collection[str]) -> Params:
+            wanted = [name for name in params if name in names]
+            every = [torch.autograd.grad(scores[i], [lane[k] for k in wanted], grad[i], materialize_grads=True)
+                     for i, lane in enumerate(lanes)]
+            return {name: torch.stack(column) for name, column in zip(wanted, zip(*every, strict=True), strict=True)}
+
+        return torch.stack([s.detach() for s in scores]), back
+
+    return vjp
 
 
 def conv4(shape: tuple[int, ...], n_classes: int, width: int = 32) -> Net:

@@ -2,8 +2,7 @@
 
 from torch import Tensor
 
-from lifelong.learner import Part, State, View
-from lifelong.losses import cross_entropy
+from lifelong.learner import Part, State, View, rehearsal
 from lifelong.memory import RULES
 from lifelong.registry import at_least, one_of
 
@@ -34,4 +33,4 @@ def er(capacity: int = 500, replay: int = 0, memory: str = "reservoir") -> Part:
         return keep.add(view.state, batch.rows, batch.y, view.u[: len(batch.rows)])
 
     return Part(init=lambda view: keep.empty(), draws=numbers, recall=recall,
-                loss=lambda view: cross_entropy(view.recalled), step=remember)
+                loss=rehearsal, step=remember)

@@ -471,6 +471,44 @@ def test_a_torch_without_the_lifts_internals_trains_the_same(strategy, monkeypat
     torch.testing.assert_close(fast_states[-1], slow_states[-1], rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("expression", [
+    "finetune", "er", "ewc", "er(replay=3) + ewc + lwf", "agem", "joint"])
+@pytest.mark.parametrize(("model", "shape"), [
+    ("mlp", (6,)), ("mlp(hidden=())", (6,)), ("mlp(hidden=(7,5,3))", (2, 3)), ("conv4(width=3)", (1, 6, 6))])
+@pytest.mark.parametrize("stacked", [True, False])
+@pytest.mark.parametrize("scenario", ["class", "task"])
+def test_the_fast_path_takes_the_steps_of_the_plain_one(expression, model, shape, stacked, scenario, monkeypatch):
+    g = torch.Generator().manual_seed(0)
+    seeds = [0, 1] if stacked else [0]
+    x, y = torch.randn(40, *shape, generator=g, dtype=torch.float64), torch.arange(40) % 4
+    rows = torch.stack([torch.arange(40)[y // 2 == task] for task in range(2)]).expand(len(seeds), 2, 20)
+    classes = torch.eye(2, dtype=torch.bool).repeat_interleave(2, 1).expand(len(seeds), 2, 4)
+    stream = Stream("made-v1", x, y, rows[..., :13], rows[..., 13:], classes, shape, scenario)
+    states = []
+    net = registry.build(registry.parse(model, "models")[0], {"shape": shape, "n_classes": 4})
+    for fast in (True, False):
+        monkeypatch.setattr(lifted, "FAST", fast)
+        stack = lanes(expression, seeds, stream, sgd(0.05, 0.5), net, stacked=stacked)
+        assert (stack.forward is not None) == (fast and (stacked or "mlp" in model))
+        measured, kept = trained(stack)
+        states.append({"state": kept[-1], "loss": measured.loss, "accuracy": measured.accuracy})
+    torch.testing.assert_close(states[0], states[1], rtol=1e-11, atol=1e-11)
+
+
+def test_derivatives_by_hand_are_those_of_autograd():
+    net = mlp((2, 3), 4, hidden=(5, 3))
+    params = {k: p.double() for k, p in net.init(generator(0)).items()}
+    x, towards = (torch.randn(7, *s, generator=generator(1), dtype=torch.float64) for s in ((2, 3), (4,)))
+    leaves = {k: p.clone().requires_grad_() for k, p in params.items()}
+    whole = dict(zip(leaves, torch.autograd.grad(net.apply(leaves, x), list(leaves.values()), towards), strict=True))
+    assert net.vjp is not None
+    for names in (list(params), ["head.weight"], ["hidden1.bias", "head.bias"], ["hidden0.weight"], []):
+        scores, back = net.vjp(params, x)
+        grads = back(towards, names)
+        torch.testing.assert_close(scores, net.apply(params, x))
+        torch.testing.assert_close(grads, {k: whole[k] for k in names})
+
+
 # ---- objects
 
 
