@@ -27,6 +27,16 @@ class Optimizer(NamedTuple):
     update: Callable[[Params, Params, Params], None]
 
 
+_fused_adam = getattr(torch, "_fused_adam_", None)  # what torch.optim.Adam(fused=True) calls
+
+
+def _by_lane(leaves: list[Tensor], like: Tensor) -> list[Tensor]:
+    """The leaves lane by lane where `like`, the steps taken, has lanes, for each lane may have taken its own number."""
+    if like.dim() == 0:
+        return leaves
+    return [leaf for lane in zip(*(leaf.unbind() for leaf in leaves), strict=True) for leaf in lane]
+
+
 def _spread(number: Number, leaf: Tensor) -> Number:
     """`number` in a shape that multiplies `leaf`: one value a lane goes along the first axis."""
     if not isinstance(number, Tensor):
@@ -91,12 +101,23 @@ def adam(lr: float = 0.001, beta1: float = 0.9, beta2: float = 0.999, eps: float
 
     def init(params: Params) -> Params:
         moments = {f"{m}.{k}": torch.zeros_like(p) for m in ("mean", "square") for k, p in params.items()}
-        return moments | {"step": torch.zeros((), dtype=torch.float64)}
+        return moments | {"step": torch.zeros(())}
+
+    single = not any(isinstance(value, Tensor) for value in (lr, beta1, beta2, eps, weight_decay))
 
     @torch.no_grad()
     def update(params: Params, grads: Params, state: Params) -> None:
+        if single and _fused_adam is not None:  # one pass over the parameters where the formulas below take ten
+            state["step"].add_(1)
+            moved = [list(params.values()), [grads[k] for k in params],
+                     [state[f"mean.{k}"] for k in params], [state[f"square.{k}"] for k in params]]
+            lists = [_by_lane(leaves, state["step"]) for leaves in moved]
+            steps = [step for step in _by_lane([state["step"]], state["step"]) for _ in params]
+            _fused_adam(*lists, [], steps, lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay,
+                        amsgrad=False, maximize=False)
+            return
         grads = _decayed(params, grads, weight_decay)
-        step = state["step"].add_(1)
+        step = state["step"].add_(1).double()
         size, root = lr / (1 - beta1**step), (1 - beta2**step).sqrt()
         for k, p in params.items():
             g, mean, square = grads[k], state[f"mean.{k}"], state[f"square.{k}"]
