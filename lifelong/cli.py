@@ -153,6 +153,8 @@ def run(
     eval_every: Annotated[int, typer.Option(help="Also measure every so many steps inside a task; 0: never.")] = 0,
     dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
     save_every: Annotated[float, typer.Option(help="Seconds between checkpoints inside a task.")] = 30.0,
+    memory: Annotated[float | None, typer.Option(
+        help="GiB that training may take; lanes beyond are trained in turn [default: what is free].")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no table.")] = False,
 ) -> None:
     """Runs a benchmark: strategies on a stream. What the store has already is found, what was interrupted goes on."""
@@ -161,7 +163,7 @@ def run(
 
     extra = {"scenario": scenario, "tasks": tasks, "classes_per_task": classes_per_task, "boundaries": boundaries}
     experiment = prepare(stream, strategies or DEFAULTS, Options(
-        seeds, epochs, steps, batch_size, optimizer, model, eval_every, device, dtype, data, save_every),
+        seeds, epochs, steps, batch_size, optimizer, model, eval_every, device, dtype, data, save_every, memory),
         {k: v for k, v in extra.items() if v is not None})
     try:
         with _watcher(quiet) as watcher:

@@ -18,7 +18,7 @@ from torch import nn
 from lifelong import __version__, checks, registry, store
 from lifelong.engine import Measured, Rhythm, train
 from lifelong.learner import Learner
-from lifelong.lift import Lanes, keep_pages
+from lifelong.lift import Lanes, free, keep_pages
 from lifelong.models import Net, from_module
 from lifelong.objects import train_object
 from lifelong.schedule import Budget
@@ -168,13 +168,13 @@ class Experiment:
 
         return make
 
-    def lanes(self, stack: list[Setting]) -> Lanes:
-        """Every seed of every setting of a stack, setting after setting."""
+    def lanes(self, stack: list[Setting], part: slice = slice(None)) -> Lanes:
+        """Every seed of every setting of a stack, setting after setting; or a part of them."""
         seeds = range(self.stream.n_seeds)
         values = {key: [setting.reals[key] for setting in stack] for key in stack[0].reals}
         differ = {key: [v for v in value for _ in seeds] for key, value in values.items() if len(set(value)) > 1}
-        at = [s for _ in stack for s in seeds]
-        return Lanes(self.stream, seeds, at, self.make(stack[0]), differ, self.device,
+        at = [s for _ in stack for s in seeds][part]
+        return Lanes(self.stream, seeds, at, self.make(stack[0]), {k: v[part] for k, v in differ.items()}, self.device,
                      getattr(torch, self.options.dtype), stacked=len(at) > 1)
 
     def _train(self, stack: list[Setting], root: Path | None, watcher: Watcher) -> list[Run]:
@@ -206,41 +206,45 @@ class Experiment:
 
     def _measure(self, stack: list[Setting], resume: dict[str, Any] | None, watcher: Watcher,
                  save: Callable[[dict[str, Any]], None] | None = None) -> Measured:
-        n_tasks = self.stream.n_tasks
-
-        def tell(task: int, step: int, steps: int) -> None:
-            watcher.advance((task + step / steps) / n_tasks)
-
-        rhythm = Rhythm(self.options.eval_every, self.options.save_every, save, tell)
-        if isinstance(self.make(stack[0])({}), Learner):
-            return train(self.lanes(stack), self.budget, rhythm, resume)
-        return self._objects(stack[0], rhythm, resume, watcher)
-
-    def _objects(self, setting: Setting, rhythm: Rhythm, resume: dict[str, Any] | None, watcher: Watcher) -> Measured:
-        """All seeds of an imperative learner, one after the other."""
+        """Trains a stack's lanes: together where they fit, else in turn; objects one by one."""
+        pure = isinstance(self.make(stack[0])({}), Learner)
+        n, n_tasks = len(stack) * self.stream.n_seeds, self.stream.n_tasks
+        most = resume["most"] if resume else self._together(stack, watcher) if pure else 1
         done: list[dict[str, Any]] = list(resume["done"]) if resume else []
-        current, n = (resume["current"] if resume else None), self.stream.n_seeds
-        for seed in range(len(done), n):
-            def save(checkpoint: dict[str, Any]) -> None:
-                if rhythm.save:
-                    rhythm.save({"done": done, "current": checkpoint})
+        current = resume["current"] if resume else None
+        for first in range(sum(len(d["loss"]) for d in done), n, most):
+            part = slice(first, min(first + most, n))
 
-            def tell(task: int, step: int, steps: int, seed: int = seed) -> None:
-                watcher.advance((seed + (task + step / steps) / self.stream.n_tasks) / n)
+            def keep(checkpoint: dict[str, Any]) -> None:
+                if save:
+                    save({"done": done, "current": checkpoint, "most": most})
 
-            own = Rhythm(rhythm.eval_every, rhythm.save_every, save, tell)
-            make = self.make(setting, seed)
-            measured = train_object(partial(make, {}), self.stream, seed, seed, self.budget, own, self.device, current,
-                                    getattr(torch, self.options.dtype))
+            def tell(task: int, step: int, steps: int, part: slice = part) -> None:
+                share = (task + step / steps) / n_tasks
+                watcher.advance((part.start + share * (part.stop - part.start)) / n)
+
+            rhythm = Rhythm(self.options.eval_every, self.options.save_every, keep if save else None, tell)
+            if pure:
+                measured = train(self.lanes(stack, part), self.budget, rhythm, current)
+            else:
+                measured = train_object(partial(self.make(stack[0], first), {}), self.stream, first, first, self.budget,
+                                        rhythm, self.device, current, getattr(torch, self.options.dtype))
             done.append(dict(vars(measured)))
             current = None
-        merged = {k: torch.cat([d[k] for d in done]) for k in done[0] if k not in ("curve", "curve_step")}
-        places = sorted({tuple(place) for d in done for place in d["curve_step"].tolist()})
-        curve = torch.full((len(places), n, self.stream.n_tasks), torch.nan, dtype=torch.float64)
-        for seed, d in enumerate(done):  # a seed whose tasks are shorter has fewer points
-            for point, place in zip(d["curve"], d["curve_step"].tolist(), strict=True):
-                curve[places.index(tuple(place)), seed] = point[0]
-        return Measured(**merged, curve=curve, curve_step=torch.tensor(places).view(-1, 2))
+        return _joined(done)
+
+    def _together(self, stack: list[Setting], watcher: Watcher) -> int:
+        """How many lanes of a stack fit into memory at once."""
+        lanes = self.lanes(stack)
+        room = 0.8 * free(self.device) if self.options.memory is None else self.options.memory * 2**30
+        needed = lanes.needed(self.budget.batch_size)
+        most = max(1, min(lanes.n, int((room - self.stream.x.nbytes) / needed)))
+        if most < lanes.n:
+            turns = -(-lanes.n // most)
+            most = -(-lanes.n // turns)
+            watcher.say(f"{lanes.n} lanes take about {lanes.n * needed / 2**30:.2g} GiB, and there is room for "
+                        f"{room / 2**30:.2g}: they are trained in {turns} turns of {most} at most")
+        return most
 
     def environment(self) -> dict[str, Any]:
         """What the last digits of a run depend on beyond its spec."""
@@ -275,6 +279,20 @@ class Experiment:
             store.write(place, "".join(traceback.format_exception(error)).encode())
             sentence += f" (traceback: {place})" if setting is stack[0] else ""
         return sentence
+
+
+def _joined(parts: list[dict[str, Any]]) -> Measured:
+    """What was measured of lanes that were trained in turn."""
+    merged = {k: torch.cat([part[k] for part in parts]) for k in parts[0] if k not in ("curve", "curve_step")}
+    places = sorted({tuple(place) for part in parts for place in part["curve_step"].tolist()})
+    n, n_tasks = merged["loss"].shape
+    curve, first = torch.full((len(places), n, n_tasks), torch.nan, dtype=torch.float64), 0
+    for part in parts:  # one whose tasks are shorter has fewer points
+        last = first + len(part["loss"])
+        for point, place in zip(part["curve"], part["curve_step"].tolist(), strict=True):
+            curve[places.index(tuple(place)), first:last] = point
+        first = last
+    return Measured(**merged, curve=curve, curve_step=torch.tensor(places, dtype=torch.int64).view(-1, 2))
 
 
 def _status(diverged: torch.Tensor) -> dict[str, Any]:

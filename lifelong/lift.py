@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -137,6 +139,20 @@ class Lanes:
         resumed: State = tree(lambda leaf: leaf.to(self.device), state)
         return resumed
 
+    def needed(self, batch_size: int) -> int:
+        """Bytes that one lane takes in training, estimated: its state twice, for a step makes a new one; a gradient and
+        a temporary; and a step's examples on their way from the pool and through the network."""
+        one = replace(self, at=self.at[:1], hyper={k: v[:1] for k, v in self.hyper.items()}, stacked=False)
+        state, found = one.init(), {"state": 0, "params": 0}
+
+        def add(name: str, leaf: Tensor) -> None:
+            found[name] += leaf.numel() * leaf.element_size()
+
+        tree(lambda leaf: add("state", leaf), state)
+        tree(lambda leaf: add("params", leaf), state.get("params", {}))
+        example = math.prod(self.stream.shape) * (9 + 8 * self.dtype.itemsize)
+        return 2 * found["state"] + 2 * found["params"] + 2 * batch_size * example
+
     def observe(self, state: State, batch: Batch) -> tuple[State, dict[str, Tensor]]:
         """One step of all lanes; the state given is used up."""
         if self.learner.stages is None:
@@ -201,6 +217,20 @@ class Lanes:
         if "parts" not in state or self.learner.stages is None:
             return state
         return state | {"parts": apart(state["parts"], state["params"])}
+
+
+def free(device: torch.device) -> int:
+    """Bytes that can still be taken on a device."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    found = []
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        found += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")]
+    with contextlib.suppress(OSError, ValueError):  # of a container that may take less than the machine has
+        limits = Path("/sys/fs/cgroup")
+        found.append(int((limits / "memory.max").read_text()) - int((limits / "memory.current").read_text()))
+    return min(found, default=4 * 2**30)
 
 
 def keep_pages() -> None:

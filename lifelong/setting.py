@@ -28,6 +28,7 @@ class Options:
         dtype: 'float32' or 'float64'.
         data: folder of the raw data.
         save_every: seconds between checkpoints.
+        memory: GiB that training may take; None: what is free. Lanes that do not fit together are trained in turn.
     """
 
     seeds: int = 5
@@ -41,6 +42,7 @@ class Options:
     dtype: str = "float32"
     data: str | None = None
     save_every: float = 30.0
+    memory: float | None = None
 
     def __post_init__(self) -> None:
         registry.at_least(1, **{"--seeds": self.seeds})
@@ -49,6 +51,7 @@ class Options:
         registry.at_least(0, **{"--eval-every": self.eval_every})
         registry.one_of("--dtype", self.dtype, ("float32", "float64"))
         registry.at_least(0, **{"--save-every": self.save_every})
+        registry.above(0, **{"--memory": 1 if self.memory is None else self.memory})
         if self.epochs is not None and self.steps is not None:
             raise ValueError("give --epochs or --steps, not both")
 

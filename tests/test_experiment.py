@@ -52,6 +52,41 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(experiment, name, lambda *_, **__: pytest.fail("trained again"))
 
 
+def test_lanes_beyond_the_memory_are_trained_in_turn_with_equal_results(tmp_path, stacks):
+    told: list[str] = []
+
+    class Listens(Watcher):
+        def say(self, sentence: str) -> None:
+            told.append(sentence)
+
+    asked = {"stream": "split-digits(tasks=2)", "seeds": 3, "dtype": "float64", "eval_every": 3}
+    strategy = "er(capacity=20) + ewc(strength=[1,2])"
+    whole = outcome([strategy], **asked)
+    parts = outcome([strategy], tmp_path, watcher=Listens(), memory=0.0027, **asked)
+    assert stacks == [6, 2, 2, 2]
+    assert len(told) == 1 and "6 lanes take about" in told[0] and "3 turns of 2" in told[0]
+    for one, other in zip(whole.runs, parts.runs, strict=True):
+        assert one.spec == other.spec and one.logs.keys() == other.logs.keys()
+        np.testing.assert_array_equal(one.accuracy, other.accuracy)
+        np.testing.assert_allclose(one.logs["loss"], other.logs["loss"], 1e-12)
+        np.testing.assert_array_equal(one.logs["curve"], other.logs["curve"])
+
+
+def test_lanes_in_turn_go_on_where_they_were_interrupted(tmp_path, stacks):
+    class Stops(Watcher):
+        def advance(self, share: float) -> None:
+            if share > 0.6:
+                raise KeyboardInterrupt
+
+    asked: dict[str, Any] = {"seeds": 3, "dtype": "float64", "memory": 0.0001, "save_every": 0.0}
+    with pytest.raises(KeyboardInterrupt):
+        outcome(["er"], tmp_path, watcher=Stops(), **asked)
+    (run,) = made(["er"], tmp_path, **(asked | {"memory": None}))
+    assert stacks == [1, 1, 1, 1], "two before the interruption, and then the second again and the third"
+    (whole,) = made(["er"], seeds=3, dtype="float64")
+    np.testing.assert_array_equal(run.accuracy, whole.accuracy)
+
+
 # ---- grids and lanes
 
 
