@@ -197,9 +197,10 @@ def gss(capacity: int = 500, replay: int = 0, reference: int = 10) -> Part:
         replay: remembered examples rehearsed at every step; 0 means as many as the batch has.
         reference: remembered examples whose gradients are compared with, 1 or more, drawn with replacement.
 
-    Source: Aljundi et al. 2019, arXiv:1903.08671, the greedy algorithm. One reference serves a batch, drawn before the
-        batch is remembered; gradients are those after the step's update. Its code differs: reference gradients of whole
-        batches there, and a batch is passed over unless its mean gradient points away.
+    Source: Aljundi et al. 2019, arXiv:1903.08671, the greedy algorithm, with the gradients after the step's update. One
+        reference serves a batch, drawn before the batch is remembered; the replayed loss is added to the batch's. The
+        authors' code differs from their algorithm and from this: gradients of whole batches for reference, two updates
+        a step, no trade unless the batch's mean gradient points away, places drawn by scores shifted to begin at 0.
     """
     at_least(1, capacity=capacity, reference=reference)
     at_least(0, replay=replay)
