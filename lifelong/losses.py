@@ -56,17 +56,23 @@ def cross_entropy_vjp(scores: Tensor, y: Tensor, weight: Tensor, rivals: Tensor 
     return loss, grad.mul_(weight.unsqueeze(-1))
 
 
-def fit(net: Net, pool: Pool, rows: Tensor, weight: Tensor) -> Callable[[Params], Tensor]:
-    """The cross-entropy of `rows` [R], weighted by `weight` [R], as a function of the parameters."""
+def each(net: Net, pool: Pool, rows: Tensor) -> Callable[[Params], Tensor]:
+    """The cross-entropy [R] of each of `rows` [R] as a function of the parameters."""
     x, y = pool.fetch(rows)
     rivals = pool.rivals(y)
 
-    def loss(params: Params) -> Tensor:
+    def losses(params: Params) -> Tensor:
         scores = net.apply(params, x)
         scores = scores if rivals is None else scores.masked_fill(~rivals, -torch.inf)
-        return (F.cross_entropy(scores, y, reduction="none") * weight).sum()
+        return F.cross_entropy(scores, y, reduction="none")
 
-    return loss
+    return losses
+
+
+def fit(net: Net, pool: Pool, rows: Tensor, weight: Tensor) -> Callable[[Params], Tensor]:
+    """The cross-entropy of `rows` [R], weighted by `weight` [R], as a function of the parameters."""
+    losses = each(net, pool, rows)
+    return lambda params: (losses(params) * weight).sum()
 
 
 def distillation(scores: Tensor, teacher: Tensor, units: Tensor, temperature: float | Tensor) -> Tensor:
@@ -138,21 +144,44 @@ def _answers(log_p: Tensor, y: Tensor, weight: Tensor, labels: str) -> Iterator[
 def example_squares(net: Net, params: Params, x: Tensor, y: Tensor, weight: Tensor, allowed: Tensor,
                     labels: str) -> Params:
     """Weighted sum of squared per-example gradients, for any network: one gradient an example."""
-
-    def one(params: Params, x: Tensor, allowed: Tensor, c: Tensor) -> Tensor:
-        return _log_p(net.apply(params, x.unsqueeze(0)).squeeze(0), allowed).gather(0, c.unsqueeze(0)).squeeze()
-
     total = {k: torch.zeros_like(p) for k, p in params.items()}
     for c, w in _answers(_log_p(net.apply(params, x), allowed), y, weight, labels):
-        grads = torch.func.vmap(torch.func.grad(one), in_dims=(None, 0, 0, 0))(params, x, allowed, c)
-        for k, g in grads.items():
+        for k, g in _example_grads(net, params, x, allowed, c).items():
             total[k] = total[k] + torch.tensordot(w, g.square(), dims=1)
     return total
 
 
-def _layer_squares(net: Net, params: Params, x: Tensor, y: Tensor, weight: Tensor, allowed: Tensor,
-                   labels: str) -> Params:
-    """The same for networks of linear layers at a batch's price: an example's gradient is delta times input."""
+def _example_grads(net: Net, params: Params, x: Tensor, allowed: Tensor, c: Tensor) -> Params:
+    """The gradient [B, ...] of log p(c) of every example by itself."""
+
+    def one(params: Params, x: Tensor, allowed: Tensor, c: Tensor) -> Tensor:
+        return _log_p(net.apply(params, x.unsqueeze(0)).squeeze(0), allowed).gather(0, c.unsqueeze(0)).squeeze()
+
+    grads: Params = torch.func.vmap(torch.func.grad(one), in_dims=(None, 0, 0, 0))(params, x, allowed, c)
+    return grads
+
+
+class _Recorded(NamedTuple):
+    """A forward pass through linear layers: an example's gradient is, by layer, its delta times its input.
+
+    Attributes:
+        log_p: [B, C].
+        pull: (weights of log_p [B, C]) -> the deltas [B, outputs] of every layer.
+        inputs: [B, inputs] of every layer.
+        layers: names of every layer's weight and bias, None without.
+    """
+
+    log_p: Tensor
+    pull: Callable[[Tensor], tuple[list[Tensor]]]
+    inputs: list[Tensor]
+    layers: list[tuple[str, str | None]]
+
+    def deltas(self, c: Tensor) -> list[Tensor]:
+        """The gradients of log p(c) by every layer's output."""
+        return self.pull(F.one_hot(c, self.log_p.shape[-1]).to(self.log_p.dtype))[0]
+
+
+def _recorded(net: Net, params: Params, x: Tensor, allowed: Tensor) -> _Recorded:
     probe = _Layers(params)
     probe.cover(net, x[:1])
     taps = [x.new_zeros(len(x), params[w].shape[0]) for w, _ in probe.layers]
@@ -163,15 +192,42 @@ def _layer_squares(net: Net, params: Params, x: Tensor, y: Tensor, weight: Tenso
         return _log_p(scores, allowed), layers.inputs
 
     log_p, pull, inputs = torch.func.vjp(forward, taps, has_aux=True)  # type: ignore[misc]
-    squares = [torch.zeros_like(tap) for tap in taps]
-    for c, w in _answers(log_p, y, weight, labels):
-        (deltas,) = pull(F.one_hot(c, log_p.shape[-1]).to(log_p.dtype))
-        squares = [s + d.square() * w.unsqueeze(-1) for s, d in zip(squares, deltas, strict=True)]
+    return _Recorded(log_p, pull, inputs, probe.layers)
+
+
+def _layer_squares(net: Net, params: Params, x: Tensor, y: Tensor, weight: Tensor, allowed: Tensor,
+                   labels: str) -> Params:
+    """The same for networks of linear layers at a batch's price: an example's gradient is delta times input."""
+    seen = _recorded(net, params, x, allowed)
+    squares = [x.new_zeros(len(x), params[w].shape[0]) for w, _ in seen.layers]
+    for c, w in _answers(seen.log_p, y, weight, labels):
+        squares = [s + d.square() * w.unsqueeze(-1) for s, d in zip(squares, seen.deltas(c), strict=True)]
     total = {}
-    for (name, bias), square, a in zip(probe.layers, squares, inputs, strict=True):
+    for (name, bias), square, a in zip(seen.layers, squares, seen.inputs, strict=True):
         total[name] = square.mT @ a.square()  # the inputs are the same for every label
         if bias is not None:
             total[bias] = square.sum(0)
+    return total
+
+
+def gradient_products(net: Net, params: Params, pool: Pool, rows: Tensor) -> Tensor:
+    """Inner products [R, R] of the gradients that the cross-entropy has at every two of `rows` [R].
+
+    Networks of linear layers need no gradient an example: two gradients' product is (a.a' + 1)(d.d'), summed over
+    layers, with inputs a and deltas d; the 1 stands for the bias.
+    """
+    x, y = pool.fetch(rows)
+    rivals = pool.rivals(y)
+    if rivals is None:
+        rivals = torch.ones(len(y), pool.n_classes, dtype=torch.bool, device=y.device)
+    total = x.new_zeros(len(y), len(y))
+    if _Layers(params).cover(net, x[:1]):
+        seen = _recorded(net, params, x, rivals)
+        for (_, bias), a, d in zip(seen.layers, seen.inputs, seen.deltas(y), strict=True):
+            total = total + (a @ a.mT + (bias is not None)) * (d @ d.mT)
+        return total
+    for g in _example_grads(net, params, x, rivals, y).values():
+        total = total + g.flatten(1) @ g.flatten(1).mT
     return total
 
 

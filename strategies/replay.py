@@ -1,26 +1,34 @@
 """Strategies that rehearse remembered examples."""
 
+from dataclasses import replace
+
+import torch
 from torch import Tensor
 
-from lifelong.learner import Part, State, View, rehearsal
-from lifelong.memory import RULES
-from lifelong.registry import at_least, one_of
+from lifelong.learner import Part, Slice, State, View, rehearsal
+from lifelong.losses import cross_entropy, each, fit, gradient_products
+from lifelong.memory import RULES, Memory, greedy, reservoir
+from lifelong.registry import above, at_least, at_most, one_of
 
 
-def er(capacity: int = 500, replay: int = 0, memory: str = "reservoir") -> Part:
+def er(n_classes: int, capacity: int = 500, replay: int = 0, memory: str = "reservoir", combine: str = "sum") -> Part:
     """Experience replay: learn each batch together with `replay` remembered examples.
 
     Args:
+        n_classes: output units of the stream.
         capacity: examples remembered over the whole stream, 1 or more.
         replay: remembered examples rehearsed at every step; 0 means as many as the batch has.
-        memory: 'reservoir', a uniform sample of all seen, or 'class-balanced', an equal share for every class.
+        memory: 'reservoir', a uniform sample of all seen; 'class-balanced', an equal share for every class seen;
+            'ring', the latest capacity // n_classes examples of every class.
+        combine: 'sum' adds the mean loss of the replayed examples to that of the batch; 'mean' is one mean over both.
 
-    Source: Chaudhry et al. 2019, arXiv:1902.10486. The replayed loss is added to the batch's, not averaged with it;
-        rehearsed examples are drawn with replacement, before the batch itself is remembered.
+    Source: Chaudhry et al. 2019, arXiv:1902.10486. The replayed loss is added to the batch's, not averaged with it,
+        unless asked for; rehearsed examples are drawn with replacement, before the batch itself is remembered.
     """
     at_least(1, capacity=capacity)
     at_least(0, replay=replay)
-    keep = RULES[one_of("memory", memory, RULES)](capacity)
+    keep = RULES[one_of("memory", memory, RULES)](capacity, n_classes)
+    one_of("combine", combine, ("sum", "mean"))
 
     def numbers(batch_size: int) -> int:  # for the ranks of the batch, then for the draw
         return batch_size + (replay or batch_size)
@@ -28,9 +36,190 @@ def er(capacity: int = 500, replay: int = 0, memory: str = "reservoir") -> Part:
     def recall(view: View) -> Tensor:
         return keep.pick(view.state, view.u[len(view.batch.rows):])
 
+    def together(view: View) -> Tensor:
+        n, r = (view.batch.rows >= 0).sum(), (view.recalled.rows >= 0).sum()
+        return (n * cross_entropy(view.batch) + r * cross_entropy(view.recalled)) / (n + r).clamp(min=1)
+
     def remember(view: View) -> State:
         batch = view.batch
         return keep.add(view.state, batch.rows, batch.y, view.u[: len(batch.rows)])
+
+    part = Part(init=lambda view: keep.empty(), draws=numbers, recall=recall, step=remember)
+    if combine == "mean":
+        return replace(part, criterion=together)
+    return replace(part, loss=rehearsal)
+
+
+def er_ace(n_classes: int, capacity: int = 500, replay: int = 0, memory: str = "reservoir") -> Part:
+    """Replay with asymmetric cross-entropy: a batch does not push down the classes that are not in it.
+
+    In the batch's loss only the classes of its examples compete; in the replayed examples' loss, which is added, all.
+
+    Args:
+        n_classes: output units of the stream.
+        capacity: examples remembered over the whole stream, 1 or more.
+        replay: remembered examples rehearsed at every step; 0 means as many as the batch has.
+        memory: what is remembered, as in `er`.
+
+    Source: Caccia et al. 2022, arXiv:2104.05025 (ER-ACE). Classes that were never seen do not compete in the batch's
+        loss either, from the first task on, as in the paper's equation; much published code lets them. Replayed
+        examples compete with unseen classes too, as everywhere here.
+    """
+
+    def criterion(view: View) -> Tensor:
+        batch = view.batch
+        own = torch.nn.functional.one_hot(batch.y, view.pool.n_classes).bool()
+        there = (own & (batch.rows >= 0).unsqueeze(-1)).any(0) | own  # a pad's own class only keeps its loss finite
+        return cross_entropy(batch._replace(rivals=there if batch.rivals is None else there & batch.rivals))
+
+    return replace(er(n_classes, capacity, replay, memory), criterion=criterion)
+
+
+def der(capacity: int = 500, replay: int = 0, alpha: float = 0.5) -> Part:
+    """Dark experience replay: answer remembered examples as the network did when they came.
+
+    Adds alpha times the squared difference between the scores now and the scores then, the mean over `replay`
+    remembered examples and over units. The scores kept are those before the update of the step an example came in.
+    Task-incremental: over the units of an example's own task, since those of other tasks are never asked about it.
+
+    Args:
+        capacity: examples remembered over the whole stream, 1 or more; each with its scores.
+        replay: remembered examples rehearsed at every step; 0 means as many as the batch has.
+        alpha: weight of the difference; 0 is fine-tuning.
+
+    Source: Buzzega et al. 2020, arXiv:2004.07211 (DER), with the mean over units as in its code. There other tasks'
+        units count in task-incremental streams too.
+    """
+    at_least(1, capacity=capacity)
+    at_least(0, replay=replay, alpha=alpha)
+    keep = reservoir(capacity)
+
+    def begin(view: View) -> State:
+        return keep.empty(scores=torch.zeros(capacity, view.pool.n_classes, dtype=view.pool.dtype))
+
+    def recall(view: View) -> Tensor:
+        return keep.pick(view.state, view.u[len(view.batch.rows):])
+
+    def remember(view: View) -> State:
+        batch = view.batch
+        return keep.add(view.state, batch.rows, batch.y, view.u[: len(batch.rows)], scores=batch.scores)
+
+    return Part(init=begin, draws=lambda batch: batch + (replay or batch), recall=recall, step=remember,
+                loss=lambda view: alpha * _change(keep, view, view.recalled))
+
+
+def derpp(capacity: int = 500, replay: int = 0, alpha: float = 0.5, beta: float = 0.5) -> Part:
+    """Dark experience replay that also rehearses the labels, of a second batch of remembered examples.
+
+    Adds to the loss of `der` beta times the cross-entropy of `replay` more examples, drawn independently.
+
+    Args:
+        capacity: examples remembered over the whole stream, 1 or more; each with its scores.
+        replay: remembered examples in each of the two batches; 0 means as many as the batch has.
+        alpha: weight of the difference between scores now and then.
+        beta: weight of the cross-entropy; 0 is `der`.
+
+    Source: Buzzega et al. 2020, arXiv:2004.07211 (DER++); differences as in `der`.
+    """
+    at_least(0, beta=beta)
+    keep = reservoir(capacity)
+
+    def loss(view: View) -> Tensor:
+        first, second = _halves(view.recalled)
+        return alpha * _change(keep, view, first) + beta * cross_entropy(second)
+
+    # With twice the numbers for the draw `der` recalls twice the examples.
+    return replace(der(capacity, replay, alpha), draws=lambda batch: batch + 2 * (replay or batch), loss=loss)
+
+
+def _change(keep: Memory, view: View, seen: Slice) -> Tensor:
+    """The mean squared change of scores since they were stored; `seen` is what was recalled, or the first of it."""
+    places = keep.slots(view.state, view.u[len(view.batch.rows):])[: len(seen.rows)]
+    gap = (seen.scores - view.state["scores"].index_select(0, places)).square()
+    units = torch.ones_like(gap) if seen.rivals is None else seen.rivals.to(gap.dtype)
+    return ((gap * units).sum(-1) / units.sum(-1) * seen.weight).sum()
+
+
+def _halves(seen: Slice) -> list[Slice]:
+    halves = zip(*(t.chunk(2) if t is not None else (None, None) for t in seen), strict=True)
+    return [Slice(*half)._replace(weight=2 * half[1]) for half in halves]
+
+
+def mir(n_classes: int, capacity: int = 500, replay: int = 0, subsample: int = 50, lr: float = 0.1,
+        memory: str = "reservoir") -> Part:
+    """Maximally interfered retrieval: replay that rehearses what the batch would make the network forget.
+
+    Of `subsample` remembered examples those are rehearsed whose loss grows most by one step of gradient descent on the
+    batch alone, parameters - lr * gradient.
+
+    Args:
+        n_classes: output units of the stream.
+        capacity: examples remembered over the whole stream, 1 or more.
+        replay: remembered examples rehearsed at every step, at most `subsample`; 0 means as many as the batch has.
+        subsample: remembered examples that are looked at, 1 or more.
+        lr: length of the step that is tried, above 0.
+        memory: what is remembered, as in `er`.
+
+    Source: Aljundi et al. 2019, arXiv:1908.04742 (ER-MIR, growth since the last update). The subsample is drawn with
+        replacement; an example that was drawn twice is rehearsed twice only where there are no others. The step that is
+        tried has its own length, whatever the optimizer, and moves frozen parameters too.
+    """
+    at_least(1, subsample=subsample)
+    above(0, lr=lr)
+    at_most(subsample, replay=replay)
+    plain = er(n_classes, capacity, subsample, memory)
+    keep = RULES[memory](capacity, n_classes)
+
+    def recall(view: View) -> Tensor:
+        batch = view.batch
+        rows = keep.pick(view.state, view.u[len(batch.rows):])
+        grads = torch.func.grad(fit(view.net, view.pool, batch.rows, batch.weight))(view.params)
+        moved = {k: p - lr * grads[k] for k, p in view.params.items()}
+        losses = each(view.net, view.pool, rows)
+        order = (losses(moved) - losses(view.params)).argsort(descending=True, stable=True)
+        rows = rows.gather(0, order)
+        again = (rows.unsqueeze(0) == rows.unsqueeze(1)).tril(-1).any(1)
+        order = again.to(rows.dtype).argsort(stable=True)
+        return rows.gather(0, order)[: replay or len(batch.rows)]
+
+    return replace(plain, recall=recall)
+
+
+def gss(capacity: int = 500, replay: int = 0, reference: int = 10) -> Part:
+    """Gradient-based sample selection, greedy: remember examples whose gradients point apart; replay as in `er`.
+
+    An example's score is 1 + the largest cosine between its gradient and those of `reference` remembered examples; 1
+    while nothing is remembered. While there is room it is kept. After that a score below 1 may take the place of a
+    remembered example i, drawn in proportion to the scores C_i that they came with, with chance C_i / (C_i + score).
+
+    Args:
+        capacity: examples remembered over the whole stream, 1 or more.
+        replay: remembered examples rehearsed at every step; 0 means as many as the batch has.
+        reference: remembered examples whose gradients are compared with, 1 or more, drawn with replacement.
+
+    Source: Aljundi et al. 2019, arXiv:1903.08671, the greedy algorithm, with the gradients after the step's update. One
+        reference serves a batch, drawn before the batch is remembered; the replayed loss is added to the batch's. The
+        authors' code differs from their algorithm and from this: gradients of whole batches for reference, two updates
+        a step, no trade unless the batch's mean gradient points away, places drawn by scores shifted to begin at 0.
+    """
+    at_least(1, capacity=capacity, reference=reference)
+    at_least(0, replay=replay)
+    keep = greedy(capacity)
+
+    def numbers(batch_size: int) -> int:  # for the trades of the batch, then for the reference, then for the draw
+        return 2 * batch_size + reference + (replay or batch_size)
+
+    def recall(view: View) -> Tensor:
+        return keep.pick(view.state, view.u[2 * len(view.batch.rows) + reference:])
+
+    def remember(view: View) -> State:
+        batch, n = view.batch, len(view.batch.rows)
+        others = keep.pick(view.state, view.u[2 * n: 2 * n + reference])
+        products = gradient_products(view.net, view.params, view.pool, torch.cat([batch.rows, others]))
+        length = products.diagonal().clamp(min=torch.finfo(products.dtype).tiny).sqrt()
+        cosine = products[:n, n:] / length[:n].unsqueeze(-1) / length[n:]
+        score = 1 + torch.where(others >= 0, cosine, 0.0).amax(1).clamp(-1, 1)
+        return keep.add(view.state, batch.rows, batch.y, view.u[: 2 * n], score=score)
 
     return Part(init=lambda view: keep.empty(), draws=numbers, recall=recall,
                 loss=rehearsal, step=remember)

@@ -12,7 +12,8 @@ from lifelong.checks import CHECKS, Subject, failures, run_checks
 
 SUMS = ["er + ewc", "er + lwf", "agem + ewc", "random + er + lwf", "er(memory='class-balanced') + ewc(mode='online')",
         "joint + ewc", "cumulative + er", "finetune + er(replay=3)", "er + er(capacity=2)",
-        "ewc(samples=7, labels='empirical')", "er + agem + ewc + lwf"]
+        "ewc(samples=7, labels='empirical')", "er + agem + ewc + lwf", "er(memory='ring', combine='mean') + ewc",
+        "er_ace + lwf", "derpp + ewc", "mir + der", "gss + er_ace"]
 SUBJECTS = [*registry.catalogue("strategies"), *SUMS]
 
 

@@ -17,9 +17,11 @@ from lifelong.losses import (
     _Layers,
     cross_entropy,
     distillation,
+    each,
     example_squares,
     fisher,
     fit,
+    gradient_products,
 )
 from lifelong.models import Net, Params, conv4, from_module, mlp
 from lifelong.stream import Pool
@@ -77,6 +79,7 @@ def test_fit_is_the_same_loss_as_a_function_of_the_parameters(scenario):
                for i, w in enumerate(weight)
                for a, b in [(int(y[i]) // 2 * 2, int(y[i]) // 2 * 2 + 2) if scenario == "task" else (0, 6)])
     torch.testing.assert_close(fit(net, lot, rows, weight)(params), want)
+    torch.testing.assert_close((each(net, lot, rows)(params) * weight).sum(), want)
 
 
 def test_distillation_worked_by_hand():
@@ -232,6 +235,33 @@ def test_fisher_lifts_to_lanes():
     for i, params in enumerate(lanes):
         for k, value in fisher(net, params, lot, rows, weight).items():
             torch.testing.assert_close(many[k][i], value, rtol=1e-12, atol=1e-14)
+
+
+# ---- products of gradients
+
+
+@pytest.mark.parametrize("scenario", ["task", "class"])
+@pytest.mark.parametrize("net", [*NETS, "convolutions"])
+def test_products_of_gradients_are_those_of_one_gradient_after_another(net, scenario):
+    shape = (1, 6, 6) if net == "convolutions" else (8,)
+    net, lot = conv4(shape, 6, 4) if net == "convolutions" else NETS[net], pool(scenario, shape)
+    params, rows = drawn(net), torch.tensor([4, 9, 4, 17, 0])
+    grads = []
+    for row in rows:
+        leaves = {k: p.clone().requires_grad_() for k, p in params.items()}
+        loss = each(net, lot, row.unsqueeze(0))(leaves).sum()
+        grads.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(leaves.values()))]))
+    flat = torch.stack(grads)
+    torch.testing.assert_close(gradient_products(net, params, lot, rows), flat @ flat.mT, rtol=1e-11, atol=1e-12)
+
+
+def test_products_of_gradients_lift_to_lanes():
+    net, lot, rows = NETS["mlp"], pool("task"), torch.arange(7)
+    lanes = [drawn(net, seed) for seed in range(3)]
+    stacked = {k: torch.stack([p[k] for p in lanes]) for k in lanes[0]}
+    many = torch.func.vmap(lambda p: gradient_products(net, p, lot, rows))(stacked)
+    for i, params in enumerate(lanes):
+        torch.testing.assert_close(many[i], gradient_products(net, params, lot, rows), rtol=1e-12, atol=1e-14)
 
 
 # ---- elastic weight consolidation

@@ -173,14 +173,14 @@ def test_a_sequence_of_the_wrong_kind_is_refused_by_name(text):
 
 @pytest.mark.parametrize(("text", "words"), [
     ("er(capacity=0)", "er: capacity must be 1 or more, got 0"), ("er(capacity=-5)", "capacity"),
-    ("er(replay=-1)", "replay"), ("er(memory='ring')", "memory must be one of"), ("ewc(strength=-1)", "strength"),
+    ("er(replay=-1)", "replay"), ("er(memory='circle')", "memory must be one of"), ("ewc(strength=-1)", "strength"),
     ("ewc(decay=-0.5)", "decay"), ("ewc(decay=1.5)", "decay"), ("ewc(mode='x')", "mode"), ("ewc(labels='x')", "labels"),
     ("lwf(temperature=0)", "temperature"), ("agem(capacity=0)", "agem: capacity"), ("agem(reference=0)", "reference"),
     ("slda(shrinkage=0)", "shrinkage"), ("slda(shrinkage=1.5)", "shrinkage"),
 ])
 def test_a_value_outside_its_documented_range_is_refused_by_name(text, words):
     with pytest.raises(ValueError, match=words):
-        registry.build(parse(text)[0], {"net": mlp((8,), 6)})
+        registry.build(parse(text)[0], {"net": mlp((8,), 6), "n_classes": 6})
 
 
 # ---- nothing is evaluated
