@@ -20,15 +20,17 @@ def er(n_classes: int, capacity: int = 500, replay: int = 0, memory: str = "rese
         replay: remembered examples rehearsed at every step; 0 means as many as the batch has.
         memory: 'reservoir', a uniform sample of all seen; 'class-balanced', an equal share for every class seen;
             'ring', the latest capacity // n_classes examples of every class.
-        combine: 'sum' adds the mean loss of the replayed examples to that of the batch; 'mean' is one mean over both.
+        combine: 'sum' adds the mean loss of the replayed examples to that of the batch; 'mean' is one mean over both;
+            'tasks' weighs the batch's by 1 / t and theirs by 1 - 1 / t in task t = 1, 2, ...
 
-    Source: Chaudhry et al. 2019, arXiv:1902.10486. The replayed loss is added to the batch's, not averaged with it,
-        unless asked for; rehearsed examples are drawn with replacement, before the batch itself is remembered.
+    Source: Chaudhry et al. 2019, arXiv:1902.10486. The replayed loss is added to the batch's ('mean' as in the code of
+        Buzzega et al. 2020, arXiv:2004.07211; 'tasks' as in that of van de Ven et al. 2022, Nature Machine
+        Intelligence 4); rehearsed examples are drawn with replacement, before the batch itself is remembered.
     """
     at_least(1, capacity=capacity)
     at_least(0, replay=replay)
     keep = RULES[one_of("memory", memory, RULES)](capacity, n_classes)
-    one_of("combine", combine, ("sum", "mean"))
+    one_of("combine", combine, ("sum", "mean", "tasks"))
 
     def numbers(batch_size: int) -> int:  # for the ranks of the batch, then for the draw
         return batch_size + (replay or batch_size)
@@ -38,16 +40,19 @@ def er(n_classes: int, capacity: int = 500, replay: int = 0, memory: str = "rese
 
     def together(view: View) -> Tensor:
         n, r = (view.batch.rows >= 0).sum(), (view.recalled.rows >= 0).sum()
-        return (n * cross_entropy(view.batch) + r * cross_entropy(view.recalled)) / (n + r).clamp(min=1)
+        new, old = cross_entropy(view.batch), cross_entropy(view.recalled)
+        if combine == "tasks":
+            return (new + view.task * old) / (view.task + 1)
+        return (n * new + r * old) / (n + r).clamp(min=1)
 
     def remember(view: View) -> State:
         batch = view.batch
         return keep.add(view.state, batch.rows, batch.y, view.u[: len(batch.rows)])
 
     part = Part(init=lambda view: keep.empty(), draws=numbers, recall=recall, step=remember)
-    if combine == "mean":
-        return replace(part, criterion=together)
-    return replace(part, loss=rehearsal)
+    if combine == "sum":
+        return replace(part, loss=rehearsal)
+    return replace(part, criterion=together, boundaries=combine == "tasks")
 
 
 def er_ace(n_classes: int, capacity: int = 500, replay: int = 0, memory: str = "reservoir") -> Part:

@@ -61,7 +61,7 @@ def steps(text: str, scenario: str, rows: Sequence[Sequence[int]] | None = None)
         weight = (now >= 0).double() / (now >= 0).sum()
         numbers = torch.rand(200, generator=torch.Generator().manual_seed(k), dtype=torch.float64)
         u = {name: numbers[:count] for name, count in made.draws(len(now)).items()}
-        batch = Batch(now, weight, u, torch.tensor(0))
+        batch = Batch(now, weight, u, torch.tensor(min(k, 2)))
         before = tree(torch.clone, state)
         state, _ = made.observe(state, POOL[scenario], batch)
         yield Step(before, batch, next(iter(u.values()), numbers[:0]), tree(torch.clone, state))
@@ -118,7 +118,7 @@ def real(batch: Batch) -> list[int]:
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 @pytest.mark.parametrize("memory", ["reservoir", "class-balanced", "ring"])
-@pytest.mark.parametrize("combine", ["sum", "mean"])
+@pytest.mark.parametrize("combine", ["sum", "mean", "tasks"])
 def test_er_steps_as_plain_torch(scenario, memory, combine):
     for step in steps(f"er(capacity=13, replay=4, memory='{memory}', combine='{combine}')", scenario):
         rows, kept = real(step.batch), step.part(step.before)["rows"]
@@ -126,7 +126,9 @@ def test_er_steps_as_plain_torch(scenario, memory, combine):
 
         def loss(params: dict[str, Tensor], rows: list[int] = rows, recalled: list[int] = recalled) -> Tensor:
             new, old = ([entropy(params, row, asked(row, scenario)) for row in part] for part in (rows, recalled))
-            return mean(new) + mean(old) if combine == "sum" else mean(new + old)
+            t = int(step.batch.task) + 1
+            return {"sum": mean(new) + mean(old), "mean": mean(new + old),
+                    "tasks": mean(new) / t + (1 - 1 / t) * mean(old)}[combine]
 
         same(step.after["params"], moved(step.before["params"], loss))
 
@@ -333,7 +335,7 @@ def test_gss_remembers_as_a_plain_loop_does(scenario):
 
 @pytest.mark.parametrize(("text", "words"), [
     ("er(memory='ring', capacity=5)", "er: a ring over 6 classes needs a capacity of 6 or more, got 5"),
-    ("er(combine='product')", "combine must be one of 'sum', 'mean'"),
+    ("er(combine='product')", "combine must be one of 'sum', 'mean', 'tasks'"),
     ("er_ace(capacity=0)", "capacity must be 1 or more"),
     ("der(alpha=-1)", "alpha must be 0 or more"),
     ("derpp(beta=-1)", "beta must be 0 or more"),
