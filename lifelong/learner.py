@@ -335,6 +335,7 @@ class Way(NamedTuple):
     forward: Callable[[Params, Tensor], tuple[Tensor, Back]] | None = None
 
 
+@torch.no_grad()
 def gradient_step(stages: Stages, way: Way, state: State, batch: Batch) -> tuple[State, dict[str, Tensor]]:
     """One step of a gradient learner; writes into its parameters and its optimizer's state.
 
@@ -350,19 +351,16 @@ def gradient_step(stages: Stages, way: Way, state: State, batch: Batch) -> tuple
     trained = {k: p for k, p in state["params"].items() if not stages.start.frozen(k)}
     # Every tensor that goes through the lift costs about a microsecond, so none goes in vain.
     visible = {"params": state["params"], "parts": state["parts"]}
-    with torch.no_grad():
-        rows = way.each("recall")(visible, batch) if "recall" in stages.uses else {}
-        x, y = way.fetch(torch.cat([batch.rows, *rows.values()], -1) if rows else batch.rows)
+    rows = way.each("recall")(visible, batch) if "recall" in stages.uses else {}
+    x, y = way.fetch(torch.cat([batch.rows, *rows.values()], -1) if rows else batch.rows)
     losses, scores, grads = _differentiated(stages, way, state, trained, batch, rows, x, y)
-    with torch.no_grad():
-        if "transform" in stages.uses:
-            grads = way.each("transform")(visible, batch, grads)
-        stages.optimizer.update(trained, grads, state["optimizer"])
-        if "after" in stages.uses:
-            seen = {"x": x, "y": y, "scores": scores.detach()}
-            parts = way.each("after")(visible, batch, grads, {k: _own(batch, v) for k, v in seen.items()})
-            state = state | {"parts": apart(parts, state["params"])}
-    return state, {"loss": losses.detach()}
+    if "transform" in stages.uses:
+        grads = way.each("transform")(visible, batch, grads)
+    stages.optimizer.update(trained, grads, state["optimizer"])
+    if "after" in stages.uses:
+        seen = {k: _own(batch, v) for k, v in (("x", x), ("y", y), ("scores", scores))}
+        state = state | {"parts": apart(way.each("after")(visible, batch, grads, seen), state["params"])}
+    return state, {"loss": losses}
 
 
 def _own(batch: Batch, value: Tensor) -> Tensor:
@@ -377,23 +375,22 @@ def _differentiated(stages: Stages, way: Way, state: State, trained: Params, bat
     Where the network has a derivative by hand, autograd sees only what the parts do with the scores, and with the
     parameters directly.
     """
-    leaves = {k: p.detach().requires_grad_() for k, p in trained.items()}
+    leaves, back = trained, None
+    if way.forward is None or "loss" in stages.uses:
+        leaves = {k: p.detach().requires_grad_() for k, p in trained.items()}
     still = {"params": {k: p for k, p in state["params"].items() if k not in trained}, "parts": state["parts"]}
-    back: Back | None = None
     if way.forward is None:
         with torch.enable_grad():
             scores = way.each("apply")(leaves, still, batch, x)
     else:
-        with torch.no_grad():
-            scores, back = way.forward(state["params"], x)
+        scores, back = way.forward(state["params"], x)
+    weight = batch.weight if "criterion" not in stages.uses else torch.zeros_like(batch.weight)
+    if rows:
+        counts = (real(r, weight.dtype) if stages.parts[name].loss is rehearsal
+                  else torch.zeros_like(r, dtype=weight.dtype) for name, r in rows.items())
+        weight = torch.cat([weight, *counts], -1)
+    losses, towards = cross_entropy_vjp(scores.detach(), y, weight, way.rivals(y))
     direct: Params = {}
-    with torch.no_grad():
-        weight = batch.weight if "criterion" not in stages.uses else torch.zeros_like(batch.weight)
-        if rows:
-            counts = (real(r, weight.dtype) if stages.parts[name].loss is rehearsal
-                      else torch.zeros_like(r, dtype=weight.dtype) for name, r in rows.items())
-            weight = torch.cat([weight, *counts], -1)
-        losses, towards = cross_entropy_vjp(scores.detach(), y, weight, way.rivals(y))
     if "loss" in stages.uses:
         with torch.enable_grad():
             seen = scores.detach().requires_grad_()
@@ -404,12 +401,11 @@ def _differentiated(stages: Stages, way: Way, state: State, trained: Params, bat
                 towards = towards if grad is None else towards + grad
         losses = losses + more.detach()
     if back is not None:
-        with torch.no_grad():
-            grads = back(towards, leaves.keys())
+        grads = back(towards, trained.keys())
     else:
         grads = dict(zip(leaves, torch.autograd.grad(scores, list(leaves.values()), towards, materialize_grads=True),
                          strict=True))
-    return losses, scores, {k: grads[k] + direct[k] if k in direct else grads[k] for k in leaves}
+    return losses, scores.detach(), {k: grads[k] + direct[k] if k in direct else grads[k] for k in trained}
 
 
 def apart(state: State, params: Params) -> State:
