@@ -25,7 +25,8 @@ TIMED = [
     "Fisher from squared gradients of batches (as Avalanche's, and cheaper than per-example).",
     "Avalanche: strategy.train(experience), num_workers=0, tensors in memory, its own data loader; er is Replay, whose "
     "memory is filled after a task and used from the second on; ewc is EWC(mode='separate'), a penalty a task; "
-    "er-class-balanced trains on one batch an experience, its only online form.",
+    "er-class-balanced trains on one batch an experience, its only online form; derpp is DER with beta, whose "
+    "remembered scores are made at the end of a task.",
     "lifelong: engine.train without its evaluations: plans and random numbers, gathering from all digits as bytes and "
     "rotating them at every step, the reading of every loss; ewc has an exact per-example Fisher over all ten labels.",
     "seed-steps/s: steps times seeds over seconds. Ratios are taken within a round: median (least to most).",
@@ -71,7 +72,7 @@ def _arguments() -> argparse.Namespace:
     add("--threads", type=int, default=1, help="of torch, for every contender")
     add("--device", default="cpu", choices=["cpu", "cuda"])
     add("--seeds", type=numbers, default=[1, 10, 32], help="stack sizes S, for example 1,10,32")
-    add("--methods", default="finetune,er,ewc", help="of: " + ", ".join(METHODS))
+    add("--methods", default="finetune,er,ewc,derpp", help="of: " + ", ".join(METHODS))
     add("--model", default="mlp", choices=list(MODELS))
     add("--batch", type=int, default=10)
     add("--tasks", type=int, help="of the stream; 5, with --quick 2")

@@ -37,6 +37,7 @@ METHODS = {
     "er-class-balanced": f"er(capacity={CAPACITY}, memory='class-balanced')",
     "agem": "agem(capacity=1000, reference=256)",
     "lwf": "lwf",
+    "derpp": f"derpp(capacity={CAPACITY}, alpha=0.1, beta=0.5)",
 }
 HAS_AVALANCHE = importlib.util.find_spec("avalanche") is not None
 
@@ -178,6 +179,37 @@ class PlainEr(PlainFinetune):
             self.seen += 1
 
 
+class PlainDerpp(PlainFinetune):
+    """The reservoir keeps scores too; one forward pass for the batch and the two draws that are replayed."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__(net)
+        self.kept: list[Tensor] = []
+        self.seen = 0
+
+    def step(self, x: Tensor, y: Tensor) -> None:
+        self.optimizer.zero_grad()
+        n, filled = len(x), min(self.seen, CAPACITY)
+        if self.kept:
+            first, second = (torch.randint(0, filled, (n,), device=x.device) for _ in range(2))
+            scores = self.net(torch.cat([x, self.kept[0][first], self.kept[0][second]]))
+            loss = (F.cross_entropy(scores[:n], y) + 0.1 * F.mse_loss(scores[n:2 * n], self.kept[2][first])
+                    + 0.5 * F.cross_entropy(scores[2 * n:], self.kept[1][second]))
+        else:
+            scores = self.net(x)
+            loss = F.cross_entropy(scores, y)
+            self.kept = [t.new_zeros(CAPACITY, *t.shape[1:]) for t in (x, y, scores.detach())]
+        loss.backward()
+        self.optimizer.step()
+        new = (x, y, scores[:n].detach())
+        for i in range(n):
+            place = self.seen if self.seen < CAPACITY else random.randrange(self.seen + 1)
+            if place < CAPACITY:
+                for kept, value in zip(self.kept, new, strict=True):
+                    kept[place] = value[i]
+            self.seen += 1
+
+
 class PlainEwc(PlainFinetune):
     """A quadratic penalty around the latest task's parameters; its Fisher from gradients of batches, squared."""
 
@@ -203,7 +235,8 @@ class PlainEwc(PlainFinetune):
         self.anchor = {name: p.detach().clone() for name, p in named.items()}
 
 
-PLAIN: dict[str, type[PlainFinetune]] = {"finetune": PlainFinetune, "er": PlainEr, "ewc": PlainEwc}
+PLAIN: dict[str, type[PlainFinetune]] = {"finetune": PlainFinetune, "er": PlainEr, "ewc": PlainEwc,
+                                         "derpp": PlainDerpp}
 
 
 def plain(case: Case, method: str) -> Contender:
@@ -277,6 +310,7 @@ def avalanche_strategy(case: Case, method: str, metrics: bool, eval_batch: int |
         "ewc-online": lambda **c: s.EWC(ewc_lambda=STRENGTH, mode="online", decay_factor=1.0, **c),
         "agem": lambda **c: s.AGEM(patterns_per_exp=1000 // case.tasks, sample_size=256, **c),
         "lwf": lambda **c: s.LwF(alpha=1.0, temperature=2.0, **c),
+        "derpp": lambda **c: s.DER(mem_size=CAPACITY, batch_size_mem=case.batch, alpha=0.1, beta=0.5, **c),
     }
     return makers[method](**common)
 
