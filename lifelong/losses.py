@@ -77,69 +77,143 @@ def chunks(rows: Tensor, weight: Tensor, size: int) -> Iterator[tuple[Tensor, Te
     yield from zip(rows.split(size), weight.split(size), strict=True)
 
 
+LABELS = ("exact", "sampled", "empirical", "batched")
+
+
 def fisher(net: Net, params: Params, pool: Pool, rows: Tensor, weight: Tensor, labels: str = "exact",
-           size: int = 256) -> Params:
+           size: int = 256, u: Tensor | None = None) -> Params:
     """Diagonal Fisher information of every parameter: the mean over examples of squared per-example gradients.
 
     Args:
         net, params: the network at the point of interest.
         pool, rows: [n] examples; weight: [n], sums to 1 over them.
         labels: 'exact' takes the expectation over the network's own answers, sum over c of p(c|x) g_c^2;
-            'empirical' takes the label that is stored.
-        size: examples handled at once.
+            'sampled' draws one of these answers an example; 'empirical' takes the label that is stored; 'batched'
+            squares the mean gradient of a mini-batch at the stored labels, and averages over mini-batches.
+        size: examples handled at once; of 'batched' the mini-batch, in the order of `rows`.
+        u: [n] uniform numbers for 'sampled'.
 
     Returns:
         importance >= 0 of the shape of each parameter.
 
-    Source: Kirkpatrick et al. 2017, arXiv:1612.00796; Martens 2020, arXiv:1412.1193 for the two expectations. Never
-        the square of a batch's mean gradient, which shrinks with the batch.
+    Source: Kirkpatrick et al. 2017, arXiv:1612.00796; Martens 2020, arXiv:1412.1193 for the expectations. 'batched' is
+        what Avalanche computes: it shrinks as the batch grows, so a strength that suits it suits one batch size.
     """
-    if labels not in ("exact", "empirical"):
-        raise ValueError(f"fisher: labels must be 'exact' or 'empirical', got {labels!r}")
+    if labels not in LABELS:
+        raise ValueError(f"fisher: labels must be {', '.join(map(repr, LABELS[:-1]))} or {LABELS[-1]!r}, got {labels!r}")
+    if labels == "batched":
+        return _batch_squares(net, params, pool, rows, weight, size)
+    return _over_examples(net, params, pool, rows, weight, "exact" if labels == "exact" else "empirical", size,
+                          u if labels == "sampled" else None)
+
+
+def sensitivity(net: Net, params: Params, pool: Pool, rows: Tensor, weight: Tensor, size: int = 256) -> Params:
+    """How much every parameter moves the answers: the mean over examples of |d ||F(x)||^2 / d parameter|.
+
+    F(x) are the scores before any softmax, of the units that compete for the example. Arguments as of `fisher`.
+
+    Source: Aljundi et al. 2018, arXiv:1711.09601.
+    """
+    return _over_examples(net, params, pool, rows, weight, "norm", size)
+
+
+def _over_examples(net: Net, params: Params, pool: Pool, rows: Tensor, weight: Tensor, measure: str, size: int,
+                   u: Tensor | None = None) -> Params:
     x, _ = pool.fetch(rows[:1])
-    squares = _layer_squares if _Layers(params).cover(net, x) else example_squares
+    sums = _layer_sums if _Layers(params).cover(net, x) else example_sums
     total = {k: torch.zeros_like(p) for k, p in params.items()}
-    for part, w in chunks(rows, weight, size):
+    for i, (part, w) in enumerate(chunks(rows, weight, size)):
         x, y = pool.fetch(part)
-        rivals = pool.rivals(y)
-        if rivals is None:
-            rivals = torch.ones(len(y), pool.n_classes, dtype=torch.bool, device=y.device)
-        for k, value in squares(net, params, x, y, w, rivals, labels).items():
+        allowed = pool.rivals(y)
+        if allowed is None:
+            allowed = torch.ones(len(y), pool.n_classes, dtype=torch.bool, device=y.device)
+        if u is not None:
+            y = _drawn(_log_p(net.apply(params, x), allowed), u[i * size:i * size + len(part)])
+        for k, value in sums(net, params, x, y, w, allowed, measure).items():
             total[k] = total[k] + value
     return total
+
+
+def _drawn(log_p: Tensor, u: Tensor) -> Tensor:
+    """For each example the answer [B] at which the running sum of its probabilities passes `u`."""
+    below = log_p.double().exp().cumsum(-1)
+    # Scaled by the sum, which rounding may leave under 1; answers of probability 0 are never passed at.
+    return (below <= (u * below[:, -1]).unsqueeze(-1)).sum(-1).clamp(max=log_p.shape[-1] - 1)
+
+
+def _batch_squares(net: Net, params: Params, pool: Pool, rows: Tensor, weight: Tensor, size: int) -> Params:
+    total, count = {k: torch.zeros_like(p) for k, p in params.items()}, weight.new_zeros(())
+    for part, w in chunks(rows, weight, size):
+        share = w.sum()
+        w = w / share.clamp(min=torch.finfo(w.dtype).tiny)
+        grads = torch.func.grad(fit(net, pool, part, w))(params)
+        total = {k: total[k] + g.square() for k, g in grads.items()}
+        count = count + (share > 0)  # a batch of pads alone is none
+    return {k: value / count.clamp(min=1) for k, value in total.items()}
+
+
+class _Measure(NamedTuple):
+    """What is differentiated for every example, and what is made of the gradient.
+
+    Attributes:
+        values: (scores [B, C], allowed [B, C]) -> [B, K].
+        picks: (values, y [B], weight [B]) -> (k [B], weight [B]) of each value whose gradient counts.
+        size: of a gradient, entry by entry; the size of a product is the product of the sizes.
+    """
+
+    values: Callable[[Tensor, Tensor], Tensor]
+    picks: Callable[[Tensor, Tensor, Tensor], Iterator[tuple[Tensor, Tensor]]]
+    size: Callable[[Tensor], Tensor]
 
 
 def _log_p(scores: Tensor, allowed: Tensor) -> Tensor:
     return scores.masked_fill(~allowed, -1e30).log_softmax(-1)
 
 
-def _answers(log_p: Tensor, y: Tensor, weight: Tensor, labels: str) -> Iterator[tuple[Tensor, Tensor]]:
-    """(c [B], weight [B]) of each label whose gradient is squared."""
-    if labels == "empirical":
-        yield y, weight
-    else:
-        for c in range(log_p.shape[-1]):
-            yield torch.full_like(y, c), weight * log_p[:, c].exp()
+def _every(log_p: Tensor, y: Tensor, weight: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    for c in range(log_p.shape[-1]):
+        yield torch.full_like(y, c), weight * log_p[:, c].exp()
 
 
-def example_squares(net: Net, params: Params, x: Tensor, y: Tensor, weight: Tensor, allowed: Tensor,
-                    labels: str) -> Params:
-    """Weighted sum of squared per-example gradients, for any network: one gradient an example."""
+def _stored(log_p: Tensor, y: Tensor, weight: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    yield y, weight
 
-    def one(params: Params, x: Tensor, allowed: Tensor, c: Tensor) -> Tensor:
-        return _log_p(net.apply(params, x.unsqueeze(0)).squeeze(0), allowed).gather(0, c.unsqueeze(0)).squeeze()
+
+def _length(scores: Tensor, allowed: Tensor) -> Tensor:
+    return scores.masked_fill(~allowed, 0.0).square().sum(-1, keepdim=True)
+
+
+def _only(values: Tensor, y: Tensor, weight: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    yield torch.zeros_like(y), weight
+
+
+_MEASURES = {
+    "exact": _Measure(_log_p, _every, torch.square),
+    "empirical": _Measure(_log_p, _stored, torch.square),
+    "norm": _Measure(_length, _only, torch.abs),
+}
+
+
+def example_sums(net: Net, params: Params, x: Tensor, y: Tensor, weight: Tensor, allowed: Tensor,
+                 measure: str) -> Params:
+    """Weighted sum of the sizes of per-example gradients, for any network: one gradient an example."""
+    values, picks, size = _MEASURES[measure]
+
+    def one(params: Params, x: Tensor, allowed: Tensor, k: Tensor) -> Tensor:
+        return values(net.apply(params, x.unsqueeze(0)), allowed.unsqueeze(0)).squeeze(0).gather(0, k.view(1)).squeeze()
 
     total = {k: torch.zeros_like(p) for k, p in params.items()}
-    for c, w in _answers(_log_p(net.apply(params, x), allowed), y, weight, labels):
-        grads = torch.func.vmap(torch.func.grad(one), in_dims=(None, 0, 0, 0))(params, x, allowed, c)
+    for pick, w in picks(values(net.apply(params, x), allowed), y, weight):
+        grads = torch.func.vmap(torch.func.grad(one), in_dims=(None, 0, 0, 0))(params, x, allowed, pick)
         for k, g in grads.items():
-            total[k] = total[k] + torch.tensordot(w, g.square(), dims=1)
+            total[k] = total[k] + torch.tensordot(w, size(g), dims=1)
     return total
 
 
-def _layer_squares(net: Net, params: Params, x: Tensor, y: Tensor, weight: Tensor, allowed: Tensor,
-                   labels: str) -> Params:
+def _layer_sums(net: Net, params: Params, x: Tensor, y: Tensor, weight: Tensor, allowed: Tensor,
+                measure: str) -> Params:
     """The same for networks of linear layers at a batch's price: an example's gradient is delta times input."""
+    values, picks, size = _MEASURES[measure]
     probe = _Layers(params)
     probe.cover(net, x[:1])
     taps = [x.new_zeros(len(x), params[w].shape[0]) for w, _ in probe.layers]
@@ -147,18 +221,18 @@ def _layer_squares(net: Net, params: Params, x: Tensor, y: Tensor, weight: Tenso
     def forward(taps: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         with _Layers(params, taps) as layers:
             scores = net.apply(params, x)
-        return _log_p(scores, allowed), layers.inputs
+        return values(scores, allowed), layers.inputs
 
-    log_p, pull, inputs = torch.func.vjp(forward, taps, has_aux=True)  # type: ignore[misc]
-    squares = [torch.zeros_like(tap) for tap in taps]
-    for c, w in _answers(log_p, y, weight, labels):
-        (deltas,) = pull(F.one_hot(c, log_p.shape[-1]).to(log_p.dtype))
-        squares = [s + d.square() * w.unsqueeze(-1) for s, d in zip(squares, deltas, strict=True)]
+    out, pull, inputs = torch.func.vjp(forward, taps, has_aux=True)  # type: ignore[misc]
+    sums = [torch.zeros_like(tap) for tap in taps]
+    for k, w in picks(out, y, weight):
+        (deltas,) = pull(F.one_hot(k, out.shape[-1]).to(out.dtype))
+        sums = [s + size(d) * w.unsqueeze(-1) for s, d in zip(sums, deltas, strict=True)]
     total = {}
-    for (name, bias), square, a in zip(probe.layers, squares, inputs, strict=True):
-        total[name] = square.mT @ a.square()  # the inputs are the same for every label
+    for (name, bias), delta, a in zip(probe.layers, sums, inputs, strict=True):
+        total[name] = delta.mT @ size(a)  # the inputs are the same for every value
         if bias is not None:
-            total[bias] = square.sum(0)
+            total[bias] = delta.sum(0)
     return total
 
 

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from lifelong.learner import View
 from lifelong.losses import (
     Slice,
-    _layer_squares,
+    _layer_sums,
     _Layers,
     cross_entropy,
     distillation,
-    example_squares,
+    example_sums,
     fisher,
     fit,
 )
@@ -138,8 +138,8 @@ def test_squares_by_layer_are_the_squares_by_example(net, labels, scenario):
     net = NETS[net]
     params, (x, y, weight, allowed) = drawn(net), asked(scenario)
     assert _Layers(params).cover(net, x[:1])
-    want = example_squares(net, params, x, y, weight, allowed, labels)
-    got = _layer_squares(net, params, x, y, weight, allowed, labels)
+    want = example_sums(net, params, x, y, weight, allowed, labels)
+    got = _layer_sums(net, params, x, y, weight, allowed, labels)
     assert got.keys() == want.keys() == params.keys()
     for k in want:
         torch.testing.assert_close(got[k], want[k], rtol=1e-12, atol=1e-12)
@@ -158,7 +158,7 @@ def test_squares_by_example_are_those_of_one_gradient_after_another(labels):
             grads = torch.autograd.grad(log_p[c], list(leaves.values()), retain_graph=True)
             for k, g in zip(leaves, grads, strict=True):
                 want[k] += share * g.square()
-    got = example_squares(net, params, x, y, weight, torch.ones(len(x), 6, dtype=torch.bool), labels)
+    got = example_sums(net, params, x, y, weight, torch.ones(len(x), 6, dtype=torch.bool), labels)
     for k in want:
         torch.testing.assert_close(got[k], want[k], rtol=1e-12, atol=1e-12)
 
@@ -191,7 +191,7 @@ def test_a_network_of_convolutions_is_squared_example_by_example(monkeypatch):
     x, y = lot.fetch(rows)
     assert not _Layers(params).cover(net, x[:1])
     weight = torch.full((4,), 0.25, dtype=torch.float64)
-    want = example_squares(net, params, x, y, weight, torch.ones(4, 6, dtype=torch.bool), "exact")
+    want = example_sums(net, params, x, y, weight, torch.ones(4, 6, dtype=torch.bool), "exact")
     got = fisher(net, params, lot, rows, weight)
     assert all(torch.equal(got[k], want[k]) for k in want)
     assert any(float(v.sum()) > 0 for k, v in got.items() if k.startswith("conv"))
@@ -217,7 +217,7 @@ def test_a_parameter_used_in_any_other_way_is_squared_example_by_example(apply, 
     lot = pool(shape=(6,))
     params, rows, weight = drawn(net), torch.arange(5), torch.full((5,), 0.2, dtype=torch.float64)
     x, y = lot.fetch(rows)
-    want = example_squares(net, params, x, y, weight, torch.ones(5, 6, dtype=torch.bool), "exact")
+    want = example_sums(net, params, x, y, weight, torch.ones(5, 6, dtype=torch.bool), "exact")
     got = fisher(net, params, lot, rows, weight)
     for k in want:
         torch.testing.assert_close(got[k], want[k], rtol=1e-12, atol=1e-12)
