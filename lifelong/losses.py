@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from lifelong.models import Net, Params
+from lifelong.registry import one_of
 from lifelong.stream import Pool
 
 
@@ -99,9 +100,7 @@ def fisher(net: Net, params: Params, pool: Pool, rows: Tensor, weight: Tensor, l
     Source: Kirkpatrick et al. 2017, arXiv:1612.00796; Martens 2020, arXiv:1412.1193 for the expectations. 'batched' is
         what Avalanche computes: it shrinks as the batch grows, so a strength that suits it suits one batch size.
     """
-    if labels not in LABELS:
-        raise ValueError(f"fisher: labels must be {', '.join(map(repr, LABELS[:-1]))} or {LABELS[-1]!r}, got {labels!r}")
-    if labels == "batched":
+    if one_of("labels", labels, LABELS) == "batched":
         return _batch_squares(net, params, pool, rows, weight, size)
     return _over_examples(net, params, pool, rows, weight, "exact" if labels == "exact" else "empirical", size,
                           u if labels == "sampled" else None)

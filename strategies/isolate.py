@@ -78,20 +78,22 @@ def packnet(prune: float = 0.75, after: int = 0) -> Part:
                 mine = free
             else:
                 size = torch.where(free, view.params[k].abs(), -1.0).flatten()
-                place = size.argsort(descending=True, stable=True).argsort(stable=True).view(owner.shape)
-                mine = place < ((1 - prune) * free.sum().to(size.dtype)).round()
+                order = size.argsort(descending=True, stable=True)
+                chosen = torch.arange(len(order), device=order.device) < (
+                    (1 - prune) * free.sum().to(size.dtype)).round()
+                mine = torch.zeros_like(chosen).scatter(0, order, chosen).view(owner.shape)
             owners[k] = torch.where(mine, done, owner).to(owner.dtype)
         return owners
 
     def weights(view: View, params: Params) -> Params:
         state, task = view.state, view.task
         done = state["done"]
+        # A task has its own and earlier weights; until it is pruned also all that it may change.
+        limit = torch.where((task >= done) & ~state["pruned"], view.pool.n_tasks, task)
         worn = {}
         for k, p in params.items():
             owner = state["owner"][k]
-            # A task that is over has its own and earlier weights; the present one also all that it may change.
-            own = (owner <= task) | ((task >= done) & ((owner == done) | ~state["pruned"]))
-            worn[k] = torch.where(own, torch.where(owner < done, state["kept"][k], p), 0.0)
+            worn[k] = torch.where(owner <= limit, torch.where(owner < done, state["kept"][k], p), 0.0)
         return worn
 
     def count(view: View) -> State:
@@ -158,27 +160,25 @@ def progressive() -> Part:
 
     def columns(view: View, params: Params) -> dict[str, tuple[Tensor, Tensor]]:
         """For each parameter the column of every unit, and of every input."""
-        tasks = view.pool.n_tasks
-        device = view.pool.classes.device
-        of, earlier = {}, torch.zeros(1, dtype=torch.int64, device=device)
+        tasks, device = view.pool.n_tasks, view.pool.classes.device
+        of, before = {}, torch.zeros(1, dtype=torch.int64, device=device)
         for layer in [*_layers("progressive", view.net, params), list(view.net.head)]:
             units = len(params[layer[0]])
             own = torch.arange(units, device=device) * tasks // units
             own = _units_task(view.pool) if layer[0] in view.net.head else own
             for k in layer:
-                width = params[k].shape[1] if params[k].dim() > 1 else 1
-                # An input that is flattened, channel by channel, has several places for each unit.
-                reads = earlier.repeat_interleave(width // len(earlier)) if params[k].dim() > 1 else earlier.new_zeros(1)
-                of[k] = own, reads
-            earlier = own
+                # An image that is flattened, channel by channel, has several places for each unit.
+                inputs = params[k].shape[1] if params[k].dim() > 1 else len(before)
+                of[k] = own, before.repeat_interleave(inputs // len(before))
+            before = own
         return of
 
     def begin(view: View) -> State:
         _check_head("progressive", view.net, view.params, view.pool)
         for layer in _layers("progressive", view.net, view.params):
             if (units := len(view.params[layer[0]])) < view.pool.n_tasks:
-                raise ValueError(f"progressive needs a unit for each task in every hidden layer: {layer[0]} has {units} "
-                                 f"for {view.pool.n_tasks} tasks")
+                raise ValueError(f"progressive needs a unit for each task in every hidden layer: {layer[0]} has "
+                                 f"{units} for {view.pool.n_tasks} tasks")
         return {"kept": dict(view.params), "done": torch.tensor(0)}
 
     def weights(view: View, params: Params) -> Params:

@@ -68,10 +68,12 @@ def ewc(strength: float = 10.0, decay: float = 1.0, mode: str = "separate", samp
             'empirical' takes the true label; 'batched' squares the mean gradient of mini-batches at the true labels.
         batch: size of these mini-batches, 1 or more; with other labels no batch size changes F.
 
-    Source: Kirkpatrick et al. 2017, arXiv:1612.00796 (separate); Schwarz et al. 2018, arXiv:1805.06370 (online). The
-        separate penalties are quadratics, whose sum is one quadratic around their F-weighted mean plus a constant: that
-        is what is stored, so a step costs the same at task 100 as at task 2, with the same gradient. 'batched' is the F
-        of Avalanche 0.6.0, smaller by about the batch size; its penalty lacks the 1/2.
+    Source: Kirkpatrick et al. 2017, arXiv:1612.00796 (separate); Schwarz et al. 2018, arXiv:1805.06370 (online).
+        Where losses are quadratic 'online' with decay 1 finds the minimum of all tasks together, 'separate' that of two
+        alone, since later anchors have the earlier penalties in them (Huszar 2018, arXiv:1712.03847). The separate
+        penalties are quadratics, whose sum is one quadratic around their F-weighted mean plus a constant: that is what
+        is stored, so a step costs the same at task 100 as at task 2, with the same gradient. 'batched' is the F of
+        Avalanche 0.6.0, smaller by about the batch size, whose penalty lacks the 1/2.
     """
     at_least(0, strength=strength, decay=decay, samples=samples)
     at_least(1, batch=batch)
@@ -167,9 +169,9 @@ def rwalk(strength: float = 1.0, share: float = 0.1, every: int = 10, damping: f
     """Riemannian walk: importance is a moving Fisher information plus how well each parameter's path paid.
 
     Adds strength * sum over parameters of (F + s) (parameter - anchor)^2. F is a moving average over all steps of the
-    batch's empirical Fisher information. s sums over windows of `every` steps max(gain, 0) / (F D^2 / 2 + damping), with
-    gain the window's sum of -gradient * move and D its whole move; after every later task it is averaged half and half
-    with what it was. F and s are each shifted and scaled to span [0, 1] over all parameters together.
+    batch's empirical Fisher information. s sums over windows of `every` steps max(gain, 0) / (F D^2 / 2 + damping),
+    with gain the window's sum of -gradient * move and D its whole move; after every later task it is averaged half and
+    half with what it was. F and s are each shifted and scaled to span [0, 1] over all parameters together.
 
     Args:
         strength: lambda; 0 is fine-tuning.

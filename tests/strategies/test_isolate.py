@@ -272,7 +272,7 @@ def test_a_column_reads_earlier_columns_and_is_read_by_later_ones_alone(net):
     third = units // 3
     for task in range(3):
         leaves = {k: p.clone().requires_grad_() for k, p in state["params"].items()}
-        x, y = lot.fetch(rows_of(lot, task))
+        x, _ = lot.fetch(rows_of(lot, task))
         applied = worn(part, state, net, task, leaves)
         network.apply(applied, x)[:, 2 * task:2 * task + 2].square().sum().backward()
         weight, grad = applied[name].detach().reshape(units, leaves[name].shape[1], -1), leaves[name].grad
