@@ -112,8 +112,9 @@ def si(strength: float = 1.0, damping: float = 0.1) -> Part:
         strength: c; 0 is fine-tuning.
         damping: xi, above 0, keeps parameters that hardly moved from mattering without bound.
 
-    Source: Zenke et al. 2017, arXiv:1703.04200; max(omega, 0) as in its authors' code. The gradient is that of all
-        that is minimised (in a sum, with the replayed losses and the other parts' pulls) but for si's own penalty.
+    Source: Zenke et al. 2017, arXiv:1703.04200. Every task's omega is kept from falling below 0, where its authors'
+        code keeps the sum. The gradient is that of all that is minimised (in a sum, with the replayed losses and the
+        other parts' pulls) but for si's own penalty.
     """
     at_least(0, strength=strength)
     above(0, damping=damping)
@@ -179,9 +180,10 @@ def rwalk(strength: float = 1.0, share: float = 0.1, every: int = 10, damping: f
         every: steps of a window, 1 or more; a task's last window may be shorter.
         damping: epsilon, above 0.
 
-    Source: Chaudhry et al. 2018, arXiv:1801.10112, its regularisation without its samples: add `er` for those. F
-        squares the gradients of single examples, so that `damping` suits every batch size; the gradient leaves out
-        rwalk's own penalty.
+    Source: Chaudhry et al. 2018, arXiv:1801.10112, its regularisation without its samples: add `er` for those. F moves
+        at every step, not once a window by 0.9, and squares the gradients of single examples, so that `damping` suits
+        every batch size; scaling and averaging are those of its authors' code. The gradient leaves out rwalk's own
+        penalty.
     """
     at_least(0, strength=strength, share=share)
     at_most(1, share=share)
