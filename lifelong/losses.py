@@ -232,11 +232,14 @@ def _layer_sums(net: Net, params: Params, x: Tensor, y: Tensor, weight: Tensor, 
         total[name] = delta.mT @ size(a)  # the inputs are the same for every value
         if bias is not None:
             total[bias] = delta.sum(0)
-    return total
+    return {k: torch.where(probe.masks[k], v, 0.0) if k in probe.masks else v for k, v in total.items()}
 
 
 class _Layers(TorchFunctionMode):
-    """Watches a forward pass for linear layers, and adds a tap to each one's output."""
+    """Watches a forward pass for linear layers, and adds a tap to each one's output.
+
+    A parameter may first be masked, by `torch.where(mask, parameter, 0.0)`, as parts with `weights` do.
+    """
 
     def __init__(self, params: Params, taps: list[Tensor] | None = None) -> None:
         super().__init__()
@@ -245,18 +248,27 @@ class _Layers(TorchFunctionMode):
         self.taps = taps
         self.inputs: list[Tensor] = []
         self.layers: list[tuple[str, str | None]] = []
+        self.masks: dict[str, Tensor] = {}
+        self.masked: list[Tensor] = []  # kept alive, so that no other tensor gets one's id
         self.other = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         used = [self.names[id(a)] for a in (*args, *(kwargs or {}).values()) if id(a) in self.names]
-        if not used:
+        if not used or isinstance(out, (int, torch.Size)):
+            return out
+        name = used[0]
+        blank = func is torch.where and not kwargs and isinstance(args[2], float) and args[2] == 0
+        if blank and out.shape == args[1].shape and name not in self.masks:
+            self.names[id(out)] = name
+            self.masks[name] = args[0]
+            self.masked.append(out)
             return out
         if func is not F.linear or kwargs or args[0].dim() != 2 or id(args[1]) not in self.names:
             self.other = True
             return out
         self.inputs.append(args[0])
-        self.layers.append((used[0], used[1] if len(used) > 1 else None))
+        self.layers.append((name, used[1] if len(used) > 1 else None))
         return out if self.taps is None else out + self.taps[len(self.inputs) - 1]
 
     def cover(self, net: Net, x: Tensor) -> bool:

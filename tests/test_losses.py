@@ -26,6 +26,7 @@ from lifelong.losses import (
 )
 from lifelong.models import Net, Params, conv4, from_module, mlp
 from lifelong.stream import Pool
+from strategies.isolate import xdg
 from strategies.regularise import ewc
 
 SIX = torch.arange(6)
@@ -224,6 +225,50 @@ def test_a_parameter_used_in_any_other_way_is_squared_example_by_example(apply, 
     got = fisher(net, params, lot, rows, weight)
     for k in want:
         torch.testing.assert_close(got[k], want[k], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("measure", ["exact", "empirical", "norm"])
+def test_a_masked_parameter_is_seen_through_by_layer(measure):
+    net, part = NETS["mlp"], xdg(gated=0.5)
+    params, (x, y, weight, allowed) = drawn(net), asked("task")
+    assert part.init and part.weights
+    given = View({}, params, net, pool("task"), task=torch.tensor(1), generator=torch.Generator().manual_seed(4))
+    given = given._replace(state=part.init(given))
+    gated = net._replace(apply=lambda p, x: net.apply(part.weights(given, p), x))  # type: ignore[misc]
+    assert _Layers(params).cover(gated, x[:1])
+    want = example_sums(gated, params, x, y, weight, allowed, measure)
+    got = _layer_sums(gated, params, x, y, weight, allowed, measure)
+    for k in want:
+        torch.testing.assert_close(got[k], want[k], rtol=1e-12, atol=1e-12)
+    assert not got["hidden0.weight"][~given.state["0"][1]].any()
+
+
+def halved(params: Params, x: Tensor) -> Tensor:
+    return F.linear(x, torch.where(x.new_ones(6, 6) > 0, params["w"], 1.0) / 2)
+
+
+def twice_masked(params: Params, x: Tensor) -> Tensor:
+    rows = (torch.arange(6) < 3).unsqueeze(1)
+    return F.linear(x, torch.where(~rows.mT, torch.where(rows, params["w"], 0.0), 0.0))
+
+
+def masked_and_not(params: Params, x: Tensor) -> Tensor:
+    rows = (torch.arange(6) < 3).unsqueeze(1)
+    return F.linear(F.linear(x, params["w"]), torch.where(rows, params["w"], 0.0))
+
+
+def fallen_apart(params: Params, x: Tensor) -> Tensor:
+    return F.linear(x, params["w"]) * params["w"].split(3)[1].sum()
+
+
+@pytest.mark.parametrize("apply", [halved, twice_masked, masked_and_not, fallen_apart])
+def test_a_parameter_masked_in_any_other_way_is_squared_example_by_example(apply):
+    net, lot = Net(lambda g: {"w": torch.randn(6, 6, generator=g)}, apply), pool(shape=(6,))
+    params = drawn(net)
+    x, y = lot.fetch(torch.arange(5))
+    want = example_sums(net, params, x, y, mean(5), torch.ones(5, 6, dtype=torch.bool), "exact")
+    assert not _Layers(params).cover(net, x[:1])
+    torch.testing.assert_close(fisher(net, params, lot, torch.arange(5), mean(5))["w"], want["w"])
 
 
 def test_fisher_lifts_to_lanes():
