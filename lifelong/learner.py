@@ -192,7 +192,8 @@ class Stages:
         """Scores [n, C]; `task` is given where answers depend on it."""
         for name, part in self.parts.items():
             if part.predict:
-                return part.predict(View(state["parts"].get(name, {}), state["params"], self.net, pool, task=task), x)
+                net = self._worn(state, pool, task) if self.told else self.net
+                return part.predict(View(state["parts"].get(name, {}), state["params"], net, pool, task=task), x)
         return self.net.apply(self._applied(state["params"], state, pool, task), x)
 
     def init(self, seed: int, pool: Pool) -> State:

@@ -44,15 +44,15 @@ def _layers(name: str, net: Net, params: Params) -> list[list[str]]:
 def packnet(prune: float = 0.75, after: int = 0) -> Part:
     """Packing: every task keeps its largest weights, which are never changed again, and leaves the rest to later tasks.
 
-    After a task, the `prune` smallest of the weights that it could change are given free in every layer, and the others
-    are its own. A task is answered by its own weights and those of earlier tasks; all others are 0. Output units belong
-    to their task, biases and all other vectors to the first.
+    When a task ends, the smallest of the weights that it could change are left free in every layer, and the others are
+    its own. A task is answered by its own weights and those of earlier tasks; all others are 0. Output units belong to
+    their task, biases and all other vectors to the first.
 
     Args:
         prune: share of the free weights of each layer that a task leaves free, in (0, 1).
         after: steps of a task after which it is pruned, so that the rest of its steps retrain what it keeps; 0, or more
-            than the task has: at its end, without retraining. Above 0 every step ranks the weights, which costs more
-            than a small network's step itself.
+            than the task has: at its end, without retraining. Above 0 every step ranks the weights, at about four times
+            the price of a step without.
 
     Source: Mallya & Lazebnik 2018, arXiv:1711.05769. There training and retraining have steps of their own, and weights
         that were pruned begin the next task at 0, not where they stood.

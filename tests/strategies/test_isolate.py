@@ -258,6 +258,16 @@ def test_importance_is_measured_on_the_gated_network():
         assert not importance[~gates[0]].any() and importance[gates[0]].any()
 
 
+def test_what_another_part_answers_is_answered_by_the_weights_of_the_task():
+    network, lot = NETS["mlp"]
+    plain = gradient_learner(network, sgd(), {"xdg": xdg()})
+    echo = Part(predict=lambda view, x: view.net.apply(view.params, x))
+    both = gradient_learner(network, sgd(), {"xdg": xdg(), "echo": echo})
+    state = plain.init(0, lot)
+    for task in range(3):
+        assert torch.equal(answers(plain, state, lot, task), answers(both, state, lot, task))
+
+
 # ---- progressive networks
 
 
