@@ -88,7 +88,7 @@ class View(NamedTuple):
     Attributes:
         state: the part's own state.
         params: the network's parameters; after the update in `step` and `task`.
-        net: the network: `net.apply(params, x)`.
+        net: the network: `net.apply(params, x)`; of a sum in which a part has `weights`, as it is applied in this task.
         pool: examples by row: `pool.fetch(rows)`, and `n_classes`, `n_tasks`, `classes`, `scenario`.
         u: the part's own uniform numbers [draws]; in `task` one for each row of the task.
         task: 0-d, number of the task.
@@ -199,7 +199,8 @@ class Stages:
         """Scores [n, C]; `task` is given where answers depend on it."""
         for name, part in self.parts.items():
             if part.predict:
-                return part.predict(View(state["parts"].get(name, {}), state["params"], self.net, pool, task=task), x)
+                net = self._worn(state, pool, task) if self.told else self.net
+                return part.predict(View(state["parts"].get(name, {}), state["params"], net, pool, task=task), x)
         return self.net.apply(self._applied(state["params"], state, pool, task), x)
 
     def init(self, seed: int, pool: Pool) -> State:
@@ -214,8 +215,17 @@ class Stages:
         return {"params": params, "optimizer": self.optimizer.init(trained), "parts": own}
 
     def _view(self, name: str, state: State, pool: Pool, given: Batch, **fields: Any) -> View:
-        return View(state["parts"].get(name, {}), state["params"], self.net, pool, given.u.get(name, _NONE), given.task,
+        net = self._worn(state, pool, given.task) if self.told else self.net
+        return View(state["parts"].get(name, {}), state["params"], net, pool, given.u.get(name, _NONE), given.task,
                     **fields)
+
+    def _worn(self, state: State, pool: Pool, task: Tensor) -> Net:
+        """The network with the weights that the parts give task `task`."""
+        def through(f: Callable[[Params, Tensor], Tensor]) -> Callable[[Params, Tensor], Tensor]:
+            return lambda params, x: f(self._applied(params, state, pool, task), x)
+
+        features = self.net.features
+        return self.net._replace(apply=through(self.net.apply), features=features and through(features))
 
     def _bare(self, batch: Batch) -> Slice:
         return Slice(batch.rows, batch.weight, _NONE, _NONE, _NONE)
@@ -305,9 +315,9 @@ def gradient_learner(net: Net, optimizer: Optimizer, parts: dict[str, Part],
             raise ValueError(f"{' and '.join(both)} cannot be summed: each puts its own in place of {what}")
     for one, part in parts.items():
         for other, mate in parts.items():
-            if part.weights and mate.recall:
+            if part.weights and (mate.recall or mate.data != "task"):
                 raise ValueError(f"{one} and {other} cannot be summed: {one} gives every task weights of its own, and "
-                                 f"{other} rehearses other tasks' examples with those of this one")
+                                 f"{other} trains on other tasks' examples with those of this one")
     stages = Stages(net, parts, start, optimizer)
 
     def observe(state: State, pool: Pool, batch: Batch) -> tuple[State, dict[str, Tensor]]:

@@ -11,11 +11,10 @@ from lifelong.memory import RULES, Memory, greedy, reservoir
 from lifelong.registry import above, at_least, at_most, one_of
 
 
-def er(n_classes: int, capacity: int = 500, replay: int = 0, memory: str = "reservoir", combine: str = "sum") -> Part:
+def er(capacity: int = 500, replay: int = 0, memory: str = "reservoir", combine: str = "sum") -> Part:
     """Experience replay: learn each batch together with `replay` remembered examples.
 
     Args:
-        n_classes: output units of the stream.
         capacity: examples remembered over the whole stream, 1 or more.
         replay: remembered examples rehearsed at every step; 0 means as many as the batch has.
         memory: 'reservoir', a uniform sample of all seen; 'class-balanced', an equal share for every class seen;
@@ -29,14 +28,17 @@ def er(n_classes: int, capacity: int = 500, replay: int = 0, memory: str = "rese
     """
     at_least(1, capacity=capacity)
     at_least(0, replay=replay)
-    keep = RULES[one_of("memory", memory, RULES)](capacity, n_classes)
+    rule = RULES[one_of("memory", memory, RULES)]
     one_of("combine", combine, ("sum", "mean", "tasks"))
 
     def numbers(batch_size: int) -> int:  # for the ranks of the batch, then for the draw
         return batch_size + (replay or batch_size)
 
+    def keep(view: View) -> Memory:
+        return rule(capacity, view.pool.n_classes)
+
     def recall(view: View) -> Tensor:
-        return keep.pick(view.state, view.u[len(view.batch.rows):])
+        return keep(view).pick(view.state, view.u[len(view.batch.rows):])
 
     def together(view: View) -> Tensor:
         n, r = (view.batch.rows >= 0).sum(), (view.recalled.rows >= 0).sum()
@@ -47,21 +49,20 @@ def er(n_classes: int, capacity: int = 500, replay: int = 0, memory: str = "rese
 
     def remember(view: View) -> State:
         batch = view.batch
-        return keep.add(view.state, batch.rows, batch.y, view.u[: len(batch.rows)])
+        return keep(view).add(view.state, batch.rows, batch.y, view.u[: len(batch.rows)])
 
-    part = Part(init=lambda view: keep.empty(), draws=numbers, recall=recall, step=remember)
+    part = Part(init=lambda view: keep(view).empty(), draws=numbers, recall=recall, step=remember)
     if combine == "sum":
         return replace(part, loss=rehearsal)
     return replace(part, criterion=together, boundaries=combine == "tasks")
 
 
-def er_ace(n_classes: int, capacity: int = 500, replay: int = 0, memory: str = "reservoir") -> Part:
+def er_ace(capacity: int = 500, replay: int = 0, memory: str = "reservoir") -> Part:
     """Replay with asymmetric cross-entropy: a batch does not push down the classes that are not in it.
 
     In the batch's loss only the classes of its examples compete; in the replayed examples' loss, which is added, all.
 
     Args:
-        n_classes: output units of the stream.
         capacity: examples remembered over the whole stream, 1 or more.
         replay: remembered examples rehearsed at every step; 0 means as many as the batch has.
         memory: what is remembered, as in `er`.
@@ -77,7 +78,7 @@ def er_ace(n_classes: int, capacity: int = 500, replay: int = 0, memory: str = "
         there = (own & (batch.rows >= 0).unsqueeze(-1)).any(0) | own  # a pad's own class only keeps its loss finite
         return cross_entropy(batch._replace(rivals=there if batch.rivals is None else there & batch.rivals))
 
-    return replace(er(n_classes, capacity, replay, memory), criterion=criterion)
+    return replace(er(capacity, replay, memory), criterion=criterion)
 
 
 def der(capacity: int = 500, replay: int = 0, alpha: float = 0.5) -> Part:
@@ -150,15 +151,13 @@ def _halves(seen: Slice) -> list[Slice]:
     return [Slice(*half)._replace(weight=2 * half[1]) for half in halves]
 
 
-def mir(n_classes: int, capacity: int = 500, replay: int = 0, subsample: int = 50, lr: float = 0.1,
-        memory: str = "reservoir") -> Part:
+def mir(capacity: int = 500, replay: int = 0, subsample: int = 50, lr: float = 0.1, memory: str = "reservoir") -> Part:
     """Maximally interfered retrieval: replay that rehearses what the batch would make the network forget.
 
     Of `subsample` remembered examples those are rehearsed whose loss grows most by one step of gradient descent on the
     batch alone, parameters - lr * gradient.
 
     Args:
-        n_classes: output units of the stream.
         capacity: examples remembered over the whole stream, 1 or more.
         replay: remembered examples rehearsed at every step, at most `subsample`; 0 means as many as the batch has.
         subsample: remembered examples that are looked at, 1 or more.
@@ -172,12 +171,12 @@ def mir(n_classes: int, capacity: int = 500, replay: int = 0, subsample: int = 5
     at_least(1, subsample=subsample)
     above(0, lr=lr)
     at_most(subsample, replay=replay)
-    plain = er(n_classes, capacity, subsample, memory)
-    keep = RULES[memory](capacity, n_classes)
+    plain = er(capacity, subsample, memory)
+    rule = RULES[memory]
 
     def recall(view: View) -> Tensor:
         batch = view.batch
-        rows = keep.pick(view.state, view.u[len(batch.rows):])
+        rows = rule(capacity, view.pool.n_classes).pick(view.state, view.u[len(batch.rows):])
         grads = torch.func.grad(fit(view.net, view.pool, batch.rows, batch.weight))(view.params)
         moved = {k: p - lr * grads[k] for k, p in view.params.items()}
         losses = each(view.net, view.pool, rows)

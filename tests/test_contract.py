@@ -13,7 +13,9 @@ from lifelong.checks import CHECKS, Subject, failures, run_checks
 SUMS = ["er + ewc", "er + lwf", "agem + ewc", "random + er + lwf", "er(memory='class-balanced') + ewc(mode='online')",
         "joint + ewc", "cumulative + er", "finetune + er(replay=3)", "er + er(capacity=2)",
         "ewc(samples=7, labels='empirical')", "er + agem + ewc + lwf", "er(memory='ring', combine='mean') + ewc",
-        "er_ace + lwf", "derpp + ewc", "mir + der", "gss + er_ace"]
+        "er_ace + lwf", "derpp + ewc", "mir + der", "gss + er_ace", "ewc(labels='batched', batch=4)",
+        "ewc(samples=7, labels='sampled') + si", "er + si", "mas + lwf", "rwalk(every=2) + er + l2", "xdg + si",
+        "xdg + ewc(mode='online')", "packnet(after=2)", "er(combine='tasks') + si"]
 SUBJECTS = [*registry.catalogue("strategies"), *SUMS]
 
 

@@ -12,19 +12,23 @@ from torch import Tensor, nn
 
 from lifelong.learner import View
 from lifelong.losses import (
+    LABELS,
     Slice,
-    _layer_squares,
+    _drawn,
+    _layer_sums,
     _Layers,
     cross_entropy,
     distillation,
     each,
-    example_squares,
+    example_sums,
     fisher,
     fit,
     gradient_products,
+    sensitivity,
 )
 from lifelong.models import Net, Params, conv4, from_module, mlp
 from lifelong.stream import Pool
+from strategies.isolate import xdg
 from strategies.regularise import ewc
 
 SIX = torch.arange(6)
@@ -135,14 +139,14 @@ def asked(scenario: str, n: int = 9) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("net", NETS)
-@pytest.mark.parametrize("labels", ["exact", "empirical"])
+@pytest.mark.parametrize("labels", ["exact", "empirical", "norm"])
 @pytest.mark.parametrize("scenario", ["task", "class"])
-def test_squares_by_layer_are_the_squares_by_example(net, labels, scenario):
+def test_sums_by_layer_are_the_sums_by_example(net, labels, scenario):
     net = NETS[net]
     params, (x, y, weight, allowed) = drawn(net), asked(scenario)
     assert _Layers(params).cover(net, x[:1])
-    want = example_squares(net, params, x, y, weight, allowed, labels)
-    got = _layer_squares(net, params, x, y, weight, allowed, labels)
+    want = example_sums(net, params, x, y, weight, allowed, labels)
+    got = _layer_sums(net, params, x, y, weight, allowed, labels)
     assert got.keys() == want.keys() == params.keys()
     for k in want:
         torch.testing.assert_close(got[k], want[k], rtol=1e-12, atol=1e-12)
@@ -161,7 +165,7 @@ def test_squares_by_example_are_those_of_one_gradient_after_another(labels):
             grads = torch.autograd.grad(log_p[c], list(leaves.values()), retain_graph=True)
             for k, g in zip(leaves, grads, strict=True):
                 want[k] += share * g.square()
-    got = example_squares(net, params, x, y, weight, torch.ones(len(x), 6, dtype=torch.bool), labels)
+    got = example_sums(net, params, x, y, weight, torch.ones(len(x), 6, dtype=torch.bool), labels)
     for k in want:
         torch.testing.assert_close(got[k], want[k], rtol=1e-12, atol=1e-12)
 
@@ -194,7 +198,7 @@ def test_a_network_of_convolutions_is_squared_example_by_example(monkeypatch):
     x, y = lot.fetch(rows)
     assert not _Layers(params).cover(net, x[:1])
     weight = torch.full((4,), 0.25, dtype=torch.float64)
-    want = example_squares(net, params, x, y, weight, torch.ones(4, 6, dtype=torch.bool), "exact")
+    want = example_sums(net, params, x, y, weight, torch.ones(4, 6, dtype=torch.bool), "exact")
     got = fisher(net, params, lot, rows, weight)
     assert all(torch.equal(got[k], want[k]) for k in want)
     assert any(float(v.sum()) > 0 for k, v in got.items() if k.startswith("conv"))
@@ -220,10 +224,54 @@ def test_a_parameter_used_in_any_other_way_is_squared_example_by_example(apply, 
     lot = pool(shape=(6,))
     params, rows, weight = drawn(net), torch.arange(5), torch.full((5,), 0.2, dtype=torch.float64)
     x, y = lot.fetch(rows)
-    want = example_squares(net, params, x, y, weight, torch.ones(5, 6, dtype=torch.bool), "exact")
+    want = example_sums(net, params, x, y, weight, torch.ones(5, 6, dtype=torch.bool), "exact")
     got = fisher(net, params, lot, rows, weight)
     for k in want:
         torch.testing.assert_close(got[k], want[k], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("measure", ["exact", "empirical", "norm"])
+def test_a_masked_parameter_is_seen_through_by_layer(measure):
+    net, part = NETS["mlp"], xdg(gated=0.5)
+    params, (x, y, weight, allowed) = drawn(net), asked("task")
+    assert part.init and part.weights
+    given = View({}, params, net, pool("task"), task=torch.tensor(1), generator=torch.Generator().manual_seed(4))
+    given = given._replace(state=part.init(given))
+    gated = net._replace(apply=lambda p, x: net.apply(part.weights(given, p), x))  # type: ignore[misc]
+    assert _Layers(params).cover(gated, x[:1])
+    want = example_sums(gated, params, x, y, weight, allowed, measure)
+    got = _layer_sums(gated, params, x, y, weight, allowed, measure)
+    for k in want:
+        torch.testing.assert_close(got[k], want[k], rtol=1e-12, atol=1e-12)
+    assert not got["hidden0.weight"][~given.state["0"][1]].any()
+
+
+def halved(params: Params, x: Tensor) -> Tensor:
+    return F.linear(x, torch.where(x.new_ones(6, 6) > 0, params["w"], 1.0) / 2)
+
+
+def twice_masked(params: Params, x: Tensor) -> Tensor:
+    rows = (torch.arange(6) < 3).unsqueeze(1)
+    return F.linear(x, torch.where(~rows.mT, torch.where(rows, params["w"], 0.0), 0.0))
+
+
+def masked_and_not(params: Params, x: Tensor) -> Tensor:
+    rows = (torch.arange(6) < 3).unsqueeze(1)
+    return F.linear(F.linear(x, params["w"]), torch.where(rows, params["w"], 0.0))
+
+
+def fallen_apart(params: Params, x: Tensor) -> Tensor:
+    return F.linear(x, params["w"]) * params["w"].split(3)[1].sum()
+
+
+@pytest.mark.parametrize("apply", [halved, twice_masked, masked_and_not, fallen_apart])
+def test_a_parameter_masked_in_any_other_way_is_squared_example_by_example(apply):
+    net, lot = Net(lambda g: {"w": torch.randn(6, 6, generator=g)}, apply), pool(shape=(6,))
+    params = drawn(net)
+    x, y = lot.fetch(torch.arange(5))
+    want = example_sums(net, params, x, y, mean(5), torch.ones(5, 6, dtype=torch.bool), "exact")
+    assert not _Layers(params).cover(net, x[:1])
+    torch.testing.assert_close(fisher(net, params, lot, torch.arange(5), mean(5))["w"], want["w"])
 
 
 def test_fisher_lifts_to_lanes():
@@ -262,6 +310,128 @@ def test_products_of_gradients_lift_to_lanes():
     many = torch.func.vmap(lambda p: gradient_products(net, p, lot, rows))(stacked)
     for i, params in enumerate(lanes):
         torch.testing.assert_close(many[i], gradient_products(net, params, lot, rows), rtol=1e-12, atol=1e-14)
+
+
+def mean(n: int) -> Tensor:
+    return torch.full((n,), 1 / n, dtype=torch.float64)
+
+
+def test_an_answer_is_drawn_where_the_running_sum_passes():
+    log_p = torch.tensor([0.0, 0.25, 0.0, 0.5, 0.25, 0.0], dtype=torch.float64).log().expand(6, 6)
+    u = torch.tensor([0.0, 0.2499, 0.25, 0.7499, 0.75, 1 - 2**-53], dtype=torch.float64)
+    assert _drawn(log_p, u).tolist() == [1, 1, 3, 3, 4, 4], "never an answer of probability 0"
+
+
+@pytest.mark.parametrize("scenario", ["task", "class"])
+def test_sampled_fisher_is_the_empirical_one_at_the_drawn_labels(scenario):
+    net, lot = NETS["mlp"], pool(scenario)
+    params, rows, u = drawn(net), torch.arange(10), torch.rand(10, dtype=torch.float64)
+    x, y = lot.fetch(rows)
+    allowed = lot.rivals(y)
+    log_p = net.apply(params, x).masked_fill(~(torch.tensor(True) if allowed is None else allowed), -1e30).log_softmax(-1)
+    labels = torch.tensor([next(c for c in range(6) if float(p[:c + 1].exp().sum()) > float(v))
+                           for p, v in zip(log_p, u, strict=True)])
+    relabelled = Pool(lot.x, torch.cat([labels, lot.y[10:]]), lot.shape, lot.classes, scenario, dtype=torch.float64)
+    if scenario == "task":
+        assert torch.equal(labels // 2, y // 2), "an answer of another task has no chance"
+    want = fisher(net, params, relabelled, rows, mean(10), "empirical")
+    got = fisher(net, params, lot, rows, mean(10), "sampled", size=4, u=u)
+    for k in want:
+        torch.testing.assert_close(got[k], want[k], rtol=1e-12, atol=1e-14)
+
+
+def test_sampled_fisher_averages_to_the_exact_one():
+    # 4,000 evenly spread numbers for one and the same example: every answer comes as often as it should, to 1 in 4,000.
+    net, lot = NETS["mlp"], pool()
+    params, rows, u = drawn(net), torch.zeros(4000, dtype=torch.int64), (torch.arange(4000).double() + 0.5) / 4000
+    got = fisher(net, params, lot, rows, mean(4000), "sampled", u=u)
+    for k, want in fisher(net, params, lot, rows[:1], mean(1)).items():
+        torch.testing.assert_close(got[k], want, rtol=0, atol=float(want.max()) * 6 / 4000 * 6)
+
+
+@pytest.mark.parametrize("scenario", ["task", "class"])
+@pytest.mark.parametrize("size", [1, 4, 10])
+def test_batched_fisher_is_the_mean_of_squares_of_mean_gradients(size, scenario):
+    net, lot = NETS["mlp"], pool(scenario)
+    params, rows = drawn(net), torch.arange(10)
+    pieces = [torch.func.grad(fit(net, lot, part, mean(len(part))))(params) for part in rows.split(size)]
+    padded = torch.cat([rows, torch.full((2 * size + 1,), -1)])
+    weight = torch.cat([mean(10), torch.zeros(2 * size + 1, dtype=torch.float64)])
+    for given in ((rows, mean(10)), (padded, weight)):
+        got = fisher(net, params, lot, *given, "batched", size)
+        for k in got:
+            want = torch.stack([g[k].square() for g in pieces]).mean(0)
+            torch.testing.assert_close(got[k], want, rtol=1e-12, atol=1e-16)
+
+
+def test_a_mini_batch_of_one_is_the_empirical_fisher():
+    net, params = NETS["mlp"], drawn(NETS["mlp"])
+    one, many = (fisher(net, params, pool(), torch.arange(10), mean(10), labels, 1) for labels in ("batched", "empirical"))
+    for k in one:
+        torch.testing.assert_close(one[k], many[k], rtol=1e-12, atol=1e-16)
+
+
+def test_batched_fisher_is_avalanches():
+    pytest.importorskip("avalanche")
+    from avalanche.benchmarks.utils import as_classification_dataset
+    from avalanche.training.plugins.ewc import EWCPlugin
+
+    class Examples(torch.utils.data.Dataset):  # type: ignore[type-arg]
+        targets = pool().y[:10].tolist()
+
+        def __len__(self) -> int:
+            return 10
+
+        def __getitem__(self, i: int) -> tuple[Tensor, int]:
+            return pool().x[i], self.targets[i]
+
+    module = nn.Sequential(nn.Linear(8, 7), nn.Tanh(), nn.Linear(7, 6)).double()
+    theirs = EWCPlugin(1.0).compute_importances(
+        module, nn.CrossEntropyLoss(), torch.optim.SGD(module.parameters(), 0.1),
+        as_classification_dataset(Examples()), torch.device("cpu"), 4)
+    params = {k: p.detach() for k, p in module.named_parameters()}
+    ours = fisher(sequential(), params, pool(), torch.arange(10), mean(10), "batched", 4)
+    for k, value in ours.items():  # theirs are kept in single precision
+        torch.testing.assert_close(value, theirs[k].data.double(), rtol=1e-5, atol=1e-10)
+
+
+def test_an_unknown_kind_of_label_is_refused():
+    net = NETS["mlp"]
+    with pytest.raises(ValueError, match="labels .*'exact', 'sampled', 'empirical', 'batched'"):
+        fisher(net, drawn(net), pool(), torch.arange(2), mean(2), "true")
+    assert len(LABELS) == 4
+
+
+# ---- sensitivity of the answers
+
+
+@pytest.mark.parametrize("scenario", ["task", "class"])
+@pytest.mark.parametrize("net", NETS)
+def test_sensitivity_is_that_of_one_gradient_after_another(net, scenario):
+    net, lot = NETS[net], pool(scenario)
+    params = drawn(net)
+    want = {k: torch.zeros_like(p) for k, p in params.items()}
+    for row in range(10):
+        leaves = {k: p.clone().requires_grad_() for k, p in params.items()}
+        x, y = lot.fetch(torch.tensor([row]))
+        scores = net.apply(leaves, x)[0]
+        own = scores if scenario == "class" else scores[int(y) // 2 * 2:int(y) // 2 * 2 + 2]
+        for k, g in zip(leaves, torch.autograd.grad(own.square().sum(), list(leaves.values())), strict=True):
+            want[k] += g.abs() / 10
+    got = sensitivity(net, params, lot, torch.arange(10), mean(10), size=4)
+    for k in want:
+        torch.testing.assert_close(got[k], want[k], rtol=1e-12, atol=1e-14)
+
+
+def test_sensitivity_of_a_linear_network_is_its_formula():
+    # d ||F||^2 / d W_cd = 2 F_c x_d and d / d b_c = 2 F_c: their absolute values, averaged over examples.
+    net, lot = NETS["linear"], pool()
+    params = drawn(net)
+    x, _ = lot.fetch(torch.arange(12))
+    scores = 2 * net.apply(params, x).abs()
+    got = sensitivity(net, params, lot, torch.arange(12), mean(12))
+    torch.testing.assert_close(got["head.weight"], scores.mT @ x.abs() / 12)
+    torch.testing.assert_close(got["head.bias"], scores.mean(0))
 
 
 # ---- elastic weight consolidation

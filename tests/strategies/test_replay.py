@@ -256,7 +256,7 @@ def seen(part: Part, state: State, params: dict[str, Tensor], scenario: str, bat
 @pytest.mark.parametrize("scenario", SCENARIOS)
 @pytest.mark.parametrize("stored", [2, 8, 40])
 def test_mir_rehearses_what_the_batch_would_hurt_most(scenario, stored):
-    part = mir(6, capacity=40, replay=6, subsample=15, lr=0.3)
+    part = mir(capacity=40, replay=6, subsample=15, lr=0.3)
     assert part.recall
     kept = torch.cat([torch.randperm(120, generator=torch.Generator().manual_seed(7))[:stored],
                       torch.full((40 - stored,), -1)])
@@ -280,7 +280,7 @@ def test_mir_rehearses_what_the_batch_would_hurt_most(scenario, stored):
 
 
 def test_mir_rehearses_nothing_while_nothing_is_remembered():
-    part = mir(6, capacity=5, replay=3, subsample=4)
+    part = mir(capacity=5, replay=3, subsample=4)
     assert part.recall
     params = {k: p.double() for k, p in NET.init(torch.Generator().manual_seed(2)).items()}
     view = seen(part, {"rows": torch.full((5,), -1)}, params, "class", [3, 24], torch.rand(6, dtype=torch.float64))
@@ -334,7 +334,6 @@ def test_gss_remembers_as_a_plain_loop_does(scenario):
 
 
 @pytest.mark.parametrize(("text", "words"), [
-    ("er(memory='ring', capacity=5)", "er: a ring over 6 classes needs a capacity of 6 or more, got 5"),
     ("er(combine='product')", "combine must be one of 'sum', 'mean', 'tasks'"),
     ("er_ace(capacity=0)", "capacity must be 1 or more"),
     ("der(alpha=-1)", "alpha must be 0 or more"),
@@ -347,6 +346,11 @@ def test_gss_remembers_as_a_plain_loop_does(scenario):
 def test_what_makes_no_sense_is_refused(text, words):
     with pytest.raises(ValueError, match=words):
         learner(text)
+
+
+def test_a_ring_needs_a_place_for_every_class():
+    with pytest.raises(ValueError, match="a ring over 6 classes needs a capacity of 6 or more, got 5"):
+        next(steps("er(memory='ring', capacity=5)", "class"))
 
 
 def test_parts_add_up_in_every_scenario():
