@@ -315,9 +315,13 @@ def gradient_learner(net: Net, optimizer: Optimizer, parts: dict[str, Part],
             raise ValueError(f"{' and '.join(both)} cannot be summed: each puts its own in place of {what}")
     for one, part in parts.items():
         for other, mate in parts.items():
-            if part.weights and (mate.recall or mate.data != "task"):
+            if not part.weights or one == other:
+                continue
+            if mate.weights:
+                raise ValueError(f"{one} and {other} cannot be summed: each gives every task weights of its own")
+            if mate.recall or mate.grads or mate.data != "task":
                 raise ValueError(f"{one} and {other} cannot be summed: {one} gives every task weights of its own, and "
-                                 f"{other} trains on other tasks' examples with those of this one")
+                                 f"{other} looks at other tasks' examples with those of this one")
     stages = Stages(net, parts, start, optimizer)
 
     def observe(state: State, pool: Pool, batch: Batch) -> tuple[State, dict[str, Tensor]]:

@@ -19,6 +19,7 @@ from lifelong.stream import Pool
 from strategies.bounds import finetune, joint
 from strategies.isolate import packnet, progressive, xdg
 from strategies.regularise import ewc, si
+from strategies.project import agem
 from strategies.replay import er
 
 CLASSES = torch.eye(3, dtype=torch.bool).repeat_interleave(2, 1)
@@ -331,7 +332,7 @@ def test_a_network_that_cannot_be_divided_is_refused_with_the_reason(part, netwo
         start(part, network)
 
 
-@pytest.mark.parametrize("mate", [er(), joint()], ids=["er", "joint"])
+@pytest.mark.parametrize("mate", [er(), joint(), agem(), xdg(0.5)], ids=["er", "joint", "agem", "another"])
 @pytest.mark.parametrize("part", [packnet(), xdg(), progressive()], ids=["packnet", "xdg", "progressive"])
 def test_it_cannot_be_trained_on_several_tasks_at_once(part, mate):
     with pytest.raises(ValueError, match="weights of its own"):
