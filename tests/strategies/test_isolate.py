@@ -18,8 +18,8 @@ from lifelong.schedule import Budget, batches, plan, whole_task
 from lifelong.stream import Pool
 from strategies.bounds import finetune, joint
 from strategies.isolate import packnet, progressive, xdg
-from strategies.regularise import ewc, si
 from strategies.project import agem
+from strategies.regularise import ewc, si
 from strategies.replay import er
 
 CLASSES = torch.eye(3, dtype=torch.bool).repeat_interleave(2, 1)
