@@ -39,7 +39,7 @@ def _calm() -> Iterator[None]:
         warnings.simplefilter("always")
         yield
     for w in heard:
-        if f"{os.sep}avalanche{os.sep}" not in w.filename and "qpsolvers" not in w.filename:
+        if not w.filename.startswith(os.path.join(os.path.dirname(avalanche.__file__), "")):
             warnings.warn_explicit(w.message, w.category, w.filename, w.lineno)
 
 
@@ -56,8 +56,8 @@ try:
         from avalanche.training.plugins import EvaluationPlugin
         from avalanche.training.templates.base import BaseTemplate
 except ImportError as error:
-    raise ImportError("Avalanche is asked for, and is not installed here: pip install \"lifelong[avalanche]\" "
-                      f"({error})") from error
+    raise ImportError(f"this needs Avalanche, which is not installed here ({error}): pip install "
+                      "\"lifelong[avalanche]\"") from error
 
 VERSION: str = avalanche.__version__
 
@@ -65,19 +65,18 @@ VERSION: str = avalanche.__version__
 
 
 class Experience(DatasetExperience):  # type: ignore[misc]
-    """A task as strategies of every age want it: label, classes, benchmark, and a dataset that may be replaced (BiC).
+    """A task as strategies of every age want it: label, classes, benchmark, and a dataset that they may replace.
 
     Its classes are a list, and its items (x, int, int): LwF, DER, MER, iCaRL and La-MAML accept nothing else.
     """
 
-    def __init__(self, x: Tensor, y: Tensor, number: int, label: int, seen: Sequence[int],
-                 benchmark: Any = None) -> None:
+    def __init__(self, x: Tensor, y: Tensor, number: int, label: int, units: Sequence[int],
+                 seen: Sequence[int]) -> None:
         super().__init__(dataset=_dataset(x, y, task_labels=label), current_experience=number)
-        self.benchmark = benchmark
+        self.benchmark: Any = None
         self.task_label, self.task_labels = label, [label]
-        self.classes_in_this_experience = y.unique().tolist()
-        self.previous_classes = list(seen)
-        self.classes_seen_so_far = sorted({*seen, *self.classes_in_this_experience})
+        self.classes_in_this_experience, self.previous_classes = list(units), list(seen)
+        self.classes_seen_so_far = sorted({*seen, *units})
 
     @property
     def dataset(self) -> Any:
@@ -109,8 +108,9 @@ def to_benchmark(stream: Stream, seed: int = 0) -> Any:
     own = [units.nonzero().flatten().tolist() for units in stream.classes[seed]]
 
     def experience(task: int, rows: Tensor) -> Experience:
+        x, y = pool.fetch(rows[rows >= 0])
         seen = sorted({unit for earlier in own[:task] for unit in earlier})
-        return Experience(*pool.fetch(rows[rows >= 0]), task, task if stream.scenario == "task" else 0, seen)
+        return Experience(x, y, task, task if stream.scenario == "task" else 0, y.unique().tolist(), seen)
 
     streams = [EagerCLStream(kind, [experience(task, rows) for task, rows in enumerate(tasks)])
                for kind, tasks in (("train", stream.train[seed]), ("test", stream.test[seed]))]
@@ -414,6 +414,8 @@ class Learner:
     def __init__(self, strategy: type, hyper: Mapping[str, Any], net: Net, shape: tuple[int, ...], n_classes: int,
                  n_tasks: int, seed: int, device: torch.device, training: Training, online: bool = False) -> None:
         self.name, self.n_classes, self.told, self.device = strategy.__name__, n_classes, training.told, device
+        if training.dtype != torch.float32:
+            raise ValueError(f"avalanche.{self.name} is trained in float32: leave out --dtype")
         self.batch_size, self.online = training.budget.batch_size, online
         self.network = (TaskNetwork(net, shape, seed, n_tasks, n_classes) if training.told and self.name not in _BLIND
                         else Network(net, shape, seed)).to(device)
@@ -424,6 +426,8 @@ class Learner:
         try:
             with _calm():
                 self.strategy = strategy(**self._given(strategy, shape, training), **hyper)
+            if self.name == "GenerativeReplay":
+                self.strategy.generator_strategy.evaluator.loggers.clear()  # it would print every step
         except (AssertionError, TypeError, NotImplementedError) as error:
             raise ValueError(f"avalanche.{self.name}: {str(error) or 'it refuses these arguments'}") from error
 
@@ -435,6 +439,8 @@ class Learner:
         if (split or self.name in ("LFL", "SCR")) and network.features is None:
             raise ValueError(f"avalanche.{self.name} needs a network that says what its last hidden layer is: a module "
                              "with a method features(x) and a linear layer after it")
+        if self.name == "GenerativeReplay" and tuple(shape) != (1, 28, 28):
+            raise ValueError(f"avalanche.{self.name} generates images of [1, 28, 28]; here examples are {list(shape)}")
         model: nn.Module = network
         if self.name == "SCR":
             head = nn.Sequential(nn.Linear(network.width, network.width), nn.ReLU(), nn.Linear(network.width, 128))
@@ -448,8 +454,9 @@ class Learner:
             "n_classes": self.n_classes, "p_size": self.n_classes, "buffer_transform": None,
             "cwr_layer_name": "classifier", "last_layer_name": "classifier",
         }
-        if "criterion" in wanted and wanted["criterion"].default is inspect.Parameter.empty:
-            given["criterion"] = nn.CrossEntropyLoss()
+        if "criterion" in wanted:  # a copy: a default is one object for all seeds, and FeatureReplay's keeps a state
+            default = wanted["criterion"].default
+            given["criterion"] = nn.CrossEntropyLoss() if default is inspect.Parameter.empty else copy.deepcopy(default)
         return {key: value for key, value in given.items() if key in wanted}
 
     def learn_task(self, x: Tensor, y: Tensor, task: int, tell: Callable[[float], None]) -> None:
@@ -457,17 +464,20 @@ class Learner:
         self.untrained = None
         self.steps.tell, self.steps.done = tell, 0
         x, y = x.cpu(), y.cpu()
+        units = y.unique().tolist()
+        if self.name == "ICaRL" and (self.online or set(units) & set(self.seen)):
+            raise ValueError("avalanche.ICaRL needs classes of their own in every task, and a whole task at a time")
         parts = torch.randperm(len(y)).split(self.batch_size) if self.online else [torch.arange(len(y))]
         for rows in parts:
             with _calm():
-                self.strategy.train(self._experience(x[rows], y[rows], task), eval_streams=[])
+                self.strategy.train(self._experience(x[rows], y[rows], task, units), eval_streams=[])
             if self.steps.over:
                 break
 
-    def _experience(self, x: Tensor, y: Tensor, task: int) -> Experience:
-        experience = Experience(x, y, task, task if self.told else 0, self.seen)
+    def _experience(self, x: Tensor, y: Tensor, task: int, units: list[int]) -> Experience:
+        experience = Experience(x, y, task, task if self.told else 0, units, self.seen)
         experience.origin_stream = SimpleNamespace(name="train")
-        new = [unit for unit in experience.classes_in_this_experience if unit not in self.seen]
+        new = [unit for unit in units if unit not in self.seen]
         self.seen, self.sizes = self.seen + new, [*self.sizes, len(new)]
         # What iCaRL reads: the classes so far, in the order they came, and how many each experience brought.
         experience.benchmark = SimpleNamespace(classes_order=self.seen,
@@ -483,7 +493,7 @@ class Learner:
         kept = {name: getattr(strategy, name) for name in ("mbatch", "mb_output", "loss")}  # a task may be under way
         strategy.make_eval_dataloader = lambda **_: setattr(strategy, "dataloader", [batch])
         with _calm():
-            strategy.eval([Experience(x[:1].cpu(), batch[1][:1].cpu(), task or 0, task or 0, self.seen)])
+            strategy.eval([Experience(x[:1].cpu(), batch[1][:1].cpu(), task or 0, task or 0, [0], self.seen)])
         vars(strategy).update(kept)
         return F.pad(self.scores.answer, (0, self.n_classes - self.scores.answer.shape[1]), value=-torch.inf)
 

@@ -155,7 +155,8 @@ class Experiment:
             model = from_module(lambda: registry.build(setting.model, facts))
         if not isinstance(model, Net):
             raise ValueError(f"{setting.model.name} makes a {type(model).__name__}, not a torch module")
-        training = Training(setting.optimizer, self.budget, self.stream.scenario == "task")
+        training = Training(setting.optimizer, self.budget, self.stream.scenario == "task",
+                            getattr(torch, self.options.dtype))
         return facts | {"net": model, "seed": seed, "device": self.device, "training": training}
 
     def make(self, setting: Setting, seed: int = 0) -> Callable[[Mapping[Any, Any]], Any]:

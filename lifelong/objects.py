@@ -29,11 +29,13 @@ class Training(NamedTuple):
         optimizer: as it was named, with its hyper-parameters.
         budget: batch size, and epochs or steps of every task.
         told: whether the stream tells the task at test time.
+        dtype: of examples.
     """
 
     optimizer: Term
     budget: Budget
     told: bool
+    dtype: torch.dtype = torch.float32
 
 
 class _Lost(Exception):
