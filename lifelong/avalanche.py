@@ -388,7 +388,7 @@ class _Steps(SupervisedPlugin):  # type: ignore[misc]
 
     def after_training_iteration(self, strategy: Any, **_: Any) -> None:
         self.done += 1
-        self.tell(float(strategy.loss.detach()))
+        self.tell(strategy.loss)
         if self.over:
             strategy.stop_training()
 
@@ -459,7 +459,7 @@ class Learner:
             given["criterion"] = nn.CrossEntropyLoss() if default is inspect.Parameter.empty else copy.deepcopy(default)
         return {key: value for key, value in given.items() if key in wanted}
 
-    def learn_task(self, x: Tensor, y: Tensor, task: int, tell: Callable[[float], None]) -> None:
+    def learn_task(self, x: Tensor, y: Tensor, task: int, tell: Callable[[Any], None]) -> None:
         """Trains on a task by the strategy's own loop, in an order that it draws itself."""
         self.untrained = None
         self.steps.tell, self.steps.done = tell, 0

@@ -128,7 +128,7 @@ def _whole_task(learner: Any, stream: Stream, at: int, seed: int, budget: Budget
     losses: list[float] = []
 
     def tell(loss: Any) -> None:
-        losses.append(_number(learner, loss))
+        losses.append(_number(learner, loss, "learn_task must tell its loss, a number"))
         if not math.isfinite(losses[-1]):
             raise _Lost
         done = len(losses)
@@ -155,12 +155,11 @@ def _inside(learner: Any, stream: Stream, at: int, device: torch.device | str, d
     measured.curve_step = torch.cat([measured.curve_step, torch.tensor([[task, done]])])
 
 
-def _number(learner: Any, loss: Any) -> float:
+def _number(learner: Any, loss: Any, how: str = "observe must return its loss, a number, or nothing") -> float:
     try:
-        return math.nan if loss is None else float(loss)
+        return math.nan if loss is None else float(loss.detach() if isinstance(loss, Tensor) else loss)
     except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"{type(learner).__name__}.observe must return its loss, a number, or nothing, got a "
-                        f"{type(loss).__name__}") from None
+        raise TypeError(f"{type(learner).__name__}.{how}, got a {type(loss).__name__}") from None
 
 
 def _only(stream: Stream, at: int) -> Any:
