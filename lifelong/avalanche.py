@@ -53,7 +53,7 @@ try:
         from avalanche.models import MultiTaskModule, SCRModel
         from avalanche.models.base_model import BaseModel
         from avalanche.training import supervised
-        from avalanche.training.plugins import EvaluationPlugin
+        from avalanche.training.plugins import EvaluationPlugin, RWalkPlugin
         from avalanche.training.templates.base import BaseTemplate
 except ImportError as error:
     raise ImportError(f"this needs Avalanche, which is not installed here ({error}): pip install "
@@ -227,8 +227,11 @@ _FILLED = {"self", "model", "optimizer", "criterion", "train_mb_size", "train_ep
 
 @cache
 def classes() -> Mapping[str, type]:
-    """Avalanche's strategies by name; of the two called LaMAML the second version, which needs no further package."""
-    found: dict[str, type] = {}
+    """Avalanche's strategies by name; of the two called LaMAML the second version, which needs no further package.
+
+    RWalk, which Avalanche has as a plugin alone, is that plugin on Naive.
+    """
+    found: dict[str, type] = {"RWalk": RWalkPlugin}
     with _calm():
         for file in pkgutil.iter_modules(supervised.__path__):
             module = importlib.import_module(f"{supervised.__name__}.{file.name}")
@@ -423,9 +426,13 @@ class Learner:
         self.untrained: nn.Module | None = copy.deepcopy(self.network)
         self.seen: list[int] = []
         self.sizes: list[int] = []
+        plugins: list[Any] = [self.steps, self.scores]
         try:
             with _calm():
-                self.strategy = strategy(**self._given(strategy, shape, training), **hyper)
+                if issubclass(strategy, SupervisedPlugin):
+                    plugins.append(strategy(**hyper))
+                    strategy, hyper = supervised.Naive, {}
+                self.strategy = strategy(**self._given(strategy, shape, training), **hyper, plugins=plugins)
             if self.name == "GenerativeReplay":
                 self.strategy.generator_strategy.evaluator.loggers.clear()  # it would print every step
         except (AssertionError, TypeError, NotImplementedError) as error:
@@ -448,7 +455,7 @@ class Learner:
         given = {
             "model": model, "optimizer": _optimizer(training.optimizer, model.parameters()), "device": self.device,
             "train_mb_size": budget.batch_size, "train_epochs": budget.steps or budget.epochs, "eval_mb_size": 512,
-            "plugins": [self.steps, self.scores], "evaluator": EvaluationPlugin(loggers=[]),
+            "evaluator": EvaluationPlugin(loggers=[]),
             "feature_extractor": network.features, "classifier": network.classifier, "slda_model": network.features,
             "input_size": network.width if "slda_model" in wanted else list(shape), "num_classes": self.n_classes,
             "n_classes": self.n_classes, "p_size": self.n_classes, "buffer_transform": None,

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import lifelong
-from lifelong import build, checks, cli, metrics, registry, store
+from lifelong import build, checks, cli, metrics, objects, registry, store
 from lifelong.checks import tiny
 from lifelong.engine import Rhythm
 from lifelong.objects import train_object
@@ -49,6 +49,7 @@ RUN = {
     "MER": "n_inner_steps=2, gamma=1.0",
     "MIR": "mem_size=20, subsample=10, batch_size_mem=5",
     "Naive": "",
+    "RWalk": "ewc_lambda=1",
     "Replay": "mem_size=50",
     "SCR": "",
     "StreamingLDA": "",
@@ -156,6 +157,27 @@ def test_a_torch_module_of_the_users_own_is_the_network(tmp_path):
     for name in ("ICaRL", "StreamingLDA", "CWRStar", "LFL", "ER_AML", "SCR", "FeatureReplay"):
         with pytest.raises(ValueError, match="last hidden layer"):
             prepare(tiny([0]), [expression(name)], Options(seeds=1, model=f"{tmp_path}/mute.py:Net"))
+
+
+@pytest.mark.parametrize("name", ["Naive", "EWC", "Replay", "GEM", "ICaRL", "LaMAML", "StreamingLDA", "CWRStar"])
+def test_a_run_is_what_avalanche_itself_does_on_our_benchmark(name):
+    """The same strategy driven by Avalanche's own hands, `train` and `eval` on `to_benchmark`, ends the same."""
+    stream = tiny([0, 1])
+    run = go(stream, expression(name), seeds=2)
+    experiment = prepare(stream, [expression(name)], Options(seeds=2, batch_size=5, epochs=2, optimizer="sgd(lr=0.05)"))
+    make = experiment.make(experiment.settings[0], seed=1)
+    objects._seed(1)
+    learner, benchmark, rows = make({}), bridge.to_benchmark(stream, 1), []
+    with bridge._calm():
+        for experience in benchmark.train_stream:
+            learner.strategy.train(experience)
+            before, row = objects._generators(), []
+            for test in benchmark.test_stream:
+                learner.strategy.eval(test)
+                row.append((learner.scores.answer.argmax(1) == torch.tensor(list(test.dataset.targets))).double().mean())
+            objects._set_generators(before)
+            rows.append(torch.stack(row).numpy())
+    assert np.array_equal(run.accuracy[1, 1:], np.stack(rows))
 
 
 def test_replay_forgets_less_and_shuffling_follows_the_seed():
