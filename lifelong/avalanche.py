@@ -150,16 +150,9 @@ def from_benchmark(benchmark: Any, seeds: int | Sequence[int] = 1, name: str = "
     with _calm(), torch.random.fork_rng(devices=[]):
         train, test = ([_examples(e, f"{name}: {kind} experience {i}") for i, e in enumerate(one)]
                        for kind, one in (("train", benchmark.train_stream), ("test", benchmark.test_stream)))
-    whole = len(test) == 1 < len(train)
-    if len(test) != len(train) and not whole:
-        raise ValueError(f"{name}: there are {len(train)} train and {len(test)} test experiences; one test experience "
-                         "is needed, or one for each of train")
-    labels = [label for _, _, label in train]
-    told = len(set(labels)) > 1
-    if told and whole:
-        raise ValueError(f"{name}: the tasks have labels of their own, so each needs a test experience of its own")
-    if told and labels != [label for _, _, label in test]:
-        raise ValueError(f"{name}: train and test experiences must have the same task labels in the same order")
+    told = len({label for _, _, label in train}) > 1
+    _check_experiences(name, train, test, told)
+    n, whole = len(train), len(test) < len(train)
     if whole:
         x, y, label = test[0]
         known = torch.isin(y, torch.cat([y for _, y, _ in train]))
@@ -168,25 +161,31 @@ def from_benchmark(benchmark: Any, seeds: int | Sequence[int] = 1, name: str = "
     pairs = [[(label if told else 0, c) for c in y.tolist()] for _, y, label in [*train, *test]]
     unit = {pair: i for i, pair in enumerate(sorted({pair for one in pairs for pair in one}))}
     units = [torch.tensor([unit[pair] for pair in one]) for one in pairs]
-    ends = torch.tensor([len(one) for one in units]).cumsum(0).tolist()
-    places = [torch.arange(end - len(one), end) for one, end in zip(units, ends, strict=True)]
-    n = len(train)
+    places = list(torch.arange(sum(map(len, units))).split([len(one) for one in units]))
     classes = torch.zeros(n, len(unit), dtype=torch.bool)
-    rows: list[Tensor] = []
+    asked = []
     for task in range(n):
-        classes[task, units[task]] = True
-        there = units[-1 if whole else n + task]
-        if not whole:
-            classes[task, there] = True
-        rows.append(places[-1 if whole else n + task][classes[task][there]])
-    shared = bool((classes == classes[:1]).all())
+        at = n if whole else n + task
+        classes[task, units[task] if whole else torch.cat([units[task], units[at]])] = True
+        asked.append(places[at][classes[task][units[at]]])
+    train_rows, test_rows = (nn.utils.rnn.pad_sequence(own, True, -1).expand(n_seeds, -1, -1)
+                             for own in (places[:n], asked))
+    x = torch.cat([x for x, _, _ in [*train, *test]])
+    scenario = "task" if told else "domain" if bool((classes == classes[:1]).all()) else "class"
+    return Stream(name, x, torch.cat(units), train_rows, test_rows, classes.expand(n_seeds, -1, -1),
+                  tuple(x.shape[1:]), scenario)
+
+
+def _check_experiences(name: str, train: list[tuple[Tensor, Tensor, int]], test: list[tuple[Tensor, Tensor, int]],
+                       told: bool) -> None:
+    if len(test) not in (1, len(train)):
+        raise ValueError(f"{name}: there are {len(train)} train and {len(test)} test experiences; one test experience "
+                         "is needed, or one for each of train")
+    if told and [label for _, _, label in train] != [label for _, _, label in test]:
+        raise ValueError(f"{name}: the tasks have labels of their own, so test experiences need the same, in the same "
+                         "order")
     if len({tuple(x.shape[1:]) for x, _, _ in [*train, *test]}) > 1:
         raise ValueError(f"{name}: the experiences' examples differ in shape")
-    x = torch.cat([x for x, _, _ in [*train, *test]])
-    train_rows, test_rows = (nn.utils.rnn.pad_sequence(own, True, -1).expand(n_seeds, -1, -1)
-                             for own in (places[:n], rows))
-    return Stream(name, x, torch.cat(units), train_rows, test_rows, classes.expand(n_seeds, -1, -1),
-                  tuple(x.shape[1:]), "task" if told else "domain" if shared else "class")
 
 
 def _examples(experience: Any, name: str) -> tuple[Tensor, Tensor, int]:

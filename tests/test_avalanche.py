@@ -194,9 +194,10 @@ def test_online_makes_an_experience_of_every_batch():
     assert online.accuracy[0, -1].mean() > 0.6
 
 
-@pytest.mark.parametrize("name", ["Naive", "Replay", "MIR", "SynapticIntelligence", "ICaRL", "StreamingLDA"])
+@pytest.mark.parametrize("name", ["Naive", "Replay", "RWalk", "SynapticIntelligence", "ICaRL", "StreamingLDA", "MIR"])
 def test_measuring_inside_tasks_changes_nothing(name):
-    plain, watched = (go(tiny([0]), expression(name), eval_every=every) for every in (0, 2))
+    text = expression(name) if name != "MIR" else "avalanche.MIR(mem_size=20, subsample=10, online=True)"
+    plain, watched = (go(tiny([0]), text, eval_every=every) for every in (0, 2))
     assert np.array_equal(plain.accuracy, watched.accuracy)
     assert np.array_equal(plain.logs["loss"], watched.logs["loss"])
     assert watched.logs["curve"].shape == (1, 12, 3)  # 10 steps a task, of which 2, 4, 6, 8 are inside
@@ -446,7 +447,9 @@ def test_benchmarks_that_make_no_stream_are_refused():
         return str(told.value)
 
     assert "there are 3 train and 2 test experiences" in said(theirs([[0], [1], [2]], test=[[0, 1], [2]]))
-    assert "need" in said(theirs([[0, 1], [0, 1]], [0, 1], test=[[0, 1]]))
+    assert "labels of their own" in said(theirs([[0, 1], [0, 1]], [0, 1], test=[[0, 1]]))
+    sides = [SimpleNamespace(dataset=SimpleNamespace(eval=lambda n=n: [(torch.zeros(n), 0)])) for n in (2, 3)]
+    assert "differ in shape" in said(SimpleNamespace(train_stream=sides[:1], test_stream=sides[1:]))
     several = SimpleNamespace(task_labels=[0, 1])
     assert "experience 0 has several task labels: 0, 1" in said(SimpleNamespace(train_stream=[several],
                                                                                test_stream=[several]))
