@@ -18,7 +18,7 @@ from lifelong.engine import Measured, Rhythm, train
 from lifelong.learner import Learner, State, gradient_learner
 from lifelong.lift import Lanes, tree
 from lifelong.models import mlp
-from lifelong.objects import train_object
+from lifelong.objects import Training, train_object
 from lifelong.randomness import generator
 from lifelong.registry import Term
 from lifelong.schedule import Budget, batches, plan, whole_task
@@ -153,8 +153,10 @@ class Subject:
 
     def make(self, net: Any, seed: int = 0) -> Callable[[Mapping[Any, Any]], Any]:
         """(hyper) -> learner, with plain gradient descent."""
-        optimizer = registry.build(registry.parse("sgd(lr=0.05)", "optimizers")[0], {})
-        context = {"net": net, "shape": (8,), "n_classes": 6, "n_tasks": 3, "seed": seed, "device": torch.device("cpu")}
+        sgd = registry.parse("sgd(lr=0.05)", "optimizers")[0]
+        optimizer = registry.build(sgd, {})
+        context = {"net": net, "shape": (8,), "n_classes": 6, "n_tasks": 3, "seed": seed, "device": torch.device("cpu"),
+                   "training": Training(sgd, BUDGET, told=False)}
         return lambda hyper: compose(self.terms, context, optimizer, hyper)
 
     def lanes(self, at: list[int], stacked: bool = True, dtype: torch.dtype = torch.float64,

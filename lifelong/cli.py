@@ -72,7 +72,10 @@ def list_(name: Annotated[str | None, typer.Argument(help="A stream, strategy, s
     from lifelong import registry
 
     entries = [_entry(kind, key) for kind in registry.KINDS for key in registry.catalogue(kind)]
-    if name is not None:
+    if name is not None and name.startswith(registry.BRIDGE):
+        registry.lookup("strategies", name)
+        entries = [_entry("strategies", name)]
+    elif name is not None:
         found = [e for e in entries if e["name"] == name]
         if not found:
             import difflib
@@ -126,7 +129,7 @@ def _print_catalogue(entries: list[dict[str, Any]]) -> None:
         console.print(table)
         console.print()
     console.print(Text("lifelong list NAME shows hyper-parameters, defaults and source; further strategies come from "
-                       "files: ./mine.py:my_strategy"))
+                       "files: ./mine.py:my_strategy, and from Avalanche: avalanche.GEM"))
 
 
 @app.command()

@@ -20,7 +20,7 @@ from lifelong.engine import Measured, Rhythm, train
 from lifelong.learner import Learner
 from lifelong.lift import Lanes, free, keep_pages
 from lifelong.models import Net, from_module
-from lifelong.objects import train_object
+from lifelong.objects import Training, train_object
 from lifelong.schedule import Budget
 from lifelong.setting import Options, Setting, compose
 from lifelong.store import Busy, Run, StoreError, Workshop
@@ -155,7 +155,9 @@ class Experiment:
             model = from_module(lambda: registry.build(setting.model, facts))
         if not isinstance(model, Net):
             raise ValueError(f"{setting.model.name} makes a {type(model).__name__}, not a torch module")
-        return facts | {"net": model, "seed": seed, "device": self.device}
+        training = Training(setting.optimizer, self.budget, self.stream.scenario == "task",
+                            getattr(torch, self.options.dtype))
+        return facts | {"net": model, "seed": seed, "device": self.device, "training": training}
 
     def make(self, setting: Setting, seed: int = 0) -> Callable[[Mapping[Any, Any]], Any]:
         """(values of real hyper-parameters) -> the learner of a setting."""

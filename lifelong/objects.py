@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import random
 import time
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -14,10 +15,31 @@ from torch import Tensor
 
 from lifelong.engine import Measured, Rhythm
 from lifelong.randomness import generator
+from lifelong.registry import Term
 from lifelong.schedule import Budget, plan
 from lifelong.stream import Stream
 
 METHODS = ("observe", "end_task", "predict")
+
+
+class Training(NamedTuple):
+    """What a run asks of training: an object that trains by a loop of its own may ask for it as `training`.
+
+    Attributes:
+        optimizer: as it was named, with its hyper-parameters.
+        budget: batch size, and epochs or steps of every task.
+        told: whether the stream tells the task at test time.
+        dtype: of examples.
+    """
+
+    optimizer: Term
+    budget: Budget
+    told: bool
+    dtype: torch.dtype = torch.float32
+
+
+class _Lost(Exception):
+    """The loss is no longer finite."""
 
 
 def train_object(make: Callable[[], Any], stream: Stream, at: int, seed: int, budget: Budget,
@@ -29,6 +51,10 @@ def train_object(make: Callable[[], Any], stream: Stream, at: int, seed: int, bu
     returned loss that is not finite stops the run), `end_task()`, and `predict(x) -> scores [n, C]`. With
     `state_dict()` and `load_state_dict(d)` of tensors and plain values it resumes where it stopped; without them its
     seed begins again, which gives the same result.
+
+    An object with a loop of its own has, in place of `observe` and `end_task`, `learn_task(x, y, task, tell)`: it is
+    given all of a task's examples at once, in the stream's order, and calls `tell(loss)` after each of its steps. A
+    `predict` with an argument `task` is told the task's number in task-incremental streams, and None in others.
 
     Args:
         make: builds the object; torch's, numpy's and Python's global generators are seeded before.
@@ -42,7 +68,7 @@ def train_object(make: Callable[[], Any], stream: Stream, at: int, seed: int, bu
     """
     _seed(seed)
     learner = make()
-    for method in METHODS:
+    for method in ("learn_task", "predict") if hasattr(learner, "learn_task") else METHODS:
         if not callable(getattr(learner, method, None)):
             raise TypeError(f"{type(learner).__name__} has no method {method}: an object that learns has "
                             "observe(x, y, task), end_task() and predict(x)")
@@ -53,8 +79,9 @@ def train_object(make: Callable[[], Any], stream: Stream, at: int, seed: int, bu
         _set_generators(resume["generators"])
     else:
         _measure(learner, stream, at, device, dtype, measured, 0)
+    one_task = _whole_task if hasattr(learner, "learn_task") else _one_task
     for task in range(first, stream.n_tasks):
-        _one_task(learner, stream, at, seed, budget, rhythm, device, dtype, measured, task, begin)
+        one_task(learner, stream, at, seed, budget, rhythm, device, dtype, measured, task, begin)
         begin = 0
         if measured.over:
             break
@@ -80,9 +107,7 @@ def _one_task(learner: Any, stream: Stream, at: int, seed: int, budget: Budget, 
         total += number
         rhythm.tell(task, done, todo.steps)
         if rhythm.eval_every and done % rhythm.eval_every == 0 and done < todo.steps:
-            accuracy, _ = _accuracy(learner, stream, at, device, dtype)
-            measured.curve = torch.cat([measured.curve, accuracy.view(1, 1, -1)])
-            measured.curve_step = torch.cat([measured.curve_step, torch.tensor([[task, done]])])
+            _inside(learner, stream, at, device, dtype, measured, task, done)
         if rhythm.save and done < todo.steps and time.monotonic() - saved > rhythm.save_every:
             measured.loss[0, task] = total  # the sum so far; it becomes a mean below
             rhythm.save(_checkpoint(learner, measured, task, done))
@@ -95,12 +120,46 @@ def _one_task(learner: Any, stream: Stream, at: int, seed: int, budget: Budget, 
         rhythm.save(_checkpoint(learner, measured, task + 1, 0))
 
 
-def _number(learner: Any, loss: Any) -> float:
+def _whole_task(learner: Any, stream: Stream, at: int, seed: int, budget: Budget, rhythm: Rhythm,
+                device: torch.device | str, dtype: torch.dtype, measured: Measured, task: int, begin: int) -> None:
+    """The same for an object with a loop of its own, which is never interrupted inside a task."""
+    pool = stream.pool(device, dtype).lane({k: v[0] for k, v in stream.lanes([at], device).items()})
+    steps = plan(_only(stream, at), [seed], task, "task", budget).steps
+    losses: list[float] = []
+
+    def tell(loss: Any) -> None:
+        losses.append(_number(learner, loss, "learn_task must tell its loss, a number"))
+        if not math.isfinite(losses[-1]):
+            raise _Lost
+        done = len(losses)
+        rhythm.tell(task, min(done, steps), steps)  # replay may make more steps of a task than its own examples do
+        if rhythm.eval_every and done % rhythm.eval_every == 0 and done < steps:
+            _inside(learner, stream, at, device, dtype, measured, task, done)
+
+    rows = stream.train[at, task]
     try:
-        return math.nan if loss is None else float(loss)
+        learner.learn_task(*pool.fetch(rows[rows >= 0].to(device)), task, tell)
+    except _Lost:
+        measured.lost(torch.tensor([True]), task, len(losses) - 1)
+        return
+    measured.loss[0, task] = sum(losses) / len(losses) if losses else math.nan
+    _measure(learner, stream, at, device, dtype, measured, 1 + task)
+    if rhythm.save:
+        rhythm.save(_checkpoint(learner, measured, task + 1, 0))
+
+
+def _inside(learner: Any, stream: Stream, at: int, device: torch.device | str, dtype: torch.dtype, measured: Measured,
+            task: int, done: int) -> None:
+    accuracy, _ = _accuracy(learner, stream, at, device, dtype)
+    measured.curve = torch.cat([measured.curve, accuracy.view(1, 1, -1)])
+    measured.curve_step = torch.cat([measured.curve_step, torch.tensor([[task, done]])])
+
+
+def _number(learner: Any, loss: Any, how: str = "observe must return its loss, a number, or nothing") -> float:
+    try:
+        return math.nan if loss is None else float(loss.detach() if isinstance(loss, Tensor) else loss)
     except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"{type(learner).__name__}.observe must return its loss, a number, or nothing, got a "
-                        f"{type(loss).__name__}") from None
+        raise TypeError(f"{type(learner).__name__}.{how}, got a {type(loss).__name__}") from None
 
 
 def _only(stream: Stream, at: int) -> Any:
@@ -132,7 +191,7 @@ def _accuracy(learner: Any, stream: Stream, at: int, device: torch.device | str,
         hits = torch.zeros(2, dtype=torch.float64)
         for part in rows.split(4096):
             x, y = pool.fetch(part)
-            scores = _scores(learner, x, stream.n_classes)
+            scores = _scores(learner, x, stream.n_classes, task if stream.scenario == "task" else None)
             own = scores.masked_fill(~pool.classes[task], -torch.inf).argmax(-1) == y
             anything = own if stream.scenario == "task" else scores.argmax(-1) == y
             hits += torch.stack([anything.sum(), own.sum()]).cpu()
@@ -143,8 +202,9 @@ def _accuracy(learner: Any, stream: Stream, at: int, device: torch.device | str,
     return free, told
 
 
-def _scores(learner: Any, x: Tensor, n_classes: int) -> Tensor:
-    scores = torch.as_tensor(learner.predict(x)).to(x.device)
+def _scores(learner: Any, x: Tensor, n_classes: int, task: int | None) -> Tensor:
+    told = {"task": task} if "task" in inspect.signature(learner.predict).parameters else {}
+    scores = torch.as_tensor(learner.predict(x, **told)).to(x.device)
     if scores.shape != (len(x), n_classes):
         raise TypeError(f"{type(learner).__name__}.predict must return scores [n, C] = [{len(x)}, {n_classes}], got "
                         f"{list(scores.shape)}")

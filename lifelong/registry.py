@@ -21,7 +21,9 @@ from typing import Any, cast
 KINDS = ("streams", "strategies", "starts", "models", "optimizers")
 
 # Filled in by the framework where a factory names them; everything else is a hyper-parameter.
-CONTEXT = ("net", "shape", "n_classes", "n_tasks", "seed", "seeds", "data", "device")
+CONTEXT = ("net", "shape", "n_classes", "n_tasks", "seed", "seeds", "data", "device", "training")
+
+BRIDGE = "avalanche."  # names that begin so are those of Avalanche's own strategies
 
 
 def at_least(low: float, **values: Any) -> None:
@@ -78,7 +80,7 @@ class Term:
     @property
     def findable(self) -> bool:
         """Whether the name leads back to the factory: it is in the catalogue or in a file."""
-        return self.path is not None or any(
+        return self.path is not None or self.name.startswith(BRIDGE) or any(
             self.name in catalogue(kind) and catalogue(kind)[self.name].load() is self.factory for kind in KINDS)
 
     def resolved(self) -> dict[str, Any]:
@@ -161,16 +163,25 @@ def lookup(kind: str, name: str) -> Callable[..., Any]:
     Raises:
         LookupError: for an unknown name, with the nearest ones.
     """
+    if kind == "strategies" and name.startswith(BRIDGE):
+        bridged: Callable[..., Any] = importlib.import_module("lifelong.avalanche").factory(name.removeprefix(BRIDGE))
+        return bridged
     known = catalogue(kind)
     if name not in known:
-        near = difflib.get_close_matches(name, known, 3, 0.5) or [k for k in known if k.startswith(name)][:3]
+        near = nearest(name, known)
         elsewhere = [other for other in KINDS if name in catalogue(other)]
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
+        hint = f"did you mean {near}?" if near else f"known: {', '.join(known)}"
         if elsewhere:
             hint = f"it is one of the {elsewhere[0]}"
         raise LookupError(f"there is no {_SINGULAR[kind]} called {name!r}; {hint}")
     factory: Callable[..., Any] = known[name].load()
     return factory
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The names most like `name`, joined by "or"; empty where none is."""
+    known = list(known)
+    return " or ".join(difflib.get_close_matches(name, known, 3, 0.5) or [k for k in known if k.startswith(name)][:3])
 
 
 _SINGULAR = {"streams": "stream", "strategies": "strategy", "starts": "start", "models": "model",
@@ -259,13 +270,13 @@ def _summands(node: ast.expr) -> list[ast.expr]:
 
 def _term(node: ast.expr, files: list[tuple[str, str]], kind: str) -> Term:
     call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
-    if not isinstance(call.func, ast.Name):
+    name, path = ast.unparse(call.func), None
+    if not isinstance(call.func, ast.Name) and not re.fullmatch(re.escape(BRIDGE) + r"\w+", name):
         raise SyntaxError
     if len({k.arg for k in call.keywords}) < len(call.keywords):
-        raise ValueError(f"{call.func.id}: {call.keywords[-1].arg} is given twice")
+        raise ValueError(f"{name}: {call.keywords[-1].arg} is given twice")
     if call.args or any(k.arg is None for k in call.keywords):
-        raise ValueError(f"{call.func.id}: write arguments as name=value")
-    name, path = call.func.id, None
+        raise ValueError(f"{name}: write arguments as name=value")
     if match := re.fullmatch(r"__file(\d+)__", name):
         path, name = files[int(match[1])]
         factory = load_file(path, name)

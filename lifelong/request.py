@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,9 @@ def _terms(strategy: Any) -> list[Term]:
 def _setting(stream: Stream, terms: list[Term], model: Term, optimizer: Term, options: Options,
              budget: Budget) -> Setting:
     files = {t.path for t in (*terms, model, optimizer) if t.path}
+    sources = {file: registry.file_digest(file) for file in sorted(files)}
+    if any(t.name.startswith(registry.BRIDGE) for t in terms):
+        sources["avalanche"] = metadata.version("avalanche-lib")
     spec = {
         "format": 1, "stream": stream.name, "stream_options": dict(stream.options), "boundaries": stream.boundaries,
         "strategy": registry.written(terms), "model": str(model), "optimizer": str(optimizer),
@@ -125,7 +129,7 @@ def _setting(stream: Stream, terms: list[Term], model: Term, optimizer: Term, op
         "dtype": options.dtype,
         "hyper": {"strategy": [t.resolved() for t in terms], "model": model.resolved(),
                   "optimizer": optimizer.resolved()},
-        "sources": {file: registry.file_digest(file) for file in sorted(files)},
+        "sources": sources,
     }
     return Setting(terms, model, optimizer, json.loads(json.dumps(spec)))
 
@@ -134,6 +138,8 @@ def _check(experiment: Experiment, setting: Setting) -> None:
     """Builds a setting's learner and, where its seeds will be stacked, tries one step of it."""
     name = setting.spec["strategy"]
     learner = experiment.make(setting)({})
+    if hasattr(learner, "learn_task") and not experiment.stream.boundaries:
+        raise ValueError(f"{name} must be told where a task ends, and this stream does not tell")
     if not isinstance(learner, Learner):
         return
     if learner.boundaries and not experiment.stream.boundaries:

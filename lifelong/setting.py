@@ -74,7 +74,7 @@ def compose(terms: list[Term], context: Mapping[str, Any], optimizer: Any = None
         own[position][name] = value
     objects = [registry.build(term, context, **values) for term, values in zip(terms, own, strict=True)]
     for term, thing in zip(terms, objects, strict=True):
-        imperative = hasattr(thing, "observe") and hasattr(thing, "predict")
+        imperative = (hasattr(thing, "observe") or hasattr(thing, "learn_task")) and hasattr(thing, "predict")
         if not isinstance(thing, (Initialization, Learner, Part)) and not imperative:
             raise ValueError(f"{term.name} makes a {type(thing).__name__}: a strategy is a Part, a Learner, a start, "
                              "or an object with observe(x, y, task), end_task() and predict(x)")

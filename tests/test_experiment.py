@@ -539,6 +539,58 @@ def test_an_objects_hyper_parameters_can_be_lists(tmp_path):
     assert outcome([f"{name}(lr=[0.01, 0.3], hidden=[5, 8])"], tmp_path / "runs", steps=10).found == 4
 
 
+WHOLE = """
+import torch
+from torch import nn
+
+class Whole:
+    def __init__(self, shape, n_classes, training, lr: float = 0.1):
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, n_classes))
+        self.optimizer = torch.optim.SGD(self.net.parameters(), lr)
+        self.training, self.tasks = training, []
+        assert training.optimizer.resolved()["lr"] == 0.25 and training.told == {told}
+
+    def learn_task(self, x, y, task, tell):
+        assert len(y.unique()) == 2 and task == len(self.tasks)
+        self.tasks.append(len(y))
+        for rows in torch.randperm(len(y)).split(self.training.budget.batch_size):
+            loss = nn.functional.cross_entropy(self.net(x[rows]), y[rows])
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            tell({loss})
+
+    def predict(self, x, task):
+        assert task in {tasks}
+        return self.net(x)
+"""
+
+
+@pytest.mark.parametrize("scenario", ["class", "task"])
+def test_an_object_with_a_loop_of_its_own_is_given_whole_tasks(scenario, tmp_path):
+    told = scenario == "task"
+    (tmp_path / "whole.py").write_text(WHOLE.format(told=told, tasks="(0, 1)" if told else "(None,)", loss="loss"))
+    options = {"optimizer": "sgd(lr=0.25)", "batch_size": 50, "steps": None, "epochs": 1,
+               "stream": f"split-digits(tasks=2, classes_per_task=2, scenario='{scenario}')"}
+    (run,) = made([f"{tmp_path}/whole.py:Whole"], tmp_path / "runs", **options)
+    assert (run.accuracy[:, 1, 0] > 0.6).all() and (run.logs["loss"] > 0).all()
+    (again,) = made([f"{tmp_path}/whole.py:Whole"], **options, eval_every=2)
+    np.testing.assert_array_equal(run.accuracy, again.accuracy)
+    assert [0, 2] in again.logs["curve_step"].tolist()
+
+
+def test_an_object_with_a_loop_of_its_own_is_stopped_when_its_loss_is_lost(tmp_path):
+    (tmp_path / "whole.py").write_text(WHOLE.format(
+        told=False, tasks="(None,)", loss="loss if len(self.tasks) == 1 else float('nan')"))
+    result = outcome([f"{tmp_path}/whole.py:Whole"], optimizer="sgd(lr=0.25)", batch_size=50, steps=None, epochs=1)
+    (run,) = result.runs
+    assert run.about["status"] == "diverged" and "seed 0 at task 1, step 0" in run.about["note"]
+    assert np.isfinite(run.accuracy[:, :2]).all() and np.isnan(run.accuracy[:, 2]).all()
+    with pytest.raises(ValueError, match="must be told where a task ends"):
+        prepare("split-digits(tasks=2, boundaries=False)", [f"{tmp_path}/whole.py:Whole"],
+                Options(**QUICK, optimizer="sgd(lr=0.25)"))
+
+
 @pytest.mark.parametrize(("hook", "words"), [
     ("return self.net(x).argmax(-1)", ["predict must return scores", "[n, C]"]),
     ("return self.net(x)[:, :2]", ["predict must return scores"]),

@@ -105,6 +105,14 @@ def test_the_python_api_runs_and_prints_an_interval(capsys):
     assert names["run"].accuracy.shape == (2, 6, 5)  # type: ignore[attr-defined]
 
 
+def test_streams_go_to_avalanche_and_back():
+    pytest.importorskip("lifelong.avalanche", reason="Avalanche is not installed", exc_type=ImportError)
+    names: dict[str, object] = {}
+    exec(compile(block("from lifelong.avalanche"), "README.md", "exec"), names)
+    assert len(names["benchmark"].train_stream) == 5  # type: ignore[attr-defined]
+    assert names["stream"].n_seeds == 5 and names["stream"].n_tasks == 5  # type: ignore[attr-defined]
+
+
 # ---- commands
 
 
@@ -116,6 +124,8 @@ def test_there_are_commands_of_every_kind():
 def test_a_command_is_one_that_the_command_line_takes(words, folder):
     group = get_command(cli.app)
     assert words[1] in group.commands, "no such command"  # type: ignore[attr-defined]
+    if any("avalanche." in word for word in words):
+        pytest.importorskip("lifelong.avalanche", reason="Avalanche is not installed", exc_type=ImportError)
     command = group.commands[words[1]]  # type: ignore[attr-defined]
     given = command.make_context(words[1], list(words[2:])).params
     for expression in [*(given.get("strategies") or []), *([given["strategy"]] if "strategy" in given else [])]:
@@ -130,7 +140,8 @@ def test_a_command_is_one_that_the_command_line_takes(words, folder):
         for option in ("tasks", "classes_per_task", "scenario", "boundaries"):
             assert given[option] is None or option in known, f"{stream.name} has no {option}"
     if words[1] == "list" and given.get("name"):
-        assert any(given["name"] in registry.catalogue(kind) for kind in registry.KINDS)
+        assert (any(given["name"] in registry.catalogue(kind) for kind in registry.KINDS)
+                or registry.lookup("strategies", given["name"]))
 
 
 def test_options_that_are_only_named_in_the_text_exist():
