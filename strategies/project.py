@@ -71,12 +71,14 @@ def gem(capacity: int = 1000, margin: float = 0.5) -> Part:
             return torch.func.grad(lambda trained: loss(view.params | trained))({k: view.params[k] for k in grads})
 
         rows = view.state["rows"]
-        earlier = {k: g.flatten(1).double() for k, g in torch.func.vmap(gradient)(rows).items()}
+        earlier = {k: g.flatten(1) for k, g in torch.func.vmap(gradient)(rows).items()}
         held = (torch.arange(len(rows), device=rows.device) < view.task) & (rows >= 0).any(-1)
         gram = torch.stack([g @ g.mT for g in earlier.values()]).sum(0)
-        dots = torch.stack([earlier[k] @ g.flatten().double() for k, g in grads.items()]).sum(0)
-        v = torch.where((held & (dots < 0)).any(), cone(gram, dots, held, margin), 0.0)
-        return {k: g + (v @ earlier[k]).to(g.dtype).view(g.shape) for k, g in grads.items()}
+        dots = torch.stack([earlier[k] @ g.flatten() for k, g in grads.items()]).sum(0)
+        rounding = torch.finfo(gram.dtype).eps * gram.diagonal().sum().double()  # may make the gram indefinite
+        v = cone(gram.double(), dots.double(), held, margin, 1e-3 + rounding)
+        v = torch.where((held & (dots < 0)).any(), v, 0.0).to(gram.dtype)
+        return {k: g + (v @ earlier[k]).view(g.shape) for k, g in grads.items()}
 
     def remember(view: View) -> State:
         rows, task = view.state["rows"], view.task
@@ -88,7 +90,8 @@ def gem(capacity: int = 1000, margin: float = 0.5) -> Part:
     return Part(init=begin, grads=project, step=remember, boundaries=True)
 
 
-def cone(gram: Tensor, dots: Tensor, held: Tensor, margin: float | Tensor, eps: float = 1e-3) -> Tensor:
+def cone(gram: Tensor, dots: Tensor, held: Tensor, margin: float | Tensor,
+         eps: float | Tensor = 1e-3) -> Tensor:
     """The v [T] that minimises v'(gram + eps) v / 2 + dots'v over v >= margin, and is 0 where not `held` [T] bool.
 
     An active-set method: starting with all at their bound, free the one that would fall fastest, go to the optimum of
