@@ -1,12 +1,18 @@
 """Strategies that choose what to remember, and learn or answer from the memory itself."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lifelong.learner import Params, Part, State, View
+from lifelong.learner import Batch, Learner, Params, Part, State, View, real
+from lifelong.losses import fit
+from lifelong.memory import class_balanced
 from lifelong.models import Net
-from lifelong.registry import at_least
+from lifelong.randomness import generator, many
+from lifelong.registry import above, at_least, below
+from lifelong.stream import Pool
 
 
 def unit_features(net: Net, params: Params, x: Tensor) -> Tensor:
@@ -126,3 +132,49 @@ def icarl(capacity: int = 2000, replay: int = 0) -> Part:
 
     return Part(init=begin, draws=lambda batch: replay or batch, recall=recall, criterion=loss, task=choose,
                 predict=answer, boundaries=True)
+
+
+def gdumb(net: Net, capacity: int = 500, steps: int = 300, replay: int = 32, lr: float = 0.05,
+          momentum: float = 0.9) -> Learner:
+    """GDumb: remember an equal share of every class, and after each task train a network from scratch on that alone.
+
+    Args:
+        net: the network, begun anew after every task with the seed's own first weights.
+        capacity: examples remembered over the whole stream, 1 or more.
+        steps: of gradient descent after every task, 1 or more; they are this method's only ones, whatever the
+            stream's own number of passes is.
+        replay: remembered examples a step, drawn with replacement, 1 or more.
+        lr: step size, above 0, that falls to 0 along half a cosine.
+        momentum: in [0, 1).
+
+    Source: Prabhu et al. 2020, "GDumb: a simple approach that questions our progress in continual learning", without
+        its CutMix, weight decay and clipping, with one cosine in place of restarts, and with a uniform sample of each
+        class in place of the first that came. Its MNIST runs make 128 passes in batches of 16.
+    """
+    at_least(1, capacity=capacity, steps=steps, replay=replay)
+    above(0, lr=lr)
+    at_least(0, momentum=momentum)
+    below(1, momentum=momentum)
+    keep = class_balanced(capacity)
+
+    def init(seed: int, pool: Pool) -> State:
+        params = {k: p.to(pool.dtype) for k, p in net.init(generator(seed, "init")).items()}
+        return {"fresh": params, "params": params, "memory": keep.empty()}
+
+    def observe(state: State, pool: Pool, batch: Batch) -> tuple[State, dict[str, Tensor]]:
+        _, y = pool.fetch(batch.rows)
+        return state | {"memory": keep.add(state["memory"], batch.rows, y, batch.u["gdumb"])}, {}
+
+    def end_task(state: State, pool: Pool, batch: Batch) -> State:
+        params = state["fresh"]
+        speed = {k: torch.zeros_like(p) for k, p in params.items()}
+        picked = keep.pick(state["memory"], many(batch.u["gdumb"][0], steps * replay)).view(steps, replay)
+        for step, rows in enumerate(picked):
+            grads = torch.func.grad(fit(net, pool, rows, real(rows, pool.dtype)))(params)
+            speed = {k: momentum * v + grads[k] for k, v in speed.items()}
+            rate = lr * (1 + math.cos(math.pi * step / steps)) / 2
+            params = {k: p - rate * speed[k] for k, p in params.items()}
+        return state | {"params": params}
+
+    return Learner(init, observe, lambda state, pool, x: net.apply(state["params"], x), end_task,
+                   lambda batch_size: {"gdumb": batch_size}, boundaries=True)

@@ -13,8 +13,9 @@ from lifelong.engine import train
 from lifelong.learner import View
 from lifelong.losses import Slice
 from lifelong.models import Net
+from lifelong.randomness import many
 from lifelong.registry import parse
-from lifelong.schedule import whole_task
+from lifelong.schedule import batches, plan, whole_task
 from strategies.exemplars import herd, icarl
 
 PLAIN = Net(lambda g: {}, lambda params, x: x, lambda params, x: x)  # features and scores are the example itself
@@ -131,7 +132,42 @@ def test_where_it_makes_no_sense_it_is_refused():
         icarl().init(view_of()._replace(net=PLAIN._replace(features=None)))
 
 
-def test_it_forgets_less_than_finetuning():
+@pytest.mark.parametrize("strategy", ["icarl(capacity=30)", "gdumb(capacity=30)"])
+def test_they_forget_less_than_finetuning(strategy):
     plain, kept = (train(Subject(parse(s)).lanes([0, 1, 2]), BUDGET._replace(epochs=8)).accuracy[:, -1].mean()
-                   for s in ("finetune", "icarl(capacity=30)"))
+                   for s in ("finetune", strategy))
     assert float(kept) > float(plain) + 0.2
+
+
+def test_gdumb_remembers_an_equal_share_of_every_class():
+    lanes = Subject(parse("gdumb(capacity=20, steps=1)")).lanes([0], stacked=False)
+    state = lanes.init()
+    for task, counts in enumerate(([10, 10, 0, 0, 0, 0], [5, 5, 5, 5, 0, 0], [4, 4, 3, 3, 3, 3])):
+        for _, batch in batches(lanes, plan(lanes.stream, [0], task, "task", BUDGET), task, 0):
+            state, _ = lanes.observe(state, batch)
+        assert sorted(torch.bincount(state["memory"]["y"], minlength=6).tolist()) == sorted(counts)
+
+
+def test_gdumb_is_plain_momentum_descent_on_the_memory_from_the_first_weights():
+    lanes = Subject(parse("gdumb(capacity=9, steps=20, replay=4)")).lanes([0], stacked=False)
+    state = lanes.init()
+    for task in range(2):
+        for _, batch in batches(lanes, plan(lanes.stream, [0], task, "task", BUDGET), task, 0):
+            state, _ = lanes.observe(state, batch)
+        last = whole_task(lanes, task)
+        state = lanes.end_task(state, last)
+    begin = lanes.init()["params"]
+    layer1, layer2 = torch.nn.Linear(8, 12).double(), torch.nn.Linear(12, 6).double()
+    model = torch.nn.Sequential(layer1, torch.nn.ReLU(), layer2)
+    for layer, name in ((layer1, "hidden0"), (layer2, "head")):
+        layer.load_state_dict({k: begin[f"{name}.{k}"] for k in ("weight", "bias")})
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20)
+    kept = state["memory"]["rows"]
+    for places in (many(last.u["gdumb"][0], 80) * 9).long().view(20, 4):
+        optimizer.zero_grad()
+        F.cross_entropy(model(lanes.pool.x[kept[places]]), lanes.pool.y[kept[places]]).backward()
+        optimizer.step()
+        schedule.step()
+    for ours, theirs in zip(state["params"].values(), model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs.detach(), atol=1e-10, rtol=1e-8)
