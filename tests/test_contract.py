@@ -12,7 +12,8 @@ from lifelong.checks import CHECKS, Subject, failures, run_checks
 
 SUMS = ["er + ewc", "er + lwf", "agem + ewc", "random + er + lwf", "er(memory='class-balanced') + ewc(mode='online')",
         "joint + ewc", "cumulative + er", "finetune + er(replay=3)", "er + er(capacity=2)",
-        "ewc(samples=7, labels='empirical')", "er + agem + ewc + lwf"]
+        "ewc(samples=7, labels='empirical')", "er + agem + ewc + lwf", "gem + er",
+        "icarl + ewc", "dgr(distil=True) + ewc"]
 SUBJECTS = [*registry.catalogue("strategies"), *SUMS]
 
 
@@ -25,6 +26,15 @@ def test_a_strategy_keeps_the_contract(strategy, check):
 def test_two_bounds_cannot_be_summed():
     with pytest.raises(ValueError, match="one bound"):
         list(run_checks("joint + cumulative"))
+
+
+@pytest.mark.parametrize(("sum_", "why"), [
+    ("icarl + dgr", "in place of the loss of the batch"), ("icarl + icarl(capacity=9)", "in place of the loss"),
+    ("gdumb + er", "gdumb is a whole learner"), ("ewc + mer", "mer is a whole learner"),
+    ("la_maml + mer", "la_maml is a whole learner")])
+def test_a_sum_that_makes_no_sense_is_refused_with_the_reason(sum_, why):
+    with pytest.raises(ValueError, match=why):
+        list(run_checks(sum_))
 
 
 # ---- what the checks are there for: each strategy is wrong in one way
