@@ -61,7 +61,7 @@ def icarl(capacity: int = 2000, replay: int = 0) -> Part:
 
     Args:
         capacity: exemplars over all classes, at least as many as there are classes.
-        replay: exemplars rehearsed at every step; 0 means as many as the batch has.
+        replay: exemplars rehearsed at every step, drawn with replacement; 0 means as many as the batch has.
 
     Source: Rebuffi et al. 2017, arXiv:1611.07725. There new examples and exemplars are shuffled together, so the
         exemplars' share of a step falls with the size of the task; here it is `replay`'s, since a step cannot know
@@ -71,6 +71,7 @@ def icarl(capacity: int = 2000, replay: int = 0) -> Part:
     """
     at_least(1, capacity=capacity)
     at_least(0, replay=replay)
+    keep = class_balanced(capacity)  # only for its way to draw: what stays is decided below
 
     def begin(view: View) -> State:
         pool = view.pool
@@ -79,42 +80,40 @@ def icarl(capacity: int = 2000, replay: int = 0) -> Part:
                              "their units: choose the scenario 'class' or 'task'")
         if capacity < pool.n_classes:
             raise ValueError(f"icarl: capacity must be {pool.n_classes} or more, one for each class, got {capacity}")
-        if view.net.features is None:
-            raise ValueError("icarl: this model does not say what its features are: give it a method features(x)")
         empty = torch.full((capacity,), -1)
+        unit_features(view.net, view.params, pool.fetch(empty[:1])[0])  # a network without features is refused now
         return {"rows": empty, "y": empty.clamp(min=0), "place": empty.clamp(min=0), "teacher": dict(view.params)}
 
+    def units(view: View, last: Tensor) -> Tensor:
+        """[C] bool, those of the tasks up to number `last`."""
+        classes = view.pool.classes
+        return (classes & (torch.arange(len(classes), device=classes.device) <= last).unsqueeze(-1)).any(0)
+
     def recall(view: View) -> Tensor:
-        rows = view.state["rows"]
-        filled = (rows >= 0).sum()
-        return rows.gather(0, torch.minimum((view.u * filled).long(), filled - 1).clamp(min=0))
+        return keep.pick(view.state, view.u)
 
     def loss(view: View) -> Tensor:
-        batch, seen, classes = view.batch, view.recalled, view.pool.classes
-        both = [torch.cat(pair) for pair in ((batch.x, seen.x), (batch.y, seen.y), (batch.scores, seen.scores))]
-        x, y, scores = both
-        task = torch.arange(len(classes), device=y.device)
-        old = (classes & (task < view.task).unsqueeze(-1)).any(0)
-        known = (classes & (task <= view.task).unsqueeze(-1)).any(0)
-        target = F.one_hot(y, classes.shape[-1]).to(scores.dtype)
-        target = torch.where(old, view.net.apply(view.state["teacher"], x).sigmoid(), target)
-        each = torch.where(known, F.binary_cross_entropy_with_logits(scores, target, reduction="none"), 0.0).sum(-1)
+        batch, seen = view.batch, view.recalled
+        x, y, scores = (torch.cat(pair) for pair in ((batch.x, seen.x), (batch.y, seen.y), (batch.scores, seen.scores)))
+        target = F.one_hot(y, view.pool.n_classes).to(scores.dtype)
+        before = view.net.apply(view.state["teacher"], x).sigmoid()
+        target = torch.where(units(view, view.task - 1), before, target)
+        each = F.binary_cross_entropy_with_logits(scores, target, reduction="none")
+        each = torch.where(units(view, view.task), each, 0.0).sum(-1)
         present = (torch.cat([batch.rows, seen.rows]) >= 0).to(scores.dtype)
         return (each * present).sum() / present.sum().clamp(min=1)
 
     def choose(view: View) -> State:
         state, pool, rows = view.state, view.pool, view.batch.rows
-        n_classes, task = pool.n_classes, torch.arange(pool.n_tasks, device=rows.device)
-        known = (pool.classes & (task <= view.task).unsqueeze(-1)).any(0)
-        share = capacity // known.sum()
+        n_classes, share = pool.n_classes, capacity // units(view, view.task).sum()
         z = torch.cat([unit_features(view.net, view.params, pool.fetch(part)[0]) for part in rows.split(1024)])
         _, y = pool.fetch(rows)
         member = F.one_hot(y, n_classes).bool() & (rows >= 0).unsqueeze(-1)
         picks = herd(z, member, min(len(rows), capacity // max(n_classes // pool.n_tasks, 1)))
         place = torch.arange(len(picks), device=rows.device).unsqueeze(-1).expand_as(picks)
-        units = torch.arange(n_classes, device=rows.device).expand_as(picks)
+        unit = torch.arange(n_classes, device=rows.device).expand_as(picks)
         new = torch.where(picks >= 0, rows.gather(0, picks.clamp(min=0).flatten()).view(picks.shape), -1)
-        every = [torch.cat([state[k], v.flatten()]) for k, v in (("rows", new), ("y", units), ("place", place))]
+        every = [torch.cat([state[k], v.flatten()]) for k, v in (("rows", new), ("y", unit), ("place", place))]
         kept = (every[0] >= 0) & (every[2] < share)
         first = kept.to(torch.uint8).argsort(descending=True, stable=True)[:capacity]
         rows, y, place = (torch.where(kept, v, empty).gather(0, first)
