@@ -123,6 +123,8 @@ def la_maml_by_hand(lanes: Lanes, state: State, batch: Batch, glances: int, meta
 def test_la_maml_is_its_meta_loss_differentiated(clip, seen):
     lanes, state, given = after(f"la_maml(replay=3, glances=2, rate=0.1, meta_rate=0.5, clip={clip})", seen)
     new, _ = lanes.observe(state, given[seen])
+    assert sorted(r for r in new["memory"]["rows"].tolist() if r >= 0) == sorted(
+        r for batch in given[:seen + 1] for r in batch.rows.tolist() if r >= 0)  # once each, however many glances
     module, rates = la_maml_by_hand(lanes, state, given[seen], 2, 0.5, clip)
     assert_same(new["params"], module)
     for ours, theirs in zip(new["rates"].values(), rates, strict=True):
