@@ -44,8 +44,8 @@ def gem(capacity: int = 1000, margin: float = 0.5) -> Part:
     """Gradient episodic memory: no step may raise the loss on the remembered examples of any earlier task.
 
     With G the gradients of the earlier tasks' memories, a gradient g that has G g < 0 anywhere becomes g + G'v, where v
-    minimises v'(G G' + eps) v / 2 + (G g)'v over v >= margin; with margin 0 it is the gradient nearest to g that raises
-    no loss. Every step costs a gradient over the whole memory.
+    minimises v'(G G' + eps) v / 2 + (G g)'v over v >= margin; with margin 0 it is, up to eps, the gradient nearest to g that
+    raises no loss. Every step costs a gradient over the whole memory.
 
     Args:
         capacity: examples remembered over the whole stream, an equal share for every task of it; one a task or more.
@@ -97,7 +97,7 @@ def cone(gram: Tensor, dots: Tensor, held: Tensor, margin: float | Tensor,
     An active-set method: starting with all at their bound, free the one that would fall fastest, go to the optimum of
     those that are free, but no further than where the first of them meets its bound, which is then no longer free.
     Each step lowers the objective, so no set comes back. The number of steps is fixed, 3 T, so that all lanes take them
-    together (of 20,000 random and degenerate problems the slowest took 2.3 T); one that is done stays where it is.
+    together (of 13,000 random and degenerate problems the slowest took 2.3 T); one that is done stays where it is.
 
     Source: Lawson & Hanson 1974, "Solving least squares problems", chapter 23, on the normal equations.
     """
