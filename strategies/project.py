@@ -44,8 +44,8 @@ def gem(capacity: int = 1000, margin: float = 0.5) -> Part:
     """Gradient episodic memory: no step may raise the loss on the remembered examples of any earlier task.
 
     With G the gradients of the earlier tasks' memories, a gradient g that has G g < 0 anywhere becomes g + G'v, where v
-    minimises v'(G G' + eps) v / 2 + (G g)'v over v >= margin; with margin 0 it is, up to eps, the gradient nearest to g that
-    raises no loss. Every step costs a gradient over the whole memory.
+    minimises v'(G G' + eps) v / 2 + (G g)'v over v >= margin; with margin 0 it is, up to eps, the gradient nearest
+    to g that raises no loss. Every step costs a gradient over the whole memory.
 
     Args:
         capacity: examples remembered over the whole stream, an equal share for every task of it; one a task or more.
