@@ -15,7 +15,8 @@ SUMS = ["er + ewc", "er + lwf", "agem + ewc", "random + er + lwf", "er(memory='c
         "ewc(samples=7, labels='empirical')", "er + agem + ewc + lwf", "er(memory='ring', combine='mean') + ewc",
         "er_ace + lwf", "derpp + ewc", "mir + der", "gss + er_ace", "ewc(labels='batched', batch=4)",
         "ewc(samples=7, labels='sampled') + si", "er + si", "mas + lwf", "rwalk(every=2) + er + l2", "xdg + si",
-        "xdg + ewc(mode='online')", "packnet(after=2)", "er(combine='tasks') + si"]
+        "xdg + ewc(mode='online')", "packnet(after=2)", "er(combine='tasks') + si", "gem + er", "icarl + ewc",
+        "dgr(distil=True) + ewc"]
 SUBJECTS = [*registry.catalogue("strategies"), *SUMS]
 
 
@@ -28,6 +29,15 @@ def test_a_strategy_keeps_the_contract(strategy, check):
 def test_two_bounds_cannot_be_summed():
     with pytest.raises(ValueError, match="one bound"):
         list(run_checks("joint + cumulative"))
+
+
+@pytest.mark.parametrize(("sum_", "why"), [
+    ("icarl + dgr", "in place of the loss of the batch"), ("icarl + icarl(capacity=9)", "in place of the loss"),
+    ("gdumb + er", "gdumb is a whole learner"), ("ewc + mer", "mer is a whole learner"),
+    ("la_maml + mer", "la_maml is a whole learner")])
+def test_a_sum_that_makes_no_sense_is_refused_with_the_reason(sum_, why):
+    with pytest.raises(ValueError, match=why):
+        list(run_checks(sum_))
 
 
 # ---- what the checks are there for: each strategy is wrong in one way

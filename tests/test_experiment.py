@@ -196,7 +196,8 @@ def test_another_setting_is_another_run(other, tmp_path):
 
 def test_a_run_knows_how_it_was_made(tmp_path):
     (run,) = made(["er"], tmp_path)
-    assert run.spec["hyper"]["strategy"] == [{"capacity": 500, "replay": 0, "memory": "reservoir"}]
+    assert run.spec["hyper"]["strategy"] == [
+        {"capacity": 500, "replay": 0, "memory": "reservoir", "combine": "sum"}]
     assert run.about["status"] == "done" and run.about["threads"] == torch.get_num_threads()
     assert run.accuracy.shape == (2, 3, 2) and np.isfinite(run.accuracy).all()
     assert run.logs["accuracy_task"].shape == (2, 3, 2)
@@ -213,7 +214,7 @@ def test_a_run_can_be_made_again_from_its_spec_alone(tmp_path):
     again = prepare(f"{spec['stream']}({words})", [spec["strategy"]], Options(**{name: spec[name] for name in names}))
     assert [s.spec for s in again.settings] == [spec]
     assert spec["stream_options"]["tasks"] == 3 and spec["seeds"] == 3 and spec["steps"] == 4
-    assert spec["hyper"]["strategy"][0] == {"capacity": 9, "replay": 0, "memory": "reservoir"}
+    assert spec["hyper"]["strategy"][0] == {"capacity": 9, "replay": 0, "memory": "reservoir", "combine": "sum"}
     assert spec["hyper"]["strategy"][1]["strength"] == 2.5 and spec["hyper"]["optimizer"]["lr"] == 0.01
 
 

@@ -11,4 +11,5 @@ protocol() {
 protocol finetune "der(capacity=500, alpha=1.0)" "derpp(capacity=500, alpha=1.0, beta=0.5)" \
     --optimizer "sgd(lr=0.03)" "$@"
 protocol finetune "er(capacity=500, combine='mean')" "agem(capacity=500)" --optimizer "sgd(lr=0.1)" "$@"
+protocol "gem(capacity=500)" --optimizer "sgd(lr=0.03)" "$@"
 lifelong report --store "$store" --out "$store/.."

@@ -1,0 +1,136 @@
+"""Learners whose step is a small learning run of its own: they meta-learn while they learn."""
+
+import torch
+from torch import Tensor
+
+from lifelong.learner import Batch, Learner, Params, State, real
+from lifelong.losses import fit
+from lifelong.memory import reservoir
+from lifelong.models import Net
+from lifelong.randomness import generator
+from lifelong.registry import above, at_least
+from lifelong.stream import Pool
+
+
+def mer(net: Net, capacity: int = 500, replay: int = 5, steps: int = 2, lr: float = 0.03, beta: float = 0.3,
+        gamma: float = 1.0) -> Learner:
+    """Meta-experience replay: Reptile over sequences of single examples, in which the new one meets remembered ones.
+
+    For every example of a batch in turn: `steps` times, gradient descent on the example and then on `replay` remembered
+    ones, one at a time, after which parameters go the share beta of the way from where the sequence began; then the
+    share gamma of the way from where the example began; then the example is remembered.
+
+    Args:
+        net: the network.
+        capacity: examples remembered, a uniform sample of all seen, 1 or more.
+        replay: remembered examples in each sequence, drawn with replacement; 0 for none.
+        steps: sequences for each example, 1 or more.
+        lr: step size of the descent, above 0.
+        beta: within an example, above 0; 1 takes the whole way.
+        gamma: across examples, above 0; with both 1 the method is plain gradient descent, one example at a time.
+
+    Source: Riemer et al. 2019, arXiv:1810.11910, algorithm 1, in the order of the authors' code, which puts the new
+        example first. It has batches of one; one of B costs B * steps * (1 + replay) gradients, one after the other.
+    """
+    at_least(1, capacity=capacity, steps=steps)
+    at_least(0, replay=replay)
+    above(0, lr=lr, beta=beta, gamma=gamma)
+    keep = reservoir(capacity)
+
+    def toward(params: Params, begin: Params, share: float) -> Params:
+        return {k: torch.lerp(begin[k], p, share) for k, p in params.items()}
+
+    def init(seed: int, pool: Pool) -> State:
+        return {"params": {k: p.to(pool.dtype) for k, p in net.init(generator(seed, "init")).items()},
+                "memory": keep.empty()}
+
+    def observe(state: State, pool: Pool, batch: Batch) -> tuple[State, dict[str, Tensor]]:
+        params, memory = state["params"], state["memory"]
+        loss = fit(net, pool, batch.rows, batch.weight)(params)
+        _, y = pool.fetch(batch.rows)
+        size = len(batch.rows)
+        rank, draws = batch.u["mer"][:size].split(1), batch.u["mer"][size:].view(size, steps, replay)
+        for row, unit, r, u in zip(batch.rows.split(1), y.split(1), rank, draws, strict=True):
+            example = params
+            for numbers in u:
+                sequence = params
+                rows = torch.cat([row, keep.pick(memory, numbers)])
+                for one in torch.where(row >= 0, rows, -1).split(1):
+                    grads = torch.func.grad(fit(net, pool, one, real(one, pool.dtype)))(params)
+                    params = {k: p - lr * grads[k] for k, p in params.items()}
+                params = toward(params, sequence, beta)
+            params = toward(params, example, gamma)
+            memory = keep.add(memory, row, unit, r)
+        return {"params": params, "memory": memory}, {"loss": loss}
+
+    return Learner(init, observe, lambda state, pool, x: net.apply(state["params"], x),
+                   draws=lambda batch_size: {"mer": batch_size * (1 + steps * replay)})
+
+
+def la_maml(net: Net, capacity: int = 500, replay: int = 10, glances: int = 3, rate: float = 0.15,
+            meta_rate: float = 0.3, clip: float = 2.0) -> Learner:
+    """La-MAML: every parameter's step size is itself learned, so that steps on new examples do not hurt old ones.
+
+    From w_0 = w, descent on the batch's examples one by one, w_i = w_{i-1} - relu(a) g_i; the meta-loss is the mean
+    over i of the loss of w_i on the batch and `replay` remembered examples. Then a moves down the meta-loss's gradient
+    by meta_rate, and w by relu(a) with the new a.
+
+    Args:
+        net: the network.
+        capacity: examples remembered, a uniform sample of all seen, 1 or more.
+        replay: remembered examples in the meta-loss, 0 or more.
+        glances: such steps on every batch, in an order of examples of their own each, 1 or more.
+        rate: every parameter's step size at the beginning, above 0.
+        meta_rate: step size of the step sizes; 0 keeps them as they are.
+        clip: above 0; a longer gradient of w or of a (over all parameters) is cut to this length.
+
+    Source: Gupta et al. 2020, arXiv:2007.13904, algorithm 1, first order as in the authors' runs on MNIST: the g_i
+        count as constants in the meta-gradient.
+    """
+    at_least(1, capacity=capacity, glances=glances)
+    at_least(0, replay=replay, meta_rate=meta_rate)
+    above(0, rate=rate, clip=clip)
+    keep = reservoir(capacity)
+
+    def cut(grads: Params) -> Params:
+        length = torch.stack([g.square().sum() for g in grads.values()]).sum().sqrt()
+        return {k: g * (clip / (length + 1e-6)).clamp(max=1) for k, g in grads.items()}
+
+    def init(seed: int, pool: Pool) -> State:
+        params = {k: p.to(pool.dtype) for k, p in net.init(generator(seed, "init")).items()}
+        return {"params": params, "rates": {k: torch.zeros_like(p) + rate for k, p in params.items()},
+                "memory": keep.empty()}
+
+    def glance(params: Params, rates: Params, pool: Pool, rows: Tensor, old: Tensor) -> tuple[Params, Params]:
+        both = torch.cat([rows, old])
+        meta = torch.func.grad(fit(net, pool, both, real(both, pool.dtype)))
+        fast, path = params, {k: torch.zeros_like(p) for k, p in params.items()}
+        for_params, for_rates = path, path
+        for one in rows.split(1):
+            grads = torch.func.grad(fit(net, pool, one, real(one, pool.dtype)))(fast)
+            path = {k: path[k] + g for k, g in grads.items()}
+            fast = {k: w - rates[k].relu() * grads[k] for k, w in fast.items()}
+            slope = meta(fast)
+            counts = (one >= 0).to(pool.dtype)  # a pad's step changes nothing, and its meta-loss is left out
+            for_params = {k: g + counts * slope[k] for k, g in for_params.items()}
+            for_rates = {k: g - counts * slope[k] * path[k] * (rates[k] > 0) for k, g in for_rates.items()}
+        n = (rows >= 0).sum().clamp(min=1)
+        down, along = (cut({k: g / n for k, g in grads.items()}) for grads in (for_rates, for_params))
+        rates = {k: a - meta_rate * down[k] for k, a in rates.items()}
+        return {k: w - rates[k].relu() * along[k] for k, w in params.items()}, rates
+
+    def observe(state: State, pool: Pool, batch: Batch) -> tuple[State, dict[str, Tensor]]:
+        params, rates, memory = state["params"], state["rates"], state["memory"]
+        loss = fit(net, pool, batch.rows, batch.weight)(params)
+        _, y = pool.fetch(batch.rows)
+        size = len(batch.rows)
+        rank, *draws = batch.u["la_maml"].split([size] + glances * [size + replay])
+        for number, u in enumerate(draws):
+            rows = batch.rows.gather(0, u[:size].argsort())
+            params, rates = glance(params, rates, pool, rows, keep.pick(memory, u[size:]))
+            if number == 0:
+                memory = keep.add(memory, batch.rows, y, rank)
+        return {"params": params, "rates": rates, "memory": memory}, {"loss": loss}
+
+    return Learner(init, observe, lambda state, pool, x: net.apply(state["params"], x),
+                   draws=lambda batch_size: {"la_maml": batch_size + glances * (batch_size + replay)})
