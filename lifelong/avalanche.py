@@ -269,7 +269,8 @@ def factory(name: str) -> Callable[..., Any]:
     every = [p.replace(kind=p.KEYWORD_ONLY) for p in (*context, *settable)]
     make.__signature__ = inspect.Signature(every)  # type: ignore[attr-defined]
     make.__name__ = f"avalanche.{name}"
-    make.__doc__ = f"{name} of Avalanche {VERSION}.\n\n{inspect.getdoc(strategy) or ''}"
+    make.__doc__ = (f"{name} of Avalanche {VERSION}.\n\nonline: every batch is an experience, in place of every task. "
+                    f"None: must be given.\n\n{inspect.getdoc(strategy) or ''}")
     return make
 
 
@@ -453,7 +454,8 @@ class Learner:
             model = SCRModel(network.features, head).to(self.device)
         given = {
             "model": model, "optimizer": _optimizer(training.optimizer, model.parameters()), "device": self.device,
-            "train_mb_size": budget.batch_size, "train_epochs": budget.steps or budget.epochs, "eval_mb_size": 512,
+            "train_mb_size": budget.batch_size, "eval_mb_size": 512,
+            "train_epochs": budget.epochs if budget.steps is None else 1 if self.online else budget.steps,
             "evaluator": EvaluationPlugin(loggers=[]),
             "feature_extractor": network.features, "classifier": network.classifier, "slda_model": network.features,
             "input_size": network.width if "slda_model" in wanted else list(shape), "num_classes": self.n_classes,
@@ -473,12 +475,23 @@ class Learner:
         units = y.unique().tolist()
         if self.name == "ICaRL" and (self.online or set(units) & set(self.seen)):
             raise ValueError("avalanche.ICaRL needs classes of their own in every task, and a whole task at a time")
-        parts = torch.randperm(len(y)).split(self.batch_size) if self.online else [torch.arange(len(y))]
-        for rows in parts:
+        for rows in self._parts(len(y)):
             with _calm():
                 self.strategy.train(self._experience(x[rows], y[rows], task, units), eval_streams=[])
             if self.steps.over:
                 break
+
+    def _parts(self, n: int) -> Iterator[Tensor]:
+        """The examples of each experience of a task: all, or batch after batch; pass after pass where steps count."""
+        if not self.online:
+            yield torch.arange(n)
+            return
+        before = -1
+        while self.steps.done > before:
+            before = self.steps.done
+            yield from torch.randperm(n).split(self.batch_size)
+            if self.steps.most is None:
+                return
 
     def _experience(self, x: Tensor, y: Tensor, task: int, units: list[int]) -> Experience:
         experience = Experience(x, y, task, task if self.told else 0, units, self.seen)

@@ -128,6 +128,8 @@ def _whole_task(learner: Any, stream: Stream, at: int, seed: int, budget: Budget
     losses: list[float] = []
 
     def tell(loss: Any) -> None:
+        if loss is None:
+            raise TypeError(f"{type(learner).__name__}.learn_task must tell its loss, a number, got nothing")
         losses.append(_number(learner, loss, "learn_task must tell its loss, a number"))
         if not math.isfinite(losses[-1]):
             raise _Lost

@@ -208,11 +208,12 @@ def test_steps_are_counted_whatever_the_passes(strategy):
     told: list[tuple[int, int, int]] = []
     stream = tiny([0])
     experiment = prepare(stream, [f"avalanche.{strategy}"], Options(seeds=1, steps=7, batch_size=4))
-    learner = experiment.make(experiment.settings[0])
-    train_object(lambda: learner({}), stream, 0, 0, experiment.budget,
+    learner = experiment.make(experiment.settings[0])({})
+    train_object(lambda: learner, stream, 0, 0, experiment.budget,
                  Rhythm(tell=lambda task, step, steps: told.append((task, step, steps))))
     assert [t for t in told if t[0] == 1][-1] == (1, 7, 7)
     assert all(sum(t[0] == task for t in told) == 7 for task in range(3))
+    assert learner.strategy.clock.train_exp_counter == (21 if "online" in strategy else 3)
 
 
 def test_a_loss_that_is_not_finite_ends_the_seed():

@@ -587,6 +587,9 @@ def test_an_object_with_a_loop_of_its_own_is_stopped_when_its_loss_is_lost(tmp_p
     (run,) = result.runs
     assert run.about["status"] == "diverged" and "seed 0 at task 1, step 0" in run.about["note"]
     assert np.isfinite(run.accuracy[:, :2]).all() and np.isnan(run.accuracy[:, 2]).all()
+    (tmp_path / "mute.py").write_text(WHOLE.format(told=False, tasks="(None,)", loss="None"))
+    (sentence,) = outcome([f"{tmp_path}/mute.py:Whole"], optimizer="sgd(lr=0.25)").failures
+    assert "Whole.learn_task must tell its loss, a number" in sentence
     with pytest.raises(ValueError, match="must be told where a task ends"):
         prepare("split-digits(tasks=2, boundaries=False)", [f"{tmp_path}/whole.py:Whole"],
                 Options(**QUICK, optimizer="sgd(lr=0.25)"))
