@@ -85,7 +85,7 @@ def evaluate(lanes: Lanes, state: State) -> tuple[Tensor, Tensor]:
     bad = torch.zeros(lanes.n, dtype=torch.bool, device=lanes.device)
     for a, b in zip(cuts, [*cuts[1:], n_tasks * m], strict=True):
         part, which = rows[:, a:b], task[a:b]
-        x, y = lanes.fetch(part if lanes.stacked else part[0])
+        x, y = lanes.examined(part, a, b)
         scores = lanes.predict(seen, x, which[0]).view(lanes.n, b - a, -1)
         y = y.view(lanes.n, b - a)
         told = answered = scores.argmax(-1) == y

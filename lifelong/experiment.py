@@ -26,6 +26,9 @@ from lifelong.setting import Options, Setting, compose
 from lifelong.store import Busy, Run, StoreError, Workshop
 from lifelong.stream import Stream
 
+# Bytes of parameters that a processor's cache holds: beyond, more lanes at once take longer each (reports/speed).
+CACHED = 6 * 2**20
+
 
 class Watcher:
     """What is told of progress; this one says nothing, the command line's draws a bar."""
@@ -236,14 +239,17 @@ class Experiment:
         return _joined(done)
 
     def _together(self, stack: list[Setting], watcher: Watcher) -> int:
-        """How many lanes of a stack fit into memory at once."""
+        """How many lanes of a stack are trained at once: as fit into memory, and pay."""
         lanes = self.lanes(stack)
         room = 0.8 * free(self.device) if self.options.memory is None else self.options.memory * 2**30
-        needed = lanes.needed(self.budget.batch_size)
+        needed, weights = lanes.needed(self.budget.batch_size)
         most = max(1, min(lanes.n, int((room - self.stream.x.nbytes) / needed)))
-        if most < lanes.n:
-            turns = -(-lanes.n // most)
-            most = -(-lanes.n // turns)
+        fits = most == lanes.n
+        if self.device.type == "cpu":
+            most = min(most, max(8, CACHED // max(1, weights)))
+        turns = -(-lanes.n // most)
+        most = -(-lanes.n // turns)
+        if not fits:
             watcher.say(f"{lanes.n} lanes take about {lanes.n * needed / 2**30:.2g} GiB, and there is room for "
                         f"{room / 2**30:.2g}: they are trained in {turns} turns of {most} at most")
         return most

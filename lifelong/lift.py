@@ -30,6 +30,7 @@ except ImportError:  # a torch that keeps them elsewhere: slower, equal
     _add_batch_dim = None  # type: ignore[assignment]
 
 CPU = torch.device("cpu")
+EXAMINED = 2**28  # bytes of test examples that may be kept as they are asked about
 # False sends every lane's network through the lift and autograd: slower, and what fast paths are tested against.
 FAST = not os.environ.get("LIFELONG_PLAIN")
 
@@ -122,6 +123,36 @@ class Lanes:
         x, y = pool.fetch((rows.clamp(min=0) + offset).flatten())
         return x.view(*rows.shape, *self.pool.shape), y.view(rows.shape)
 
+    @cached_property
+    def _examined(self) -> tuple[Tensor, Tensor] | None:
+        """The stored test examples of every seed here, [U, T * m, ...], and their units, kept where turning pixels at
+        every measurement would take longer than the network, and there is room; else None."""
+        test = self.stream.test.flatten(1)
+        if not self.stacked or self.stream.warp is None:
+            n, pool, offset = 1, self.pool, torch.zeros(1, 1, dtype=torch.int64, device=self.device)
+        else:
+            firsts = [list(self.at).index(seed) for seed in sorted(set(self.at))]
+            n, (pool, every) = len(firsts), self._everyone
+            offset = every[firsts]
+        size = n * test.shape[1] * self.stream.x[:1].nbytes
+        if self.stream.warp is None or size > min(EXAMINED, 0.1 * free(self.device)):
+            return None
+        rows = (test[sorted(set(self.at))].to(self.device).clamp(min=0) + offset).flatten()
+        x, y = pool.stored(rows)
+        return x.view(n, test.shape[1], -1), y.view(n, -1)
+
+    def examined(self, rows: Tensor, a: int, b: int) -> tuple[Tensor, Tensor]:
+        """Test examples a to b of all tasks together, for all lanes; `rows` [L, b - a] are theirs. As `fetch`."""
+        if self._examined is None:
+            return self.fetch(rows if self.stacked else rows[0])
+        x, y = (t[:, a:b] for t in self._examined)
+        if self.n > 1 and list(self.at) != sorted(set(self.at)):
+            order = {seed: i for i, seed in enumerate(sorted(set(self.at)))}
+            at = torch.tensor([order[seed] for seed in self.at], device=self.device)
+            x, y = x.index_select(0, at), y.index_select(0, at)
+        shape = (self.n,) if self.stacked else ()
+        return self.pool.real(x.reshape(*shape, b - a, *self.stream.shape)), y.reshape(*shape, b - a)
+
     def init(self) -> State:
         """The state of all lanes before the first task."""
         own = self.stream.lanes(self.at)
@@ -139,9 +170,12 @@ class Lanes:
         resumed: State = tree(lambda leaf: leaf.to(self.device), state)
         return resumed
 
-    def needed(self, batch_size: int) -> int:
-        """Bytes that one lane takes in training, estimated: its state twice, for a step makes a new one; a gradient and
-        a temporary; and a step's examples on their way from the pool and through the network."""
+    def needed(self, batch_size: int) -> tuple[int, int]:
+        """Bytes that one lane takes in training, estimated, and how many its parameters are of them.
+
+        Counted are its state twice, for a step makes a new one; a gradient and a temporary; and a step's examples on
+        their way from the pool and through the network.
+        """
         one = replace(self, at=self.at[:1], hyper={k: v[:1] for k, v in self.hyper.items()}, stacked=False)
         state, found = one.init(), {"state": 0, "params": 0}
 
@@ -151,7 +185,7 @@ class Lanes:
         tree(lambda leaf: add("state", leaf), state)
         tree(lambda leaf: add("params", leaf), state.get("params", {}))
         example = math.prod(self.stream.shape) * (9 + 8 * self.dtype.itemsize)
-        return 2 * found["state"] + 2 * found["params"] + 2 * batch_size * example
+        return 2 * found["state"] + 2 * found["params"] + 2 * batch_size * example, found["params"]
 
     def observe(self, state: State, batch: Batch) -> tuple[State, dict[str, Tensor]]:
         """One step of all lanes; the state given is used up."""

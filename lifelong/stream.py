@@ -57,9 +57,14 @@ class Pool:
 
     def fetch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Examples [B, *shape] and their output units [B] for `rows` [B]; a pad (-1) gives an arbitrary example."""
+        x, y = self.stored(rows)
+        return self.real(x), y
+
+    def stored(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The same with examples in the type that the pool keeps, for `real` to be called on later."""
         rows = rows.clamp(min=0)
         if self.warp is None and self.label is None:
-            return self._real(self.x.index_select(0, rows)), self.y.index_select(0, rows)
+            return self.x.index_select(0, rows), self.y.index_select(0, rows)
         example, variant = rows % len(self.y), rows // len(self.y)
         x, y = self.x.index_select(0, example), self.y.index_select(0, example)
         if self.warp is not None:
@@ -68,9 +73,10 @@ class Pool:
             blocks = [part.gather(1, self.warp.index_select(0, v)) for part, v in
                       zip(x.split(512), variant.split(512), strict=True)]
             x = (blocks[0] if len(blocks) == 1 else torch.cat(blocks)).view(*rows.shape, *self.shape)
-        return self._real(x), y if self.label is None else self.label[variant, y]
+        return x, y if self.label is None else self.label[variant, y]
 
-    def _real(self, x: Tensor) -> Tensor:
+    def real(self, x: Tensor) -> Tensor:
+        """Stored examples in the precision of training, integers scaled."""
         return x if x.dtype == self.dtype else x.to(self.dtype).mul_(self.scale)
 
     def rivals(self, y: Tensor) -> Tensor | None:

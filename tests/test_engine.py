@@ -495,6 +495,25 @@ def test_the_fast_path_takes_the_steps_of_the_plain_one(expression, model, shape
     torch.testing.assert_close(states[0], states[1], rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.parametrize("at", [[0, 1, 2], [0, 1, 2, 0, 1, 2], [2, 1], [1]])
+@pytest.mark.parametrize("make", [digits.rotated, digits.permuted])
+def test_kept_test_examples_are_those_that_would_be_made(make, at, monkeypatch):
+    stream = make(range(3), tasks=3, examples=30)
+    net = mlp(stream.shape, 10, (12,))
+
+    stack = replace(lanes("finetune", [0, 1, 2], stream, net=net), at=at, stacked=len(at) > 1)
+    rows = stream.test.flatten(1)[torch.tensor(at)]
+    a, b = 5, rows.shape[1] - 7
+    kept = stack.examined(rows[:, a:b], a, b)
+    made = stack.fetch(rows[:, a:b] if len(at) > 1 else rows[0, a:b])
+    assert stack._examined is not None
+    assert torch.equal(kept[0], made[0]) and torch.equal(kept[1], made[1])
+    accuracy = evaluate(stack, stack.init())
+    monkeypatch.setattr(lifted, "EXAMINED", 0)
+    again = replace(stack)
+    assert all(map(torch.equal, accuracy, evaluate(again, again.init()))) and again._examined is None
+
+
 def test_derivatives_by_hand_are_those_of_autograd():
     net = mlp((2, 3), 4, hidden=(5, 3))
     params = {k: p.double() for k, p in net.init(generator(0)).items()}

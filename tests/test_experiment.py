@@ -72,6 +72,15 @@ def test_lanes_beyond_the_memory_are_trained_in_turn_with_equal_results(tmp_path
         np.testing.assert_array_equal(one.logs["curve"], other.logs["curve"])
 
 
+def test_on_a_cpu_no_more_lanes_at_once_than_its_cache_holds(stacks, monkeypatch):
+    whole = outcome(["ewc(strength=[1,2,3])"], dtype="float64", seeds=4, device="cpu")
+    monkeypatch.setattr(experiment, "CACHED", 0)
+    parts = outcome(["ewc(strength=[1,2,3])"], dtype="float64", seeds=4, device="cpu")
+    assert stacks == [12, 6, 6]
+    for one, other in zip(whole.runs, parts.runs, strict=True):
+        np.testing.assert_array_equal(one.accuracy, other.accuracy)
+
+
 def test_lanes_in_turn_go_on_where_they_were_interrupted(tmp_path, stacks):
     class Stops(Watcher):
         def advance(self, share: float) -> None:
