@@ -17,7 +17,7 @@ from lifelong.lift import Lanes, tree
 from lifelong.schedule import Budget, batches, plan, whole_task
 
 # Examples whose scores are made at once, over all lanes: on a CPU what its cache holds, else what fills the device.
-EVALUATED = {"cpu": 2048, "cuda": 65536}
+EVALUATED = {"cpu": 4096, "cuda": 65536}
 Tell = Callable[[int, int, int], None]
 Save = Callable[[dict[str, Any]], None]
 

@@ -27,7 +27,8 @@ class Optimizer(NamedTuple):
     update: Callable[[Params, Params, Params], None]
 
 
-_fused_adam = getattr(torch, "_fused_adam_", None)  # what torch.optim.Adam(fused=True) calls
+_fused_adam = getattr(torch, "_fused_adam_", None)  # what torch.optim.Adam(fused=True) calls; it cannot be lifted
+_level = getattr(torch._C._functorch, "maybe_current_level", lambda: 0)
 
 
 def _by_lane(leaves: list[Tensor], like: Tensor) -> list[Tensor]:
@@ -107,7 +108,8 @@ def adam(lr: float = 0.001, beta1: float = 0.9, beta2: float = 0.999, eps: float
 
     @torch.no_grad()
     def update(params: Params, grads: Params, state: Params) -> None:
-        if single and _fused_adam is not None:  # one pass over the parameters where the formulas below take ten
+        if single and _fused_adam is not None and _level() is None:
+            # One pass over the parameters where the formulas below take ten.
             state["step"].add_(1)
             moved = [list(params.values()), [grads[k] for k in params],
                      [state[f"mean.{k}"] for k in params], [state[f"square.{k}"] for k in params]]

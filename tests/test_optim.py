@@ -99,3 +99,20 @@ def test_update_leaves_the_gradients_it_was_given_alone():
 def test_numbers_outside_their_documented_range_are_refused_by_name(make, wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         make(**wrong)
+
+
+@pytest.mark.parametrize("case", ["adam", "adam decayed"])  # which dgr trains its generator by
+def test_inside_a_lift_it_moves_as_outside(case):
+    optimizer = CASES[case][0]
+    params, steps = start(0, 3), [start(i, 3) for i in range(1, 5)]
+
+    def inside(params: dict[str, Tensor], *steps: dict[str, Tensor]) -> dict[str, Tensor]:
+        state = {k: v.expand(v.shape) + 0 * params["c"] for k, v in optimizer.init(params).items()}
+        params = {k: p.clone() for k, p in params.items()}
+        for grads in steps:
+            optimizer.update(params, grads, state)
+        return params
+
+    lifted = torch.func.vmap(inside)(params, *steps)
+    for k, p in moved(optimizer, params, steps, 3).items():
+        torch.testing.assert_close(lifted[k], p, rtol=1e-12, atol=1e-12)
