@@ -37,6 +37,7 @@ METHODS = {
     "er-class-balanced": f"er(capacity={CAPACITY}, memory='class-balanced')",
     "agem": "agem(capacity=1000, reference=256)",
     "lwf": "lwf",
+    "si": "si(strength=1.0)",
     "derpp": f"derpp(capacity={CAPACITY}, alpha=0.1, beta=0.5)",
 }
 HAS_AVALANCHE = importlib.util.find_spec("avalanche") is not None
@@ -310,6 +311,7 @@ def avalanche_strategy(case: Case, method: str, metrics: bool, eval_batch: int |
         "ewc-online": lambda **c: s.EWC(ewc_lambda=STRENGTH, mode="online", decay_factor=1.0, **c),
         "agem": lambda **c: s.AGEM(patterns_per_exp=1000 // case.tasks, sample_size=256, **c),
         "lwf": lambda **c: s.LwF(alpha=1.0, temperature=2.0, **c),
+        "si": lambda **c: s.SynapticIntelligence(si_lambda=1.0, **c),
         "derpp": lambda **c: s.DER(mem_size=CAPACITY, batch_size_mem=case.batch, alpha=0.1, beta=0.5, **c),
     }
     return makers[method](**common)

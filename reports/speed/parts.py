@@ -89,7 +89,7 @@ def _avalanche_pass(case: Case, batch: int) -> float:
 # ---- growth
 
 
-GROWING = ["er", "ewc-online", "ewc", "er-class-balanced", "agem"]
+GROWING = ["er", "ewc-online", "ewc", "er-class-balanced", "agem", "derpp", "si"]
 
 
 def growth(record: Record, case: Case, quick: bool) -> None:
@@ -197,6 +197,11 @@ def grid(record: Record, case: Case, quick: bool) -> None:
     def all_at_once() -> float:
         return _seconds([experiment.lanes(experiment.settings)], experiment.budget, case.device)
 
+    def in_turns() -> float:
+        start = now(case.device)
+        experiment.run(None)
+        return now(case.device) - start
+
     def by_strength() -> float:
         return _seconds([experiment.lanes([s]) for s in experiment.settings], experiment.budget, case.device)
 
@@ -205,9 +210,10 @@ def grid(record: Record, case: Case, quick: bool) -> None:
                  for s in experiment.settings for seed in range(n)]
         return _seconds(alone, experiment.budget, case.device)
 
-    names = [f"one stack of {n * n} lanes", f"{n} stacks of {n} lanes", f"{n * n} runs one by one"]
+    names = [f"one stack of {n * n} lanes", "as `lifelong run` stacks them", f"{n} stacks of {n} lanes",
+             f"{n * n} runs one by one"]
     values = record.compare("grid", f"{n} strengths x {n} seeds", dict(zip(names, (
-        all_at_once, by_strength, one_by_one), strict=True)), "s")
+        all_at_once, in_turns, by_strength, one_by_one), strict=True)), "s")
     rows = [[name, "", number(statistics.median(v)), ratio(values[names[-1]], v)] for name, v in values.items()]
     record.add(Table(f"Grid: ewc, {n} strengths x {n} seeds, {case.model}, batch {case.batch}, {case.tasks} tasks of "
                      f"{case.examples:,}, {case.device}", ["how", "", "seconds", "x one by one"], rows,
