@@ -16,6 +16,8 @@ from parts import evaluation, grid, growth, profile, startup
 from rich.console import Console
 from tables import Record, Table, machine, number, ratio, write
 
+from lifelong.lift import keep_pages
+
 PLAIN, WITH_METRICS = "plain torch loop", "Avalanche, usual metrics"
 TIMED = [
     "timed, for all: choosing the examples of a step, the step, and what follows a task (Fisher, memories), over all "
@@ -95,6 +97,7 @@ def main() -> None:
     """Runs the parts asked for, each into files of its own."""
     args = _arguments()
     torch.set_num_threads(args.threads)
+    keep_pages()  # as `lifelong run` does; for every contender
     about, console = machine(args.device, args.threads), Console(width=None if sys.stdout.isatty() else 140)
     case = Case(args.model, args.batch, args.tasks, args.examples, device=args.device)
     shape = f"{args.model}-batch{args.batch}-{args.device}"
