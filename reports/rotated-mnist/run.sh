@@ -9,7 +9,7 @@ store=${1:-reports/rotated-mnist/runs}
 protocol() {
     lifelong run rotated-mnist-der --seeds 5 --store "$store" "$@"
 }
-protocol finetune "er(capacity=500, combine='mean')" "der(capacity=500, alpha=0.5)" \
+protocol finetune "er(capacity=500)" "er(capacity=500, combine='mean')" "der(capacity=500, alpha=0.5)" \
     "derpp(capacity=500, alpha=0.5, beta=1.0)" --optimizer "sgd(lr=0.2)" "$@"
 protocol "ewc(strength=1.4, mode='online')" --optimizer "sgd(lr=0.1)" "$@"
 lifelong report --store "$store" --out "$store/.."
