@@ -38,6 +38,11 @@ def _by_lane(leaves: list[Tensor], like: Tensor) -> list[Tensor]:
     return [leaf for lane in zip(*(leaf.unbind() for leaf in leaves), strict=True) for leaf in lane]
 
 
+def _as(leaf: Tensor, value: Tensor) -> Tensor:
+    """`value` with the strides of `leaf`."""
+    return value if value.stride() == leaf.stride() else torch.empty_like(leaf).copy_(value)
+
+
 def _spread(number: Number, leaf: Tensor) -> Number:
     """`number` in a shape that multiplies `leaf`: one value a lane goes along the first axis."""
     if not isinstance(number, Tensor):
@@ -111,7 +116,8 @@ def adam(lr: float = 0.001, beta1: float = 0.9, beta2: float = 0.999, eps: float
         if single and _fused_adam is not None and _level() is None:
             # One pass over the parameters where the formulas below take ten.
             state["step"].add_(1)
-            moved = [list(params.values()), [grads[k] for k in params],
+            # It walks through memory, so a gradient must lie as its parameter does.
+            moved = [list(params.values()), [_as(p, grads[k]) for k, p in params.items()],
                      [state[f"mean.{k}"] for k in params], [state[f"square.{k}"] for k in params]]
             lists = [_by_lane(leaves, state["step"]) for leaves in moved]
             steps = [step for step in _by_lane([state["step"]], state["step"]) for _ in params]

@@ -116,3 +116,14 @@ def test_inside_a_lift_it_moves_as_outside(case):
     lifted = torch.func.vmap(inside)(params, *steps)
     for k, p in moved(optimizer, params, steps, 3).items():
         torch.testing.assert_close(lifted[k], p, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_gradient_may_lie_in_memory_in_any_order(case):
+    optimizer = CASES[case][0]
+    params, steps = start(0, 3), [start(i, 3) for i in range(1, 4)]
+    turned = [{k: g.mT.contiguous().mT if g.dim() == 3 else g for k, g in grads.items()} for grads in steps]
+    assert turned[0]["a"].stride() != params["a"].stride()
+    want = moved(optimizer, params, steps, 3)
+    for k, p in moved(optimizer, params, turned, 3).items():
+        torch.testing.assert_close(p, want[k], rtol=1e-13, atol=1e-13)
