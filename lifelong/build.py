@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lifelong.randomness import generator
+from lifelong.start import Source
 from lifelong.stream import SCENARIOS, Stream
 
 
@@ -24,6 +25,7 @@ class Images:
         train: examples to train on, [n], or [S, n] where each seed has its own.
         test: examples to test on, likewise.
         scale: what integer pixels are multiplied by.
+        names: of the classes, the same wherever they occur, as `mnist/3`; () where nothing else has them.
     """
 
     x: Tensor
@@ -31,6 +33,7 @@ class Images:
     train: Tensor
     test: Tensor
     scale: float = 1.0
+    names: Sequence[str] = ()
 
     @property
     def n_classes(self) -> int:
@@ -141,7 +144,13 @@ def rotated(name: str, seeds: Sequence[int], images: Images, *, tasks: int, angl
     draws = torch.stack([torch.rand(tasks, generator=generator(seed, "stream", "angles"), dtype=torch.float64)
                          for seed in seeds])
     degrees = 180 * draws if angles == "any" else 180 * (draws + torch.arange(tasks)) / tasks
-    return warped(name, seeds, images, rotation(degrees, images.shape), examples=examples, scenario=scenario, **rest)
+    return warped(name, seeds, images, rotation(degrees, images.shape), examples=examples, scenario=scenario,
+                  content=_angles(images, degrees), **rest)
+
+
+def _angles(images: Images, degrees: Tensor) -> frozenset[str]:
+    return frozenset(f"{name.split('/')[0]} turned by {angle:.6f}" for name in images.names[:1]
+                     for angle in degrees.flatten().tolist())
 
 
 def warped(name: str, seeds: Sequence[int], images: Images, warp: Tensor, *, examples: int | None = None,
@@ -175,6 +184,62 @@ def warped(name: str, seeds: Sequence[int], images: Images, warp: Tensor, *, exa
         name, torch.cat([flat, flat.new_zeros(len(flat), 1)], 1), images.y,
         (train + variant).expand(n_seeds, -1, -1), (test + variant).expand(n_seeds, -1, -1), classes, images.shape,
         scenario, scale=images.scale, warp=warp, label=label, **rest)
+
+
+def source(name: str, images: Images, *, turned: bool = False, **rest: Any) -> Source:
+    """What a start is learned from by class: all examples of `images`, of every class as many as of the smallest.
+
+    Args:
+        turned: whether every class turned by 90, 180 and 270 degrees is a further class.
+        rest: `options` of the `Source`.
+    """
+    n_classes = images.n_classes
+    rows, x, warp, label = _by_class(images, images.train), images.x, None, None
+    if turned:
+        warp = rotation(torch.tensor([0.0, 90.0, 180.0, 270.0]), images.shape)
+        label = torch.arange(4 * n_classes).view(4, n_classes)
+        rows = torch.cat([rows + variant * len(images.y) for variant in range(4)])
+        flat = images.x.flatten(1)
+        x = torch.cat([flat, flat.new_zeros(len(flat), 1)], 1)
+    return Source(name, x, images.y, rows.unsqueeze(0), images.shape, images.scale, warp, label,
+                  frozenset(images.names), **rest)
+
+
+def domains(name: str, images: Images, warp: Tensor, *, content: frozenset[str] = frozenset(), **rest: Any) -> Source:
+    """What a start is learned from by domain: the training images of `images` through each pixel table of
+    `warp` [G, D].
+
+    Args:
+        content, rest: further names of what it shows, and `options` of the `Source`.
+    """
+    rows = _by_class(images, images.train)
+    variant = (torch.arange(len(warp)) * len(images.y)).view(-1, 1, 1)
+    flat = images.x.flatten(1)
+    return Source(name, torch.cat([flat, flat.new_zeros(len(flat), 1)], 1), images.y, rows + variant, images.shape,
+                  images.scale, warp, content=frozenset(images.names) | content, **rest)
+
+
+def rotations(name: str, images: Images, *, count: int, **rest: Any) -> Source:
+    """Domains under `count` rotations of [0, 180) degrees; their numbers are no stream's."""
+    check_counts(name, [0], domains=count)
+    degrees = 180 * torch.rand(count, generator=generator("source", "angles"), dtype=torch.float64)
+    return domains(name, images, rotation(degrees, images.shape), content=_angles(images, degrees), **rest)
+
+
+def permutations(name: str, images: Images, *, count: int, **rest: Any) -> Source:
+    """Domains under `count` pixel permutations; their numbers are no stream's."""
+    check_counts(name, [0], domains=count)
+    pixels = images.x[0].numel()
+    return domains(name, images, torch.stack([torch.randperm(pixels, generator=generator("source", "permutation", i))
+                                              for i in range(count)]), **rest)
+
+
+def _by_class(images: Images, rows: Tensor) -> Tensor:
+    """[K, n]: of every class the first n of `rows`, as many as the smallest has."""
+    y = images.y[rows]
+    least = int(torch.bincount(y, minlength=images.n_classes).min())
+    return rows[y.argsort(stable=True)][(y.sort(stable=True).values.diff(prepend=torch.tensor([-1])) != 0)
+                                        .nonzero() + torch.arange(least)]
 
 
 def rotation(degrees: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -229,10 +294,12 @@ def _partition(name: str, images: Images, visits: Sequence[Sequence[Tensor]], wi
             classes[s, t, first:first + len(part)] = True
             home[s, part] = t
             first += 0 if scenario == "domain" else len(part)
+    content = frozenset(images.names[c] for c in (home >= 0).any(0).nonzero().flatten().tolist()) \
+        if images.names else frozenset()
     renamed = not bool((label == torch.arange(n_classes)).all())
     train, test = (_rows(home, images.y, rows, tasks, widest) for rows in (images.train, images.test))
     return Stream(name, images.x, images.y, train, test, classes, images.shape, scenario, scale=images.scale,
-                  label=label if renamed else None, **rest)
+                  label=label if renamed else None, content=content, **rest)
 
 
 def _rows(home: Tensor, y: Tensor, examples: Tensor, tasks: int, widest: Callable[[Tensor], int]) -> Tensor:

@@ -109,6 +109,7 @@ class Stream:
         warp: [S, V, D], label: [S, V, K]: see `Pool`.
         defaults: what a run on this stream uses unless told otherwise: `model`, `optimizer`, `epochs`, `batch_size`.
         options: the arguments that made the stream, JSON values; with `name` they identify its content.
+        content: names of what is tested, so that no start that was learned on it is used unnoticed.
 
     Raises:
         ValueError: where an invariant fails; the sentence names the task and what is wrong.
@@ -128,6 +129,7 @@ class Stream:
     label: Tensor | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+    content: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if self.scenario not in SCENARIOS:
