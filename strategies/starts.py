@@ -6,7 +6,7 @@ from torch import Tensor
 
 from lifelong.learner import Initialization
 from lifelong.models import Net, Params
-from lifelong.optim import adam
+from lifelong.optim import adam, falling
 from lifelong.randomness import generator
 from lifelong.registry import above, at_least
 from lifelong.start import Episode, Recipe, Sampler, pretrained
@@ -40,8 +40,3 @@ def supervised(steps: int = 2000, batch: int = 64, lr: float = 0.001) -> Recipe:
         return F.cross_entropy(scores, episode["y"]), {"accuracy": (scores.argmax(-1) == episode["y"]).float().mean()}
 
     return Recipe("conv4", steps, draw, loss, lambda step: adam(lr * falling(step, steps)))
-
-
-def falling(step: int, steps: int) -> float:
-    """The share of a step size that is left at step `step` of `steps`, from 1 to nearly 0 along half a cosine."""
-    return 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * step / steps))))
