@@ -122,8 +122,11 @@ class Sampler:
         every = self.source.rows.flatten()
         if count > len(every):
             return every[torch.randint(len(every), (count,), generator=self.g)]
+        if count**2 > len(every):
+            return every[torch.randperm(len(every), generator=self.g)[:count]]
+        # A permutation of 19,280 takes longer than drawing again in the rare case of a repetition.
         picks = torch.randint(len(every), (count,), generator=self.g)
-        while len(set(picks.tolist())) < count:  # birthdays are rare: a permutation of 19,280 takes longer
+        while len(set(picks.tolist())) < count:
             picks = torch.randint(len(every), (count,), generator=self.g)
         return every[picks]
 
