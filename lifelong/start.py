@@ -216,7 +216,7 @@ def learn(recipe: Recipe, net: Net, source: Source, *, seed: int = 0, device: to
         seed: of everything that is drawn.
         device: where.
         precision: 'float32', or 'bfloat16' for the products and convolutions alone, or 'float64'.
-        save: takes a checkpoint, every `save_every` seconds.
+        save: writes a checkpoint, every `save_every` seconds; its tensors are moved on by the next step.
         tell: is told the share that is done.
         resume: a checkpoint; learning goes on to the same bits.
 
@@ -226,7 +226,7 @@ def learn(recipe: Recipe, net: Net, source: Source, *, seed: int = 0, device: to
     device = torch.device(device)
     dtype = torch.float64 if precision == "float64" else torch.float32
     if resume:
-        params, state = ({k: v.to(device) for k, v in resume[name].items()} for name in ("params", "optimizer"))
+        params, state = ({k: v.clone().to(device) for k, v in resume[name].items()} for name in ("params", "optimizer"))
         first, losses = int(resume["step"]), resume["losses"].clone()
     else:
         params = {k: p.to(device, dtype) for k, p in net.init(generator(seed, "init")).items()}
