@@ -12,7 +12,7 @@ import torch
 from conftest import refused
 
 import lifelong
-from lifelong import registry, start
+from lifelong import checks, registry, start
 from lifelong.learner import Initialization
 from lifelong.models import mlp
 from lifelong.optim import sgd
@@ -307,6 +307,11 @@ def test_a_file_of_another_start_is_refused(file, tmp_path):
     save(tmp_path / "other.safetensors", Weights(weights.params, dict(weights.about) | {"start": "oml"}))
     with pytest.raises(ValueError, match=r"other.safetensors holds oml, not supervised: write oml\(file=...\)"):
         asked(tmp_path / "other.safetensors", ("",))
+
+
+@pytest.mark.parametrize("strategy", ["supervised", "supervised + er + ewc", "supervised + ncm"])
+def test_what_is_added_to_a_start_keeps_the_contract(strategy):
+    assert not checks.failures(strategy)
 
 
 def test_a_starts_numbers_are_no_lanes():
