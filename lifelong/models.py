@@ -26,6 +26,8 @@ class Net(NamedTuple):
         vjp: `apply` and its derivative by hand, where that is faster than autograd: (params, x [..., B, *shape]) ->
             scores [..., B, C], back; back(gradient of scores, names) -> gradients of these params. For one lane, or
             with a leading axis on everything for a stack of lanes.
+        mask: (params, x) -> what a gate multiplies the features by, [B, F]; None where there is no gate.
+        gated: (params, x, mask) -> `features` with this mask in place of the gate's own.
     """
 
     init: Callable[[torch.Generator], Params]
@@ -33,6 +35,8 @@ class Net(NamedTuple):
     features: Callable[[Params, Tensor], Tensor] | None = None
     head: tuple[str, ...] = ()
     vjp: Callable[[Params, Tensor], tuple[Tensor, Back]] | None = None
+    mask: Callable[[Params, Tensor], Tensor] | None = None
+    gated: Callable[[Params, Tensor, Tensor], Tensor] | None = None
 
 
 def _uniform(shape: tuple[int, ...], fan_in: int, g: torch.Generator) -> Tensor:

@@ -117,9 +117,9 @@ class Sampler:
         order = torch.rand(rows.shape, generator=self.g).argsort(1)[:, :each]
         return rows.gather(1, order)
 
-    def any(self, count: int) -> Tensor:
-        """`count` different rows of all there are (or with repetitions where there are fewer)."""
-        every = self.source.rows.flatten()
+    def any(self, count: int, among: Tensor | None = None) -> Tensor:
+        """`count` different rows of `among`, or of all there are (or with repetitions where there are fewer)."""
+        every = (self.source.rows if among is None else among).flatten()
         if count > len(every):
             return every[torch.randint(len(every), (count,), generator=self.g)]
         picks = torch.randint(len(every), (count,), generator=self.g)
