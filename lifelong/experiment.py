@@ -220,6 +220,9 @@ class Experiment:
             model = from_module(lambda: registry.build(setting.model, facts))
         if not isinstance(model, Net):
             raise ValueError(f"{setting.model.name} makes a {type(model).__name__}, not a torch module")
+        if model.still:
+            raise ValueError(f"{setting.model}: batch normalisation needs statistics, which a start brings: learn "
+                             "one with `lifelong pretrain`, or use norm='group'")
         training = Training(setting.optimizer, self.budget, self.stream.scenario == "task",
                             getattr(torch, self.options.dtype))
         return facts | {"net": model, "seed": seed, "device": self.device, "training": training}
@@ -328,8 +331,11 @@ class Experiment:
         for i, setting in enumerate(stack):
             own = slice(i * n, (i + 1) * n)
             logs = {"loss": measured.loss[own].numpy()}
-            if self.stream.scenario == "class" and bool((self.stream.classes.sum(-1) > 1).any()):
+            several = self.stream.scenario == "class" and bool((self.stream.classes.sum(-1) > 1).any())
+            if several and not self.stream.ordered:  # the tasks of an ordered stream are where it was measured
                 logs["accuracy_task"] = measured.told[own].numpy()
+            if self.stream.retention:
+                logs["accuracy_train"] = measured.retained[own].numpy()
             if len(measured.curve):
                 logs |= {"curve": measured.curve[:, own].transpose(0, 1).numpy(),
                          "curve_step": measured.curve_step.numpy()}
