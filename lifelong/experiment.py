@@ -220,6 +220,9 @@ class Experiment:
             model = from_module(lambda: registry.build(setting.model, facts))
         if not isinstance(model, Net):
             raise ValueError(f"{setting.model.name} makes a {type(model).__name__}, not a torch module")
+        if model.still:
+            raise ValueError(f"{setting.model}: batch normalisation needs statistics, which a start brings: learn "
+                             "one with `lifelong pretrain`, or use norm='group'")
         training = Training(setting.optimizer, self.budget, self.stream.scenario == "task",
                             getattr(torch, self.options.dtype))
         return facts | {"net": model, "seed": seed, "device": self.device, "training": training}

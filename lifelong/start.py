@@ -228,7 +228,8 @@ def learn(recipe: Recipe, net: Net, source: Source, *, seed: int = 0, device: to
     else:
         params = {k: p.to(device, dtype) for k, p in net.init(generator(seed, "init")).items()}
         params |= {k: p.to(device, dtype) for k, p in recipe.more(net, params).items()}
-        state = {k: v.to(device) for k, v in recipe.optimizer(0).init(params).items()}
+        trained = {k: p for k, p in params.items() if k not in net.still}
+        state = {k: v.to(device) for k, v in recipe.optimizer(0).init(trained).items()}
         first, losses = 0, torch.full((recipe.steps,), torch.nan)
     sampler = source.sampler(generator(seed, "unused"), device, dtype)
     # Convolutions read channels last in half of the time.
@@ -240,12 +241,13 @@ def learn(recipe: Recipe, net: Net, source: Source, *, seed: int = 0, device: to
         if recipe.reset:
             with torch.no_grad():
                 params = recipe.reset(net, params, episode, g)
-        leaves = {k: p.detach().requires_grad_() for k, p in params.items()}
+        trained = {k: p for k, p in params.items() if k not in net.still}
+        leaves = {k: p.detach().requires_grad_() for k, p in trained.items()}
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            loss, _ = recipe.loss(net, leaves, episode)
+            loss, _ = recipe.loss(net, params | leaves, episode)
         found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-        grads = {k: torch.zeros_like(p) if d is None else d for (k, p), d in zip(params.items(), found, strict=True)}
-        recipe.optimizer(step).update(params, grads, state)
+        grads = {k: torch.zeros_like(p) if d is None else d for (k, p), d in zip(trained.items(), found, strict=True)}
+        recipe.optimizer(step).update(trained, grads, state)
         unseen.append(loss.detach())
         if len(unseen) == CHECKED or step + 1 == recipe.steps:
             losses[step + 1 - len(unseen):step + 1] = torch.stack(unseen).float().cpu()
@@ -261,6 +263,31 @@ def learn(recipe: Recipe, net: Net, source: Source, *, seed: int = 0, device: to
         with torch.no_grad():
             params = recipe.finish(net, params, replace(sampler, g=generator(seed, "finish")))
     return {k: p.detach().contiguous().cpu() for k, p in params.items()}, losses
+
+
+def fresh(net: Net, params: Params, x: Tensor) -> Tensor:
+    """Features while a start is learned: normalised by the batch's own statistics where the network has such."""
+    if net.fresh:
+        return net.fresh(params, x)[0]
+    if net.features is None:
+        raise ValueError("this network does not say what its features are")
+    return net.features(params, x)
+
+
+def fresh_scores(net: Net, params: Params, x: Tensor) -> Tensor:
+    """Scores while a start is learned, likewise."""
+    return F.linear(fresh(net, params, x), *(params[k] for k in net.head)) if net.fresh else net.apply(params, x)
+
+
+def settled(net: Net, params: Params, sampler: Sampler, batches: int = 50, size: int = 256) -> Params:
+    """`params` with the statistics of batch normalisation: averages over random batches of the source.
+
+    A recipe for networks that may have batch normalisation has it as `finish`; without such it changes nothing.
+    """
+    if net.fresh is None:
+        return params
+    every = [net.fresh(params, sampler.fetch(sampler.any(size))[0])[1] for _ in range(batches)]
+    return params | {k: torch.stack([own[k] for own in every]).mean(0).to(params[k].dtype) for k in net.still}
 
 
 # ---- files
@@ -316,7 +343,7 @@ def _content(params: Params) -> str:
 def installed(weights: Weights, shape: tuple[int, ...], n_classes: int, scenario: str, *, adapt: str = "all",
               head: str = "auto", length: float = 0.0, device: torch.device | str = "cpu",
               dtype: torch.dtype = torch.float32) -> Net:
-    """The network that learning goes on with: its parameters are those that move, and nothing else.
+    """The network that learning goes on with: its parameters are those that move, never `Net.still`, and nothing else.
 
     Args:
         weights: a learned start.
@@ -366,11 +393,12 @@ def installed(weights: Weights, shape: tuple[int, ...], n_classes: int, scenario
         return F.linear(features(params, x), *((still | params)[k] for k in net.head))
 
     return net._replace(init=init, apply=apply, features=features if net.features else None,
-                        vjp=None if still or length else net.vjp)
+                        vjp=None if still or length else net.vjp, fresh=None, still=())
 
 
 def _moves(name: str, net: Net, adapt: str) -> bool:
-    return {"all": True, "head": name in net.head, "ungated": not name.startswith("gate")}[adapt]
+    return name not in net.still and {"all": True, "head": name in net.head,
+                                      "ungated": not name.startswith("gate")}[adapt]
 
 
 def only_head(net: Net) -> bool:

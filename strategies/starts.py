@@ -1,6 +1,5 @@
 """Where learning begins."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
