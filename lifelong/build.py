@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -105,6 +106,38 @@ def grouped(name: str, seeds: Sequence[int], images: Images, *, groups: Sequence
               torch.randperm(len(parts), generator=generator(seed, "stream", "groups")) for seed in seeds]
     return _partition(name, images, [[parts[i] for i in drawn.tolist()] for drawn in orders],
                       lambda counts: max(int(counts[part].sum()) for part in parts), scenario, rest)
+
+
+def stretches(name: str, seeds: Sequence[int], images: Images, *, lengths: Sequence[int], units: int | None = None,
+              among: Sequence[int] | None = None, salt: str = "classes", **rest: Any) -> Stream:
+    """Class after class, measured where `lengths` classes have been learned: a task is a stretch between two lengths.
+
+    One stream has all lengths, for the first n classes of a random order are a random order of n classes.
+
+    Args:
+        lengths: classes after which is measured, growing.
+        units: output units, also those that never occur; None: as many as classes are learned.
+        among: classes that those of a seed are drawn from; None: all.
+        salt: another one draws other classes in another order.
+        rest: `boundaries`, `defaults` and `options` of the `Stream`.
+
+    Raises:
+        ValueError: where lengths do not grow, or more classes are asked for than there are, or than units.
+    """
+    check_counts(name, seeds, units=units, **{f"lengths[{i}]": n for i, n in enumerate(lengths)})
+    drawn = torch.arange(images.n_classes) if among is None else torch.as_tensor(list(among), dtype=torch.int64)
+    if not lengths or any(b <= a for a, b in pairwise(lengths)):
+        raise ValueError(f"{name}: lengths must be growing numbers of classes, for example (10, 50, 100), got "
+                         f"{tuple(lengths)}")
+    if lengths[-1] > len(drawn):
+        raise ValueError(f"{name}: {lengths[-1]} classes are asked for, but there are {len(drawn)}")
+    if units is not None and units < lengths[-1]:
+        raise ValueError(f"{name}: {lengths[-1]} classes need as many output units, but units is {units}")
+    sizes = [b - a for a, b in pairwise([0, *lengths])]
+    orders = [drawn[torch.randperm(len(drawn), generator=generator(seed, "stream", salt))] for seed in seeds]
+    visits = [list(order[:lengths[-1]].split(sizes)) for order in orders]
+    return _partition(name, images, visits, lambda counts: int(counts.topk(max(sizes)).values.sum()), "class",
+                      {"ordered": True, "retention": True} | rest, 0 if units is None else units - lengths[-1])
 
 
 def permuted(name: str, seeds: Sequence[int], images: Images, *, tasks: int, examples: int | None = None,
@@ -272,7 +305,7 @@ def check_choice(name: str, *, among: Sequence[object], **choice: object) -> Non
 
 
 def _partition(name: str, images: Images, visits: Sequence[Sequence[Tensor]], widest: Callable[[Tensor], int],
-               scenario: str, rest: Mapping[str, Any]) -> Stream:
+               scenario: str, rest: Mapping[str, Any], spare: int = 0) -> Stream:
     """The stream in which seed s meets in task t the classes `visits[s][t]`."""
     check_choice(name, scenario=scenario, among=SCENARIOS)
     sizes = {len(part) for part in visits[0]}
@@ -283,7 +316,7 @@ def _partition(name: str, images: Images, visits: Sequence[Sequence[Tensor]], wi
         raise ValueError(f"{name}: the {scenario} scenario needs 2 or more classes in every task, or there is nothing "
                          f"to tell apart; choose 'class', or more classes a task")
     n_seeds, tasks, n_classes = len(visits), len(visits[0]), images.n_classes
-    units = max(sizes) if scenario == "domain" else sum(len(part) for part in visits[0])
+    units = spare + (max(sizes) if scenario == "domain" else sum(len(part) for part in visits[0]))
     label = torch.zeros(n_seeds, 1, n_classes, dtype=torch.int64)
     classes = torch.zeros(n_seeds, tasks, units, dtype=torch.bool)
     home = torch.full((n_seeds, n_classes), -1)
@@ -297,13 +330,16 @@ def _partition(name: str, images: Images, visits: Sequence[Sequence[Tensor]], wi
     content = frozenset(images.names[c] for c in (home >= 0).any(0).nonzero().flatten().tolist()) \
         if images.names else frozenset()
     renamed = not bool((label == torch.arange(n_classes)).all())
-    train, test = (_rows(home, images.y, rows, tasks, widest) for rows in (images.train, images.test))
+    order = label[:, 0] if rest.get("ordered") else None
+    train, test = (_rows(home, images.y, rows, tasks, widest, order) for rows in (images.train, images.test))
     return Stream(name, images.x, images.y, train, test, classes, images.shape, scenario, scale=images.scale,
-                  label=label if renamed else None, content=content, **rest)
+                  label=label if renamed else None, content=content, spare=spare, **rest)
 
 
-def _rows(home: Tensor, y: Tensor, examples: Tensor, tasks: int, widest: Callable[[Tensor], int]) -> Tensor:
-    """[S, T, width]: the `examples` [n] or [S, n] whose class has its `home` [S, K] in the task, padded with -1."""
+def _rows(home: Tensor, y: Tensor, examples: Tensor, tasks: int, widest: Callable[[Tensor], int],
+          order: Tensor | None = None) -> Tensor:
+    """[S, T, width]: the `examples` [n] or [S, n] whose class has its `home` [S, K] in the task, padded with -1; class
+    after class by the number that `order` [S, K] gives it, or as given."""
     examples = examples.expand(len(home), -1)
     counts = torch.stack([torch.bincount(y[own], minlength=home.shape[1]) for own in examples])
     rows = torch.full((len(home), tasks, widest(counts.max(0).values)), -1)
@@ -311,5 +347,7 @@ def _rows(home: Tensor, y: Tensor, examples: Tensor, tasks: int, widest: Callabl
         task = home[s][y[own]]
         for t in range(tasks):
             here = own[task == t]
+            if order is not None:
+                here = here[order[s][y[here]].argsort(stable=True)]
             rows[s, t, :len(here)] = here
     return rows

@@ -331,8 +331,11 @@ class Experiment:
         for i, setting in enumerate(stack):
             own = slice(i * n, (i + 1) * n)
             logs = {"loss": measured.loss[own].numpy()}
-            if self.stream.scenario == "class" and bool((self.stream.classes.sum(-1) > 1).any()):
+            several = self.stream.scenario == "class" and bool((self.stream.classes.sum(-1) > 1).any())
+            if several and not self.stream.ordered:  # the tasks of an ordered stream are where it was measured
                 logs["accuracy_task"] = measured.told[own].numpy()
+            if self.stream.retention:
+                logs["accuracy_train"] = measured.retained[own].numpy()
             if len(measured.curve):
                 logs |= {"curve": measured.curve[:, own].transpose(0, 1).numpy(),
                          "curve_step": measured.curve_step.numpy()}

@@ -28,6 +28,9 @@ _FOLDERS = ("omniglot", "omniglot-py", "omniglot/omniglot-py", "omniglot/python"
 # characters. Protocols that pass once are for meta-learned starts.
 _DEFAULTS = {"model": "conv4(width=32)", "optimizer": "adam(lr=0.001)", "epochs": 20, "batch_size": 10,
              "source": "omniglot"}
+_LENGTHS = (10, 50, 100, 200, 300, 400, 500, 600)
+_ONE_PASS = {"model": "conv4(width=32)", "optimizer": "adam(lr=0.001)", "epochs": 1, "batch_size": 1,
+             "source": "omniglot"}
 # Its zip files unpack to 10 MB, its folders hold 32,460 files of less than a kilobyte.
 _CEILING = 100_000_000
 
@@ -101,6 +104,79 @@ def alphabets(seeds: Sequence[int], *, data: str | Path | None = None, tasks: in
                          defaults=_DEFAULTS, options=options)
 
 
+def o600(seeds: Sequence[int], *, data: str | Path | None = None, lengths: Sequence[int] = _LENGTHS, units: int = 1000,
+         part: str = "evaluation", first: int = 0, classes: int = 650, size: int = 28, drawings: str = "fixed",
+         search: bool = False) -> Stream:
+    """600 characters one image at a time: class after class, 15 images each, one pass, 1,000 output units.
+
+    A task is the stretch between two `lengths`, and the learner is not told where one ends, so one run measures all
+    lengths. Accuracy on the images that were learned is kept as `accuracy_train`.
+
+    Args:
+        data: folder with Omniglot; None = see `lifelong.data.folder`.
+        lengths: numbers of characters after which is measured, growing; `classes` at most.
+        units: output units, `lengths[-1]` or more.
+        part: 'evaluation' or 'background', whose characters are for choosing step sizes.
+        first, classes: each seed draws its characters, and their order, from `classes` characters from `first` on;
+            the evaluation part has 659, of which the authors' code takes 650.
+        size: side of the images in pixels, as for split Omniglot: 84 in OML, 28 in ANML.
+        drawings: as for split Omniglot.
+        search: whether each seed draws other characters in another order, to choose step sizes on as the authors do.
+
+    Raises:
+        FileNotFoundError: where the folder has no Omniglot.
+        ValueError: where it is damaged, or more is asked for than there is.
+
+    Source: the code of Javed & White 2019, arXiv:1905.12588, and Beaulieu et al. 2020, arXiv:2002.09571, who take the
+        characters and drawings in the order in which the file system lists them; here the order is drawn, so that the
+        first n characters of a seed are the stream of length n.
+    """
+    name = "omniglot-o600-v1"
+    build.check_choice(name, part=part, among=tuple(_CHARACTERS))
+    build.check_counts(name, seeds, classes=classes)
+    _check_range(name, part, first, classes)
+    x, names = _load(name, data, part, size)
+    options = {"lengths": list(lengths), "units": units, "part": part, "first": first, "classes": classes,
+               "size": size, "drawings": drawings, "search": search}
+    return build.stretches(name, seeds, _images(name, seeds, x, names, drawings), lengths=lengths, units=units,
+                           among=range(first, first + classes), salt="search" if search else "classes",
+                           boundaries=False, defaults=_ONE_PASS, options=options)
+
+
+def g600(seeds: Sequence[int], *, data: str | Path | None = None, lengths: Sequence[int] = _LENGTHS,
+         part: str = "evaluation", first: int = 0, size: int = 84) -> Stream:
+    """600 characters, always the first ones, with as many output units: 15 of 20 drawings, drawn for each seed, train.
+
+    Args:
+        data: folder with Omniglot; None = see `lifelong.data.folder`.
+        lengths: numbers of characters after which is measured, growing; a seed is an episode.
+        part, first: the `lengths[-1]` characters from `first` on are taken, in an order drawn for each seed.
+        size: side of the images in pixels, as for split Omniglot.
+
+    Raises:
+        FileNotFoundError: where the folder has no Omniglot.
+        ValueError: where it is damaged, or more is asked for than there is.
+
+    Source: the code of GeMCL (Banayeeanzade et al. 2021), who learn starts from `omniglot(classes=763)` and choose on
+        the 200 background characters after them.
+    """
+    name = "omniglot-g600-v1"
+    build.check_choice(name, part=part, among=tuple(_CHARACTERS))
+    classes = max(lengths, default=1)
+    _check_range(name, part, first, classes)
+    x, names = _load(name, data, part, size)
+    options = {"lengths": list(lengths), "part": part, "first": first, "size": size}
+    return build.stretches(name, seeds, _images(name, seeds, x, names, "random"), lengths=lengths,
+                           among=range(first, first + classes), boundaries=False, defaults=_ONE_PASS, options=options)
+
+
+def _check_range(name: str, part: str, first: int, count: int) -> None:
+    there = _CHARACTERS[part]
+    if not 0 <= first < there or first + count > there:
+        raise ValueError(f"{name}: characters {first} to {first + count - 1} are asked for, but the {part} part has "
+                         f"{there}, from 0 to {there - 1}")
+
+
 def source(*, data: str | Path | None = None, part: str = "background", size: int = 28, first: int = 0,
            classes: int | None = None, turned: bool = False) -> Source:
     """Omniglot's characters with all 20 drawings each: what a start for split Omniglot is learned from.
@@ -123,9 +199,7 @@ def source(*, data: str | Path | None = None, part: str = "background", size: in
     build.check_counts(name, [0], classes=classes)
     there = _CHARACTERS[part]
     count = there - first if classes is None else classes
-    if not 0 <= first < there or first + count > there:
-        raise ValueError(f"{name}: characters {first} to {first + count - 1} are asked for, but the {part} part has "
-                         f"{there}, from 0 to {there - 1}")
+    _check_range(name, part, first, count)
     x, names = _load(name, data, part, size)
     rows = torch.arange(count * DRAWINGS)
     images = build.Images(x[first:first + count].reshape(-1, 1, size, size), rows // DRAWINGS, rows, rows[:0],
