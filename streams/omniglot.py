@@ -45,7 +45,8 @@ def split(seeds: Sequence[int], *, data: str | Path | None = None, tasks: int = 
         tasks: tasks, at least 1; all 659 of the evaluation part at most.
         classes_per_task: characters of each task; which ones is drawn for each seed.
         part: 'evaluation' (659 characters, for learners that were meta-trained) or 'background' (964, to meta-train).
-        size: side of the images in pixels: 105 as drawn, 84 (bilinear, as in OML) or 28 (Lanczos, as in ANML).
+        size: side of the images in pixels: 105 as drawn, 84 (bilinear, as in OML), 42 (Lanczos) or 28 (Lanczos,
+            as in ANML).
         drawings: 'fixed' trains on the first 15 people's and tests on the last 5's; 'random' draws which, for each
             seed and character.
         scenario: 'class' (a unit for every character), or from 2 characters a task on also 'task' and 'domain'.
@@ -223,7 +224,7 @@ def _images(name: str, seeds: Sequence[int], x: Tensor, names: Sequence[str], dr
 
 def _load(name: str, data: str | Path | None, part: str, size: int) -> tuple[Tensor, list[str]]:
     """Drawings uint8 [K, 20, size, size] of one part, and its K characters as omniglot/ALPHABET/CHARACTER."""
-    build.check_choice(name, size=size, among=(28, 84, SIDE))
+    build.check_choice(name, size=size, among=(28, 42, 84, SIDE))
     stem = f"images_{part}"
     path = find(f"Omniglot's {stem}", [f"{place}/{stem}{kind}" for place in _FOLDERS for kind in (".zip", "")], data,
                 source="https://github.com/brendenlake/omniglot", download=_download)
