@@ -66,12 +66,18 @@ def _say(text: str) -> None:
 
 
 @app.command("list")
-def list_(name: Annotated[str | None, typer.Argument(help="A stream, strategy, start, source, model or "
-                                                                      "optimizer.")] = None,
+def list_(name: Annotated[str | None, typer.Argument(help="A stream, strategy, start, source, model, "
+                                                                      "optimizer, or a start's file.")] = None,
           as_json: Json = False) -> None:
-    """What there is: streams, strategies, starts, sources, models, optimizers; with a NAME, all about it."""
+    """What there is: streams, strategies, starts, sources, models, optimizers; with a NAME, all about it.
+
+    NAME may also be the file of a start: what it was learned from, how, and by which version.
+    """
     from lifelong import registry
 
+    if name is not None and name.endswith(".safetensors"):
+        _print_start(Path(name), as_json)
+        return
     entries = [_entry(kind, key) for kind in registry.KINDS for key in registry.catalogue(kind)]
     if name is not None and name.startswith(registry.BRIDGE):
         registry.lookup("strategies", name)
@@ -91,6 +97,20 @@ def list_(name: Annotated[str | None, typer.Argument(help="A stream, strategy, s
             _describe(entry)
     else:
         _print_catalogue(entries)
+
+
+def _print_start(file: Path, as_json: bool) -> None:
+    from lifelong.start import load
+
+    about = dict(load(file).about)
+    if as_json:
+        print(json.dumps(about, indent=2))
+        return
+    content = about.pop("content")
+    about |= {"content": f"{len(content)} names" + (f", {content[0]} to {content[-1]}" if content else "")}
+    about["loss"] = f"{about['loss'][0]:.4g} to {about['loss'][-1]:.4g}"
+    for key, value in about.items():
+        print(f"{key:16}{json.dumps(value) if isinstance(value, dict | list) else value}")
 
 
 def _entry(kind: str, name: str) -> dict[str, Any]:

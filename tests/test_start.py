@@ -333,6 +333,15 @@ def test_the_command_writes_the_file_and_finds_it_again(lifelong, tmp_path):
     assert (tmp_path / "s.safetensors").read_bytes() == first
 
 
+def test_a_file_can_be_looked_into(lifelong, file, tmp_path):
+    said = lifelong("list", file)
+    assert said.code == 0 and "glyphs-v1" in said.out and "6 names, glyphs/1000000 to glyphs/1000005" in said.out
+    assert json.loads(lifelong("list", file, "--json").out)["steps"] == 3
+    (tmp_path / "no.safetensors").write_bytes(b"no start")
+    refused(lifelong("list", "no.safetensors"), "no.safetensors is damaged or no start")
+    refused(lifelong("list", "none.safetensors"), "there is no file none.safetensors")
+
+
 @pytest.mark.parametrize(("words", "what"), [
     (("glyphs", "er"), "'er' is not a start that is learned: there are"),
     (("glyphs", "supervised(steps=0)"), "supervised: steps must be 1 or more, got 0"),
