@@ -93,7 +93,7 @@ class View(NamedTuple):
         u: the part's own uniform numbers [draws]; in `task` one for each row of the task.
         task: 0-d, number of the task.
         batch: the task's batch; in `recall` and `task` only its `rows` and `weight`.
-        recalled: what this part recalled, in `loss`.
+        recalled: what this part recalled, in `loss` and `slope`.
         grads: the gradient that moved the parameters, in `step`.
         generator: for random initial state, in `init`.
     """
@@ -120,6 +120,8 @@ class Part:
         recall: (view) -> rows [R] to rehearse now; -1 for none. They share one forward pass with the batch.
         criterion: (view) -> 0-d, in place of the batch's cross-entropy; at most one part of a sum has it.
         loss: (view) -> 0-d, added to the task's loss.
+        slope: (view) -> 0-d, [R, C]: a loss of the scores of what it recalled, added to the task's, and its gradient by
+            them; as a `loss` without autograd, which takes longer than all else in a small step.
         pull: (view) -> the gradient of a penalty on the parameters alone; like a loss, but several times cheaper than
             differentiating one. It is added to the gradient before any transform; the logged loss leaves it out.
         grads: (view, grads) -> grads, a transform of the summed gradient, in the order of the sum.
@@ -137,6 +139,7 @@ class Part:
     recall: Callable[[View], Tensor] | None = None
     criterion: Callable[[View], Tensor] | None = None
     loss: Callable[[View], Tensor] | None = None
+    slope: Callable[[View], tuple[Tensor, Tensor]] | None = None
     pull: Callable[[View], Params] | None = None
     grads: Callable[[View, Params], Params] | None = None
     step: Callable[[View], State] | None = None
@@ -178,7 +181,7 @@ class Stages:
     def uses(self) -> frozenset[str]:
         """Which of the stages do anything; 'criterion' where the batch's cross-entropy is replaced."""
         hooks = {"recall": ("recall",), "loss": ("loss", "criterion"), "criterion": ("criterion",),
-                 "transform": ("pull", "grads"), "after": ("step",)}
+                 "slope": ("slope",), "transform": ("pull", "grads"), "after": ("step",)}
         return frozenset(stage for stage, names in hooks.items()
                          if any(getattr(part, name) not in (None, rehearsal)
                                 for part in self.parts.values() for name in names))
@@ -244,20 +247,31 @@ class Stages:
         """What the parts add to the cross-entropy of the batch and of rehearsals, or put in its place; each gets its
         slice of the scores."""
         state = state | {"params": state["params"] | trained}
-        sizes = [len(r) for r in (batch.rows, *rows.values())]
-        rivals = pool.rivals(y)
-        weights = [batch.weight, *(real(r, pool.dtype) for r in rows.values())]
-        cut = [t.split(sizes) if t is not None and rows else [t] * len(sizes) for t in (x, y, scores, rivals)]
-        slices = [Slice(r, w, *own) for r, w, *own in
-                  zip((batch.rows, *rows.values()), weights, *cut, strict=True)]
-        recalled = dict(zip(rows, slices[1:], strict=True))
+        own, recalled = self._slices(pool, batch, rows, x, y, scores)
         total = scores.new_zeros(())
         for name, part in self.parts.items():
             for hook in (part.criterion, part.loss):
                 if hook not in (None, rehearsal):
-                    total = total + hook(self._view(name, state, pool, batch, batch=slices[0],
-                                                    recalled=recalled.get(name)))
+                    total = total + hook(self._view(name, state, pool, batch, batch=own, recalled=recalled.get(name)))
         return total
+
+    def slope(self, pool: Pool, state: State, batch: Batch, rows: dict[str, Tensor], x: Tensor, y: Tensor,
+              scores: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """What the parts add to the loss that they differentiate themselves, and the gradients, by part."""
+        own, recalled = self._slices(pool, batch, rows, x, y, scores)
+        every = {name: part.slope(self._view(name, state, pool, batch, batch=own, recalled=recalled[name]))
+                 for name, part in self.parts.items() if part.slope}
+        return torch.stack([loss for loss, _ in every.values()]).sum(), {name: grad for name, (_, grad) in every.items()}
+
+    def _slices(self, pool: Pool, batch: Batch, rows: dict[str, Tensor], x: Tensor, y: Tensor,
+                scores: Tensor) -> tuple[Slice, dict[str, Slice]]:
+        """The batch, and what each part recalled."""
+        sizes = [len(r) for r in (batch.rows, *rows.values())]
+        weights = [batch.weight, *(real(r, pool.dtype) for r in rows.values())]
+        cut = [t.split(sizes) if t is not None and rows else [t] * len(sizes) for t in (x, y, scores, pool.rivals(y))]
+        first, *others = [Slice(r, w, *own) for r, w, *own in
+                          zip((batch.rows, *rows.values()), weights, *cut, strict=True)]
+        return first, dict(zip(rows, others, strict=True))
 
     def transform(self, pool: Pool, state: State, batch: Batch, grads: Params) -> Params:
         """The gradient with every pull added, then transformed."""
@@ -313,6 +327,9 @@ def gradient_learner(net: Net, optimizer: Optimizer, parts: dict[str, Part],
     for hook, what in (("criterion", "the loss of the batch"), ("predict", "the answer")):
         if len(both := [name for name, part in parts.items() if getattr(part, hook)]) > 1:
             raise ValueError(f"{' and '.join(both)} cannot be summed: each puts its own in place of {what}")
+    for name, part in parts.items():
+        if part.slope and not part.recall:
+            raise ValueError(f"{name} has a slope, which is by the scores of what it recalls, but recalls nothing")
     for one, part in parts.items():
         for other, mate in parts.items():
             if not part.weights or one == other:
@@ -404,6 +421,13 @@ def _differentiated(stages: Stages, way: Way, state: State, trained: Params, bat
                   else torch.zeros_like(r, dtype=weight.dtype) for name, r in rows.items())
         weight = torch.cat([weight, *counts], -1)
     losses, towards = cross_entropy_vjp(scores.detach(), y, weight, way.rivals(y))
+    if "slope" in stages.uses:
+        more, slopes = way.each("slope")(still | {"params": state["params"]}, batch, rows, x, y, scores.detach())
+        losses, first = losses + more, batch.rows.shape[-1]
+        for name, r in rows.items():
+            if name in slopes:
+                towards.narrow(-2, first, r.shape[-1]).add_(slopes[name])
+            first += r.shape[-1]
     direct: Params = {}
     if "loss" in stages.uses:
         with torch.enable_grad():
