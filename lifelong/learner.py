@@ -261,7 +261,10 @@ class Stages:
         own, recalled = self._slices(pool, batch, rows, x, y, scores)
         every = {name: part.slope(self._view(name, state, pool, batch, batch=own, recalled=recalled[name]))
                  for name, part in self.parts.items() if part.slope}
-        return torch.stack([loss for loss, _ in every.values()]).sum(), {name: grad for name, (_, grad) in every.items()}
+        total, *others = (loss for loss, _ in every.values())
+        for loss in others:
+            total = total + loss
+        return total, {name: grad for name, (_, grad) in every.items()}
 
     def _slices(self, pool: Pool, batch: Batch, rows: dict[str, Tensor], x: Tensor, y: Tensor,
                 scores: Tensor) -> tuple[Slice, dict[str, Slice]]:

@@ -111,7 +111,7 @@ def der(capacity: int = 500, replay: int = 0, alpha: float = 0.5) -> Part:
         return keep.add(view.state, batch.rows, batch.y, view.u[: len(batch.rows)], scores=batch.scores)
 
     return Part(init=begin, draws=lambda batch: batch + (replay or batch), recall=recall, step=remember,
-                slope=lambda view: _times(alpha, *_change(keep, view, view.recalled)))
+                slope=lambda view: _change(keep, view, view.recalled, alpha))
 
 
 def derpp(capacity: int = 500, replay: int = 0, alpha: float = 0.5, beta: float = 0.5) -> Part:
@@ -132,26 +132,22 @@ def derpp(capacity: int = 500, replay: int = 0, alpha: float = 0.5, beta: float 
 
     def slope(view: View) -> tuple[Tensor, Tensor]:
         first, second = _halves(view.recalled)
-        change, back = _times(alpha, *_change(keep, view, first))
-        old, there = _times(beta, *cross_entropy_vjp(second.scores, second.y, second.weight, second.rivals))
+        change, back = _change(keep, view, first, alpha)
+        old, there = cross_entropy_vjp(second.scores, second.y, beta * second.weight, second.rivals)
         return change + old, torch.cat([back, there])
 
     # With twice the numbers for the draw `der` recalls twice the examples.
     return replace(der(capacity, replay, alpha), draws=lambda batch: batch + 2 * (replay or batch), slope=slope)
 
 
-def _times(strength: float | Tensor, loss: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
-    return strength * loss, strength * slope
-
-
-def _change(keep: Memory, view: View, seen: Slice) -> tuple[Tensor, Tensor]:
-    """The mean squared change of scores since they were stored, and its gradient; `seen` is what was recalled, or the
-    first of it."""
+def _change(keep: Memory, view: View, seen: Slice, strength: float | Tensor) -> tuple[Tensor, Tensor]:
+    """The mean squared change of scores since they were stored, times `strength`, and its gradient; `seen` is what was
+    recalled, or the first of it."""
     places = keep.slots(view.state, view.u[len(view.batch.rows):][: len(seen.rows)])
     gap = seen.scores - view.state["scores"].index_select(0, places)
-    weight = seen.weight.unsqueeze(-1)
+    weight = (2 * strength * seen.weight).unsqueeze(-1)
     weight = weight / gap.shape[-1] if seen.rivals is None else weight * seen.rivals / seen.rivals.sum(-1, keepdim=True)
-    slope = 2 * weight * gap
+    slope = weight * gap
     return (gap * slope).sum() / 2, slope
 
 
