@@ -20,6 +20,7 @@ from lifelong.stream import Pool
 
 _NONE: Any = None  # what a view's field is for a hook that it makes no sense for
 
+Recalled = dict[str, tuple[Tensor, Tensor]]  # by part: the rows, and their weights in a mean
 State = dict[str, Any]  # nested dicts of tensors, so that it stacks, is saved, and is compared
 
 
@@ -242,39 +243,39 @@ class Stages:
         """Scores of everything that is looked at in this step."""
         return self.net.apply(self._applied(state["params"] | trained, state, pool, batch.task), x)
 
-    def loss(self, pool: Pool, trained: Params, state: State, batch: Batch, rows: dict[str, Tensor], x: Tensor,
-             y: Tensor, scores: Tensor) -> Tensor:
+    def loss(self, pool: Pool, trained: Params, state: State, batch: Batch, recalled: Recalled, x: Tensor, y: Tensor,
+             scores: Tensor) -> Tensor:
         """What the parts add to the cross-entropy of the batch and of rehearsals, or put in its place; each gets its
         slice of the scores."""
         state = state | {"params": state["params"] | trained}
-        own, recalled = self._slices(pool, batch, rows, x, y, scores)
+        own, others = self._slices(pool, batch, recalled, x, y, scores)
         total = scores.new_zeros(())
         for name, part in self.parts.items():
             for hook in (part.criterion, part.loss):
                 if hook not in (None, rehearsal):
-                    total = total + hook(self._view(name, state, pool, batch, batch=own, recalled=recalled.get(name)))
+                    total = total + hook(self._view(name, state, pool, batch, batch=own, recalled=others.get(name)))
         return total
 
-    def slope(self, pool: Pool, state: State, batch: Batch, rows: dict[str, Tensor], x: Tensor, y: Tensor,
+    def slope(self, pool: Pool, state: State, batch: Batch, recalled: Recalled, x: Tensor, y: Tensor,
               scores: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """What the parts add to the loss that they differentiate themselves, and the gradients, by part."""
-        own, recalled = self._slices(pool, batch, rows, x, y, scores)
-        every = {name: part.slope(self._view(name, state, pool, batch, batch=own, recalled=recalled[name]))
+        own, others = self._slices(pool, batch, recalled, x, y, scores)
+        every = {name: part.slope(self._view(name, state, pool, batch, batch=own, recalled=others[name]))
                  for name, part in self.parts.items() if part.slope}
-        total, *others = (loss for loss, _ in every.values())
-        for loss in others:
+        total, *more = (loss for loss, _ in every.values())
+        for loss in more:
             total = total + loss
         return total, {name: grad for name, (_, grad) in every.items()}
 
-    def _slices(self, pool: Pool, batch: Batch, rows: dict[str, Tensor], x: Tensor, y: Tensor,
+    def _slices(self, pool: Pool, batch: Batch, recalled: Recalled, x: Tensor, y: Tensor,
                 scores: Tensor) -> tuple[Slice, dict[str, Slice]]:
         """The batch, and what each part recalled."""
-        sizes = [len(r) for r in (batch.rows, *rows.values())]
-        weights = [batch.weight, *(real(r, pool.dtype) for r in rows.values())]
-        cut = [t.split(sizes) if t is not None and rows else [t] * len(sizes) for t in (x, y, scores, pool.rivals(y))]
-        first, *others = [Slice(r, w, *own) for r, w, *own in
-                          zip((batch.rows, *rows.values()), weights, *cut, strict=True)]
-        return first, dict(zip(rows, others, strict=True))
+        given = [(batch.rows, batch.weight), *recalled.values()]
+        sizes = [len(rows) for rows, _ in given]
+        cut = [t.split(sizes) if t is not None and recalled else [t] * len(sizes)
+               for t in (x, y, scores, pool.rivals(y))]
+        own, *others = [Slice(*rows, *fields) for rows, *fields in zip(given, *cut, strict=True)]
+        return own, dict(zip(recalled, others, strict=True))
 
     def transform(self, pool: Pool, state: State, batch: Batch, grads: Params) -> Params:
         """The gradient with every pull added, then transformed."""
@@ -387,7 +388,8 @@ def gradient_step(stages: Stages, way: Way, state: State, batch: Batch) -> tuple
     visible = {"params": state["params"], "parts": state["parts"]}
     rows = way.each("recall")(visible, batch) if "recall" in stages.uses else {}
     x, y = way.fetch(torch.cat([batch.rows, *rows.values()], -1) if rows else batch.rows)
-    losses, scores, grads = _differentiated(stages, way, state, trained, batch, rows, x, y)
+    recalled = {name: (r, real(r, batch.weight.dtype)) for name, r in rows.items()}
+    losses, scores, grads = _differentiated(stages, way, state, trained, batch, recalled, x, y)
     if "transform" in stages.uses:
         grads = way.each("transform")(visible, batch, grads)
     stages.optimizer.update(trained, grads, state["optimizer"])
@@ -402,7 +404,7 @@ def _own(batch: Batch, value: Tensor) -> Tensor:
     return value.narrow(batch.rows.dim() - 1, 0, batch.rows.shape[-1])
 
 
-def _differentiated(stages: Stages, way: Way, state: State, trained: Params, batch: Batch, rows: dict[str, Tensor],
+def _differentiated(stages: Stages, way: Way, state: State, trained: Params, batch: Batch, recalled: Recalled,
                     x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Params]:
     """Losses, the scores of the batch and of what was recalled, and the gradients of the trained parameters.
 
@@ -419,23 +421,24 @@ def _differentiated(stages: Stages, way: Way, state: State, trained: Params, bat
     else:
         scores, back = way.forward(state["params"], x)
     weight = batch.weight if "criterion" not in stages.uses else torch.zeros_like(batch.weight)
-    if rows:
-        counts = (real(r, weight.dtype) if stages.parts[name].loss is rehearsal
-                  else torch.zeros_like(r, dtype=weight.dtype) for name, r in rows.items())
+    if recalled:
+        counts = (w if stages.parts[name].loss is rehearsal else torch.zeros_like(w)
+                  for name, (_, w) in recalled.items())
         weight = torch.cat([weight, *counts], -1)
     losses, towards = cross_entropy_vjp(scores.detach(), y, weight, way.rivals(y))
     if "slope" in stages.uses:
-        more, slopes = way.each("slope")(still | {"params": state["params"]}, batch, rows, x, y, scores.detach())
+        more, slopes = way.each("slope")(still | {"params": state["params"]}, batch, recalled, x, y,
+                                         scores.detach())
         losses, first = losses + more, batch.rows.shape[-1]
-        for name, r in rows.items():
+        for name, (rows, _) in recalled.items():
             if name in slopes:
-                towards.narrow(-2, first, r.shape[-1]).add_(slopes[name])
-            first += r.shape[-1]
+                towards.narrow(-2, first, rows.shape[-1]).add_(slopes[name])
+            first += rows.shape[-1]
     direct: Params = {}
     if "loss" in stages.uses:
         with torch.enable_grad():
             seen = scores.detach().requires_grad_()
-            more = way.each("loss")(leaves, still, batch, rows, x, y, seen)
+            more = way.each("loss")(leaves, still, batch, recalled, x, y, seen)
             if more.requires_grad:
                 grad, *others = torch.autograd.grad(more.sum(), [seen, *leaves.values()], allow_unused=True)
                 direct = {k: g for k, g in zip(leaves, others, strict=True) if g is not None}
