@@ -417,7 +417,8 @@ def _differentiated(stages: Stages, way: Way, state: State, trained: Params, bat
     still = {"params": {k: p for k, p in state["params"].items() if k not in trained}, "parts": state["parts"]}
     if way.forward is None:
         with torch.enable_grad():
-            scores = way.each("apply")(leaves, still, batch, x)
+            answers = way.each("apply")(leaves, still, batch, x)
+        scores = answers.detach()
     else:
         scores, back = way.forward(state["params"], x)
     weight = batch.weight if "criterion" not in stages.uses else torch.zeros_like(batch.weight)
@@ -425,10 +426,9 @@ def _differentiated(stages: Stages, way: Way, state: State, trained: Params, bat
         counts = (w if stages.parts[name].loss is rehearsal else torch.zeros_like(w)
                   for name, (_, w) in recalled.items())
         weight = torch.cat([weight, *counts], -1)
-    losses, towards = cross_entropy_vjp(scores.detach(), y, weight, way.rivals(y))
+    losses, towards = cross_entropy_vjp(scores, y, weight, way.rivals(y))
     if "slope" in stages.uses:
-        more, slopes = way.each("slope")(still | {"params": state["params"]}, batch, recalled, x, y,
-                                         scores.detach())
+        more, slopes = way.each("slope")(still | {"params": state["params"]}, batch, recalled, x, y, scores)
         losses, first = losses + more, batch.rows.shape[-1]
         for name, (rows, _) in recalled.items():
             if name in slopes:
@@ -447,9 +447,9 @@ def _differentiated(stages: Stages, way: Way, state: State, trained: Params, bat
     if back is not None:
         grads = back(towards, trained.keys())
     else:
-        grads = dict(zip(leaves, torch.autograd.grad(scores, list(leaves.values()), towards, materialize_grads=True),
+        grads = dict(zip(leaves, torch.autograd.grad(answers, list(leaves.values()), towards, materialize_grads=True),
                          strict=True))
-    return losses, scores.detach(), {k: grads[k] + direct[k] if k in direct else grads[k] for k in trained}
+    return losses, scores, {k: grads[k] + direct[k] if k in direct else grads[k] for k in trained}
 
 
 def apart(state: State, params: Params) -> State:

@@ -53,7 +53,8 @@ def cross_entropy_vjp(scores: Tensor, y: Tensor, weight: Tensor, rivals: Tensor 
     log_p = _log_p(scores, rivals)
     loss = _nll(log_p, y, weight)
     grad = log_p.exp_()
-    grad.scatter_add_(-1, y.unsqueeze(-1), grad.new_full((), -1.0).expand(*y.shape, 1))
+    at = y.unsqueeze(-1)
+    grad = grad.scatter(-1, at, grad.gather(-1, at) - 1)
     return loss, grad.mul_(weight.unsqueeze(-1))
 
 

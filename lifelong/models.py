@@ -105,7 +105,7 @@ def _affine(params: Params, name: str, x: Tensor) -> Tensor:
     """A dense layer [B, F] of one lane, or [L, B, F] of a stack."""
     weight, bias = params[f"{name}.weight"], params[f"{name}.bias"]
     if x.dim() == 2:
-        return torch.addmm(bias, x, weight.mT)
+        return F.linear(x, weight, bias)
     return torch.baddbmm(bias.unsqueeze(-2), x, weight.mT)
 
 
