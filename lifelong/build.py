@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lifelong.randomness import generator
+from lifelong.start import Source
 from lifelong.stream import SCENARIOS, Stream
 
 
@@ -24,6 +26,7 @@ class Images:
         train: examples to train on, [n], or [S, n] where each seed has its own.
         test: examples to test on, likewise.
         scale: what integer pixels are multiplied by.
+        names: of the classes, the same wherever they occur, as `mnist/3`; () where nothing else has them.
     """
 
     x: Tensor
@@ -31,6 +34,7 @@ class Images:
     train: Tensor
     test: Tensor
     scale: float = 1.0
+    names: Sequence[str] = ()
 
     @property
     def n_classes(self) -> int:
@@ -104,6 +108,38 @@ def grouped(name: str, seeds: Sequence[int], images: Images, *, groups: Sequence
                       lambda counts: max(int(counts[part].sum()) for part in parts), scenario, rest)
 
 
+def stretches(name: str, seeds: Sequence[int], images: Images, *, lengths: Sequence[int], units: int | None = None,
+              among: Sequence[int] | None = None, salt: str = "classes", **rest: Any) -> Stream:
+    """Class after class, measured where `lengths` classes have been learned: a task is a stretch between two lengths.
+
+    One stream has all lengths, for the first n classes of a random order are a random order of n classes.
+
+    Args:
+        lengths: classes after which is measured, growing.
+        units: output units, also those that never occur; None: as many as classes are learned.
+        among: classes that those of a seed are drawn from; None: all.
+        salt: another one draws other classes in another order.
+        rest: `boundaries`, `defaults` and `options` of the `Stream`.
+
+    Raises:
+        ValueError: where lengths do not grow, or more classes are asked for than there are, or than units.
+    """
+    check_counts(name, seeds, units=units, **{f"lengths[{i}]": n for i, n in enumerate(lengths)})
+    drawn = torch.arange(images.n_classes) if among is None else torch.as_tensor(list(among), dtype=torch.int64)
+    if not lengths or any(b <= a for a, b in pairwise(lengths)):
+        raise ValueError(f"{name}: lengths must be growing numbers of classes, for example (10, 50, 100), got "
+                         f"{tuple(lengths)}")
+    if lengths[-1] > len(drawn):
+        raise ValueError(f"{name}: {lengths[-1]} classes are asked for, but there are {len(drawn)}")
+    if units is not None and units < lengths[-1]:
+        raise ValueError(f"{name}: {lengths[-1]} classes need as many output units, but units is {units}")
+    sizes = [b - a for a, b in pairwise([0, *lengths])]
+    orders = [drawn[torch.randperm(len(drawn), generator=generator(seed, "stream", salt))] for seed in seeds]
+    visits = [list(order[:lengths[-1]].split(sizes)) for order in orders]
+    return _partition(name, images, visits, lambda counts: int(counts.topk(max(sizes)).values.sum()), "class",
+                      {"ordered": True, "retention": True} | rest, 0 if units is None else units - lengths[-1])
+
+
 def permuted(name: str, seeds: Sequence[int], images: Images, *, tasks: int, examples: int | None = None,
              identity_first: bool = False, scenario: str = "domain", **rest: Any) -> Stream:
     """Tasks that show the same images under a pixel permutation each, drawn for each seed and task.
@@ -141,7 +177,13 @@ def rotated(name: str, seeds: Sequence[int], images: Images, *, tasks: int, angl
     draws = torch.stack([torch.rand(tasks, generator=generator(seed, "stream", "angles"), dtype=torch.float64)
                          for seed in seeds])
     degrees = 180 * draws if angles == "any" else 180 * (draws + torch.arange(tasks)) / tasks
-    return warped(name, seeds, images, rotation(degrees, images.shape), examples=examples, scenario=scenario, **rest)
+    return warped(name, seeds, images, rotation(degrees, images.shape), examples=examples, scenario=scenario,
+                  content=_angles(images, degrees), **rest)
+
+
+def _angles(images: Images, degrees: Tensor) -> frozenset[str]:
+    return frozenset(f"{name.split('/')[0]} turned by {angle:.6f}" for name in images.names[:1]
+                     for angle in degrees.flatten().tolist())
 
 
 def warped(name: str, seeds: Sequence[int], images: Images, warp: Tensor, *, examples: int | None = None,
@@ -177,6 +219,62 @@ def warped(name: str, seeds: Sequence[int], images: Images, warp: Tensor, *, exa
         scenario, scale=images.scale, warp=warp, label=label, **rest)
 
 
+def source(name: str, images: Images, *, turned: bool = False, **rest: Any) -> Source:
+    """What a start is learned from by class: all examples of `images`, of every class as many as of the smallest.
+
+    Args:
+        turned: whether every class turned by 90, 180 and 270 degrees is a further class.
+        rest: `options` of the `Source`.
+    """
+    n_classes = images.n_classes
+    rows, x, warp, label = _by_class(images, images.train), images.x, None, None
+    if turned:
+        warp = rotation(torch.tensor([0.0, 90.0, 180.0, 270.0]), images.shape)
+        label = torch.arange(4 * n_classes).view(4, n_classes)
+        rows = torch.cat([rows + variant * len(images.y) for variant in range(4)])
+        flat = images.x.flatten(1)
+        x = torch.cat([flat, flat.new_zeros(len(flat), 1)], 1)
+    return Source(name, x, images.y, rows.unsqueeze(0), images.shape, images.scale, warp, label,
+                  frozenset(images.names), **rest)
+
+
+def domains(name: str, images: Images, warp: Tensor, *, content: frozenset[str] = frozenset(), **rest: Any) -> Source:
+    """What a start is learned from by domain: the training images of `images` through each pixel table of
+    `warp` [G, D].
+
+    Args:
+        content, rest: further names of what it shows, and `options` of the `Source`.
+    """
+    rows = _by_class(images, images.train)
+    variant = (torch.arange(len(warp)) * len(images.y)).view(-1, 1, 1)
+    flat = images.x.flatten(1)
+    return Source(name, torch.cat([flat, flat.new_zeros(len(flat), 1)], 1), images.y, rows + variant, images.shape,
+                  images.scale, warp, content=frozenset(images.names) | content, **rest)
+
+
+def rotations(name: str, images: Images, *, count: int, **rest: Any) -> Source:
+    """Domains under `count` rotations of [0, 180) degrees; their numbers are no stream's."""
+    check_counts(name, [0], domains=count)
+    degrees = 180 * torch.rand(count, generator=generator("source", "angles"), dtype=torch.float64)
+    return domains(name, images, rotation(degrees, images.shape), content=_angles(images, degrees), **rest)
+
+
+def permutations(name: str, images: Images, *, count: int, **rest: Any) -> Source:
+    """Domains under `count` pixel permutations; their numbers are no stream's."""
+    check_counts(name, [0], domains=count)
+    pixels = images.x[0].numel()
+    return domains(name, images, torch.stack([torch.randperm(pixels, generator=generator("source", "permutation", i))
+                                              for i in range(count)]), **rest)
+
+
+def _by_class(images: Images, rows: Tensor) -> Tensor:
+    """[K, n]: of every class the first n of `rows`, as many as the smallest has."""
+    y = images.y[rows]
+    least = int(torch.bincount(y, minlength=images.n_classes).min())
+    return rows[y.argsort(stable=True)][(y.sort(stable=True).values.diff(prepend=torch.tensor([-1])) != 0)
+                                        .nonzero() + torch.arange(least)]
+
+
 def rotation(degrees: Tensor, shape: tuple[int, ...]) -> Tensor:
     """For each angle of `degrees` [...], the pixel table [..., D] that rotates an image of `shape`; D = the blank."""
     from PIL import Image
@@ -207,7 +305,7 @@ def check_choice(name: str, *, among: Sequence[object], **choice: object) -> Non
 
 
 def _partition(name: str, images: Images, visits: Sequence[Sequence[Tensor]], widest: Callable[[Tensor], int],
-               scenario: str, rest: Mapping[str, Any]) -> Stream:
+               scenario: str, rest: Mapping[str, Any], spare: int = 0) -> Stream:
     """The stream in which seed s meets in task t the classes `visits[s][t]`."""
     check_choice(name, scenario=scenario, among=SCENARIOS)
     sizes = {len(part) for part in visits[0]}
@@ -218,7 +316,7 @@ def _partition(name: str, images: Images, visits: Sequence[Sequence[Tensor]], wi
         raise ValueError(f"{name}: the {scenario} scenario needs 2 or more classes in every task, or there is nothing "
                          f"to tell apart; choose 'class', or more classes a task")
     n_seeds, tasks, n_classes = len(visits), len(visits[0]), images.n_classes
-    units = max(sizes) if scenario == "domain" else sum(len(part) for part in visits[0])
+    units = spare + (max(sizes) if scenario == "domain" else sum(len(part) for part in visits[0]))
     label = torch.zeros(n_seeds, 1, n_classes, dtype=torch.int64)
     classes = torch.zeros(n_seeds, tasks, units, dtype=torch.bool)
     home = torch.full((n_seeds, n_classes), -1)
@@ -229,14 +327,19 @@ def _partition(name: str, images: Images, visits: Sequence[Sequence[Tensor]], wi
             classes[s, t, first:first + len(part)] = True
             home[s, part] = t
             first += 0 if scenario == "domain" else len(part)
+    content = frozenset(images.names[c] for c in (home >= 0).any(0).nonzero().flatten().tolist()) \
+        if images.names else frozenset()
     renamed = not bool((label == torch.arange(n_classes)).all())
-    train, test = (_rows(home, images.y, rows, tasks, widest) for rows in (images.train, images.test))
+    order = label[:, 0] if rest.get("ordered") else None
+    train, test = (_rows(home, images.y, rows, tasks, widest, order) for rows in (images.train, images.test))
     return Stream(name, images.x, images.y, train, test, classes, images.shape, scenario, scale=images.scale,
-                  label=label if renamed else None, **rest)
+                  label=label if renamed else None, content=content, spare=spare, **rest)
 
 
-def _rows(home: Tensor, y: Tensor, examples: Tensor, tasks: int, widest: Callable[[Tensor], int]) -> Tensor:
-    """[S, T, width]: the `examples` [n] or [S, n] whose class has its `home` [S, K] in the task, padded with -1."""
+def _rows(home: Tensor, y: Tensor, examples: Tensor, tasks: int, widest: Callable[[Tensor], int],
+          order: Tensor | None = None) -> Tensor:
+    """[S, T, width]: the `examples` [n] or [S, n] whose class has its `home` [S, K] in the task, padded with -1; class
+    after class by the number that `order` [S, K] gives it, or as given."""
     examples = examples.expand(len(home), -1)
     counts = torch.stack([torch.bincount(y[own], minlength=home.shape[1]) for own in examples])
     rows = torch.full((len(home), tasks, widest(counts.max(0).values)), -1)
@@ -244,5 +347,7 @@ def _rows(home: Tensor, y: Tensor, examples: Tensor, tasks: int, widest: Callabl
         task = home[s][y[own]]
         for t in range(tasks):
             here = own[task == t]
+            if order is not None:
+                here = here[order[s][y[here]].argsort(stable=True)]
             rows[s, t, :len(here)] = here
     return rows

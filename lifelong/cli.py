@@ -1,4 +1,4 @@
-"""The command line: list, run, report, check. Nothing heavy is imported before a command needs it."""
+"""The command line: list, run, pretrain, report, check. Nothing heavy is imported before a command needs it."""
 
 from __future__ import annotations
 
@@ -66,9 +66,10 @@ def _say(text: str) -> None:
 
 
 @app.command("list")
-def list_(name: Annotated[str | None, typer.Argument(help="A stream, strategy, start, model or optimizer.")] = None,
+def list_(name: Annotated[str | None, typer.Argument(help="A stream, strategy, start, source, model or "
+                                                                      "optimizer.")] = None,
           as_json: Json = False) -> None:
-    """What there is: streams, strategies, starts, models, optimizers; with a NAME, all about it."""
+    """What there is: streams, strategies, starts, sources, models, optimizers; with a NAME, all about it."""
     from lifelong import registry
 
     entries = [_entry(kind, key) for kind in registry.KINDS for key in registry.catalogue(kind)]
@@ -158,6 +159,8 @@ def run(
     save_every: Annotated[float, typer.Option(help="Seconds between checkpoints inside a task.")] = 30.0,
     memory: Annotated[float | None, typer.Option(
         help="GiB that training may take; lanes beyond are trained in turn [default: what is free].")] = None,
+    overlap: Annotated[bool, typer.Option("--overlap", help="Use a start though it was learned on classes that are "
+                                                            "tested on; the run's record says so.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no table.")] = False,
 ) -> None:
     """Runs a benchmark: strategies on a stream. What the store has already is found, what was interrupted goes on."""
@@ -166,7 +169,8 @@ def run(
 
     extra = {"scenario": scenario, "tasks": tasks, "classes_per_task": classes_per_task, "boundaries": boundaries}
     experiment = prepare(stream, strategies or DEFAULTS, Options(
-        seeds, epochs, steps, batch_size, optimizer, model, eval_every, device, dtype, data, save_every, memory),
+        seeds, epochs, steps, batch_size, optimizer, model, eval_every, device, dtype, data, save_every, memory,
+        overlap),
         {k: v for k, v in extra.items() if v is not None})
     try:
         with _watcher(quiet) as watcher:
@@ -267,6 +271,50 @@ def _fitting(header: list[str], rows: list[list[str]], width: int) -> tuple[list
         if min(needed[0], 30) + sum(needed[1:]) + 3 * len(header) <= width:
             break
     return header, rows
+
+
+@app.command()
+def pretrain(
+    source: Annotated[str, typer.Argument(help="What it is learned from: for example glyphs, or "
+                                                 "\"omniglot(size=84)\".")],
+    start: Annotated[str, typer.Argument(help="For example oml, or \"protonet(steps=5000)\".")],
+    out: Annotated[Path | None, typer.Option(help="File to write it to [default: only the store].")] = None,
+    store: StoreFolder = Path("runs"),
+    data: Annotated[str | None, typer.Option(help="Folder of the raw data [default: $LIFELONG_DATA, else the user's "
+                                                  "cache].")] = None,
+    seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    precision: Annotated[str, typer.Option(help="float32, bfloat16 (products and convolutions alone) or float64.")]
+        = "float32",
+    save_every: Annotated[float, typer.Option(help="Seconds between checkpoints.")] = 30.0,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> None:
+    """Learns a start, once for many runs. What the store has already is found, what was interrupted goes on."""
+    from lifelong import pretrain as pretraining
+    from lifelong import request
+    from lifelong.start import Diverged, save
+
+    todo = pretraining.Pretraining(pretraining.parse(start), pretraining.make_source(source, data), seed=seed,
+                                   device=request.device(device), precision=precision)
+    if out is not None and not out.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {out.parent} to write {out.name} to")
+    try:
+        with _watcher(quiet) as watcher:
+            weights = todo.found(store) or todo.run(store, watcher, save_every)
+    except KeyboardInterrupt:
+        _say("interrupted; the same command goes on from the last checkpoint")
+        raise typer.Exit(130) from None
+    except Diverged as error:
+        _say(str(error))
+        raise typer.Exit(2) from None
+    if out is not None:
+        save(out, weights)
+    place = out if out is not None else todo.path(store)
+    if not quiet:
+        about = weights.about
+        print(f"{about['strategy']}: {about['steps']} steps on {about['source']} in {about['seconds']:.0f} s, loss "
+              f"{about['loss'][0]:.3f} at first and {about['loss'][-1]:.3f} at last\n{place}\n"
+              f"lifelong run STREAM \"{about['start']}(file='{place}') + er\"")
 
 
 @app.command()

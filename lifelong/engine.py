@@ -29,6 +29,7 @@ class Measured:
     Attributes:
         accuracy: [L, 1 + T, T] float64, NaN where not measured.
         told: the same with the task told at test time.
+        retained: the same on the training rows of the tasks so far, where the stream asks for it.
         loss: [L, T], mean training loss of each task.
         diverged: [L, 2], task and step of the first loss or score that was not finite; -1 where there was none.
         curve: [E, L, T] accuracies inside tasks, and `curve_step` [E, 2], the task and step each was measured after.
@@ -36,6 +37,7 @@ class Measured:
 
     accuracy: Tensor
     told: Tensor
+    retained: Tensor
     loss: Tensor
     diverged: Tensor
     curve: Tensor
@@ -45,7 +47,7 @@ class Measured:
     def nothing(cls, n_lanes: int, n_tasks: int) -> Measured:
         """Before the first measurement."""
         rows = torch.full((n_lanes, 1 + n_tasks, n_tasks), torch.nan, dtype=torch.float64)
-        return cls(rows, rows.clone(), rows[:, 0].clone(), torch.full((n_lanes, 2), -1),
+        return cls(rows, rows.clone(), rows.clone(), rows[:, 0].clone(), torch.full((n_lanes, 2), -1),
                    torch.zeros(0, n_lanes, n_tasks, dtype=torch.float64), torch.zeros(0, 2, dtype=torch.int64))
 
     def note(self, row: int, accuracy: Tensor, told: Tensor) -> None:
@@ -53,6 +55,11 @@ class Measured:
         alive = (self.diverged[:, :1] < 0)
         self.accuracy[:, row] = torch.where(alive, accuracy, torch.nan)
         self.told[:, row] = torch.where(alive, told, torch.nan)
+
+    def retain(self, row: int, accuracy: Tensor) -> None:
+        """Fills the first tasks of row `row` of `retained` with [L, t]; lanes that have diverged stay NaN."""
+        alive = (self.diverged[:, :1] < 0)
+        self.retained[:, row, :accuracy.shape[1]] = torch.where(alive, accuracy, torch.nan)
 
     def lost(self, lanes: Tensor, task: int, step: int) -> None:
         """Marks `lanes` [L] bool as diverged, unless they already were."""
@@ -66,15 +73,21 @@ class Measured:
 
 
 @torch.no_grad()
-def evaluate(lanes: Lanes, state: State) -> tuple[Tensor, Tensor]:
+def evaluate(lanes: Lanes, state: State, asked: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Accuracy of all lanes on all tasks now, as asked and with the task told: [L, T] each; NaN where scores are NaN.
 
     It draws no random number, so it cannot change what is learned.
+
+    Args:
+        lanes, state: who answers.
+        asked: rows [S, T, m] of tasks 0 to T - 1; None: the test rows of all tasks.
     """
     stream, at = lanes.stream, torch.as_tensor(list(lanes.at))
-    n_tasks, m = stream.test.shape[1:]
+    examined = asked is None
+    asked = stream.test if asked is None else asked
+    n_tasks, m = asked.shape[1:]
     task = torch.arange(n_tasks, device=lanes.device).repeat_interleave(m)
-    rows, classes = (t[at].to(lanes.device) for t in (stream.test.flatten(1), stream.classes))
+    rows, classes = (t[at].to(lanes.device) for t in (asked.flatten(1), stream.classes))
     seen = {k: v for k, v in state.items() if k != "optimizer"}
     size = max(256, EVALUATED[lanes.device.type] // lanes.n)
     # A learner that is told the task answers one task's examples at a time.
@@ -85,7 +98,7 @@ def evaluate(lanes: Lanes, state: State) -> tuple[Tensor, Tensor]:
     bad = torch.zeros(lanes.n, dtype=torch.bool, device=lanes.device)
     for a, b in zip(cuts, [*cuts[1:], n_tasks * m], strict=True):
         part, which = rows[:, a:b], task[a:b]
-        x, y = lanes.examined(part, a, b)
+        x, y = lanes.examined(part, a, b) if examined else lanes.fetch(part if lanes.stacked else part[0])
         scores = lanes.predict(seen, x, which[0]).view(lanes.n, b - a, -1)
         y = y.view(lanes.n, b - a)
         told = answered = scores.argmax(-1) == y
@@ -201,6 +214,8 @@ def _one_task(lanes: Lanes, budget: Budget, rhythm: Rhythm, state: State, measur
     if lanes.stream.boundaries:
         state = lanes.end_task(state, whole_task(lanes, task))
     measured.note(1 + task, *_finite(evaluate(lanes, state), measured, task, todo.steps))
+    if lanes.stream.retention:
+        measured.retain(1 + task, evaluate(lanes, state, lanes.stream.train[:, :1 + task])[0])
     if rhythm.save:
         rhythm.save(_checkpoint(state, task + 1, 0, measured))
     return state

@@ -7,24 +7,29 @@ import subprocess
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from lifelong import __version__, checks, registry, store
 from lifelong.engine import Measured, Rhythm, train
-from lifelong.learner import Learner
+from lifelong.learner import Initialization, Learner
 from lifelong.lift import Lanes, free, keep_pages
-from lifelong.models import Net, from_module
+from lifelong.models import Net, from_module, mlp
 from lifelong.objects import Training, train_object
+from lifelong.randomness import generator
 from lifelong.schedule import Budget
 from lifelong.setting import Options, Setting, compose
+from lifelong.start import Weights, encoded, installed, only_head
 from lifelong.store import Busy, Run, StoreError, Workshop
 from lifelong.stream import Stream
+
+if TYPE_CHECKING:
+    from lifelong.pretrain import Pretraining
 
 # Bytes of parameters that a processor's cache holds: beyond, more lanes at once take longer each (reports/speed).
 CACHED = 6 * 2**20
@@ -73,6 +78,8 @@ class Experiment:
     budget: Budget
     device: torch.device
     named: bool = True  # whether the stream was named in an expression
+    starts: dict[str, Weights | Pretraining] = field(default_factory=dict)  # by the start's expression
+    _installed: dict[str, tuple[Stream, Initialization]] = field(default_factory=dict)
 
     def run(self, root: Path | None = None, watcher: Watcher = Watcher()) -> Outcome:
         """Trains what is not in the store at `root` yet, and returns every run asked for.
@@ -103,6 +110,7 @@ class Experiment:
             else:
                 ready[store.digest(setting.spec)] = run
                 outcome.found += 1
+        missing = self._learned(missing, root, watcher, outcome)
         for stack in self._stacks(missing, root):
             try:
                 ready |= {store.digest(run.spec): run for run in self._train(stack, root, watcher)}
@@ -116,6 +124,22 @@ class Experiment:
                 watcher.end()
         outcome.runs = [ready[key] for s in self.settings if (key := store.digest(s.spec)) in ready]
         return outcome
+
+    def _learned(self, missing: list[Setting], root: Path | None, watcher: Watcher,
+                 outcome: Outcome) -> list[Setting]:
+        """The settings whose starts are there, once those that were not have been learned."""
+        failed = set()
+        for name in {s.start: None for s in missing if s.start}:
+            start = self.starts[name or ""]
+            if isinstance(start, Weights):
+                continue
+            try:
+                self.starts[name or ""] = start.found(root) or start.run(root, watcher, self.options.save_every)
+                self._installed.clear()
+            except (Busy, RuntimeError, ValueError) as error:
+                outcome.failures.append(str(error))
+                failed.add(name)
+        return [s for s in missing if s.start not in failed]
 
     def _stacks(self, missing: list[Setting], root: Path | None) -> list[list[Setting]]:
         """What is trained at once: first whatever was interrupted, in the stacks that it was begun in."""
@@ -150,14 +174,55 @@ class Experiment:
             return False
         return True
 
+    def installed(self, setting: Setting) -> tuple[Stream, Initialization | None]:
+        """The stream as a setting learns from it, and the start that it goes on from, if that was learned.
+
+        Where nothing of a start moves but the output layer, every example's features are computed once, and the stream
+        is one of features.
+        """
+        if setting.start is None:
+            return self.stream, None
+        pixels = any(getattr(thing, "pixels", False) for thing in self._parts(setting))
+        key = f"{setting.start} {pixels}"
+        if key not in self._installed:
+            self._installed[key] = self._install(setting, pixels)
+        return self._installed[key]
+
+    def _parts(self, setting: Setting) -> list[Any]:
+        context = {"shape": self.stream.shape, "n_classes": self.stream.n_classes, "n_tasks": self.stream.n_tasks,
+                   "net": mlp(self.stream.shape, self.stream.n_classes)}
+        return [registry.build(term, context) for term in setting.terms if not term.learned]
+
+    def _install(self, setting: Setting, pixels: bool) -> tuple[Stream, Initialization]:
+        stream, start = self.stream, self.starts[setting.start or ""]
+        weights = start if isinstance(start, Weights) else start.untrained()
+        use = next(term for term in setting.terms if term.learned).resolved()
+        dtype = getattr(torch, self.options.dtype)
+        net = installed(weights, stream.shape, stream.n_classes, stream.scenario, adapt=use["adapt"],
+                        head=use["head"], length=use["length"], device=self.device, dtype=dtype)
+        if only_head(net) and stream.warp is None and not pixels:
+            x = encoded(net, stream.pool(self.device, dtype)).cpu()
+            stream = replace(stream, x=x, shape=tuple(x.shape[1:]), scale=1.0)
+            net = mlp(stream.shape, stream.n_classes, ())._replace(init=net.init)
+        return stream, Initialization(lambda net, seed: net.init(generator(seed, "init")), net=net)
+
     def context(self, setting: Setting, seed: int = 0) -> dict[str, Any]:
         """What a factory may ask for by name."""
-        facts = {"shape": self.stream.shape, "n_classes": self.stream.n_classes, "n_tasks": self.stream.n_tasks}
+        stream, start = self.installed(setting)
+        facts = {"shape": stream.shape, "n_classes": stream.n_classes, "n_tasks": stream.n_tasks}
+        if start:
+            training = Training(setting.optimizer, self.budget, stream.scenario == "task",
+                                getattr(torch, self.options.dtype))
+            return facts | {"net": start.net, "start": start, "seed": seed, "device": self.device,
+                            "training": training}
         model = registry.build(setting.model, facts)
         if isinstance(model, nn.Module):
             model = from_module(lambda: registry.build(setting.model, facts))
         if not isinstance(model, Net):
             raise ValueError(f"{setting.model.name} makes a {type(model).__name__}, not a torch module")
+        if model.still:
+            raise ValueError(f"{setting.model}: batch normalisation needs statistics, which a start brings: learn "
+                             "one with `lifelong pretrain`, or use norm='group'")
         training = Training(setting.optimizer, self.budget, self.stream.scenario == "task",
                             getattr(torch, self.options.dtype))
         return facts | {"net": model, "seed": seed, "device": self.device, "training": training}
@@ -179,8 +244,9 @@ class Experiment:
         values = {key: [setting.reals[key] for setting in stack] for key in stack[0].reals}
         differ = {key: [v for v in value for _ in seeds] for key, value in values.items() if len(set(value)) > 1}
         at = [s for _ in stack for s in seeds][part]
-        return Lanes(self.stream, seeds, at, self.make(stack[0]), {k: v[part] for k, v in differ.items()}, self.device,
-                     getattr(torch, self.options.dtype), stacked=len(at) > 1)
+        return Lanes(self.installed(stack[0])[0], seeds, at, self.make(stack[0]),
+                     {k: v[part] for k, v in differ.items()}, self.device, getattr(torch, self.options.dtype),
+                     stacked=len(at) > 1)
 
     def _train(self, stack: list[Setting], root: Path | None, watcher: Watcher) -> list[Run]:
         title = (f"{len(stack)} settings of " if len(stack) > 1 else "") + stack[0].spec["strategy"]
@@ -193,12 +259,12 @@ class Experiment:
             for problem in problems:
                 watcher.say(problem)
             earlier = resume["seconds"] if resume else 0.0
-            if resume and resume["environment"] != self.environment():
-                watcher.say(f"{title} was begun with {resume['environment']}, goes on with {self.environment()}: the "
-                            "last digits may differ from an uninterrupted run")
+            if resume and resume["environment"] != environment(self.device):
+                watcher.say(f"{title} was begun with {resume['environment']}, goes on with "
+                            f"{environment(self.device)}: the last digits may differ from an uninterrupted run")
 
             def save(checkpoint: dict[str, Any]) -> None:
-                shop.save({"inner": checkpoint, "environment": self.environment(),
+                shop.save({"inner": checkpoint, "environment": environment(self.device),
                            "seconds": earlier + time.monotonic() - begun})
 
             measured = self._measure(stack, resume and resume["inner"], watcher, save)
@@ -243,7 +309,7 @@ class Experiment:
         lanes = self.lanes(stack)
         room = 0.8 * free(self.device) if self.options.memory is None else self.options.memory * 2**30
         needed, weights = lanes.needed(self.budget.batch_size)
-        most = max(1, min(lanes.n, int((room - self.stream.x.nbytes) / needed)))
+        most = max(1, min(lanes.n, int((room - lanes.stream.x.nbytes) / needed)))
         fits = most == lanes.n
         if self.device.type == "cpu":
             most = min(most, max(8, CACHED // max(1, weights)))
@@ -254,16 +320,10 @@ class Experiment:
                         f"{room / 2**30:.2g}: they are trained in {turns} turns of {most} at most")
         return most
 
-    def environment(self) -> dict[str, Any]:
-        """What the last digits of a run depend on beyond its spec."""
-        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else platform.machine()
-        return {"device": self.device.type, "processor": name, "threads": torch.get_num_threads(),
-                "torch": str(torch.__version__)}
-
     def _runs(self, stack: list[Setting], measured: Measured, earlier: float, begun: float) -> list[Run]:
         n = self.stream.n_seeds
-        about = self.environment() | {
-            "version": __version__, "commit": _commit(), "lanes": n * len(stack),
+        about = environment(self.device) | {
+            "version": __version__, "commit": commit(), "lanes": n * len(stack),
             "seconds": round(earlier + time.monotonic() - begun, 3),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
@@ -271,8 +331,11 @@ class Experiment:
         for i, setting in enumerate(stack):
             own = slice(i * n, (i + 1) * n)
             logs = {"loss": measured.loss[own].numpy()}
-            if self.stream.scenario == "class" and bool((self.stream.classes.sum(-1) > 1).any()):
+            several = self.stream.scenario == "class" and bool((self.stream.classes.sum(-1) > 1).any())
+            if several and not self.stream.ordered:  # the tasks of an ordered stream are where it was measured
                 logs["accuracy_task"] = measured.told[own].numpy()
+            if self.stream.retention:
+                logs["accuracy_train"] = measured.retained[own].numpy()
             if len(measured.curve):
                 logs |= {"curve": measured.curve[:, own].transpose(0, 1).numpy(),
                          "curve_step": measured.curve_step.numpy()}
@@ -312,7 +375,14 @@ def _status(diverged: torch.Tensor) -> dict[str, Any]:
     return {"status": "diverged", "note": note}
 
 
-def _commit() -> str | None:
+def environment(device: torch.device) -> dict[str, Any]:
+    """What the last digits of a run depend on beyond its spec."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {"device": device.type, "processor": name, "threads": torch.get_num_threads(),
+            "torch": str(torch.__version__)}
+
+
+def commit() -> str | None:
     """The commit of the checkout that this package runs from, with `+` where files differ; None where installed."""
     here = Path(__file__).resolve().parent
     if not (here.parent / ".git").exists():

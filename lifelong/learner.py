@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
@@ -76,11 +76,15 @@ class Initialization:
         params: (net, seed) -> params.
         frozen: (name) -> whether training must leave this parameter; OML freezes its representation, ANML its gate.
         net: the network that the start brings along; None: the one chosen for the run.
+        recipe: how it is learned, of a start that must be: see `lifelong.start`.
+        use: how such a start is used, by name.
     """
 
     params: Callable[[Net, int], Params]
     frozen: Callable[[str], bool] = lambda name: False
     net: Net | None = None
+    recipe: Any = None
+    use: Mapping[str, Any] = field(default_factory=dict)
 
 
 class View(NamedTuple):
@@ -133,6 +137,7 @@ class Part:
         predict: (view, x [n, *shape]) -> scores [n, C], in place of the network's; at most one part of a sum has it.
         data: which rows a task trains on: 'task', 'seen' (so far) or 'all'.
         boundaries: whether it must be told where tasks end; a part with a `task` hook usually must.
+        pixels: whether it needs examples as they are, not as the features of a start that stays as it is.
     """
 
     init: Callable[[View], State] | None = None
@@ -149,6 +154,7 @@ class Part:
     predict: Callable[[View, Tensor], Tensor] | None = None
     data: str = "task"
     boundaries: bool = False
+    pixels: bool = False
 
 
 def real(rows: Tensor, dtype: torch.dtype) -> Tensor:

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lifelong.registry import one_of
+
 Params = dict[str, Tensor]
 Back = Callable[[Tensor, Collection[str]], Params]
 
@@ -26,6 +28,12 @@ class Net(NamedTuple):
         vjp: `apply` and its derivative by hand, where that is faster than autograd: (params, x [..., B, *shape]) ->
             scores [..., B, C], back; back(gradient of scores, names) -> gradients of these params. For one lane, or
             with a leading axis on everything for a stack of lanes.
+        fresh: (params, x) -> features normalised by the batch's own statistics, and those under their names in
+            `still`; None for networks without batch normalisation. `features` and `apply` use the statistics in
+            `params`, so that an example's scores do not depend on its batch.
+        still: names of parameters that no gradient moves: the statistics of batch normalisation.
+        mask: (params, x) -> what a gate multiplies the features by, [B, F]; None where there is no gate.
+        gated: (params, x, mask) -> `features` with this mask in place of the gate's own.
     """
 
     init: Callable[[torch.Generator], Params]
@@ -33,6 +41,10 @@ class Net(NamedTuple):
     features: Callable[[Params, Tensor], Tensor] | None = None
     head: tuple[str, ...] = ()
     vjp: Callable[[Params, Tensor], tuple[Tensor, Back]] | None = None
+    fresh: Callable[[Params, Tensor], tuple[Tensor, Params]] | None = None
+    still: tuple[str, ...] = ()
+    mask: Callable[[Params, Tensor], Tensor] | None = None
+    gated: Callable[[Params, Tensor, Tensor], Tensor] | None = None
 
 
 def _uniform(shape: tuple[int, ...], fan_in: int, g: torch.Generator) -> Tensor:
@@ -128,45 +140,99 @@ def looped(net: Net) -> Callable[[Params, Tensor], tuple[Tensor, Back]]:
     return vjp
 
 
-def conv4(shape: tuple[int, ...], n_classes: int, width: int = 32) -> Net:
-    """Four 3x3 convolutions of stride 2 with group normalisation and ReLU, then a linear head.
+NORMS = ("group", "batch", "instance", "none")
+_EPS = 1e-5
 
-    Group normalisation (one group) keeps no running statistics: an example's scores do not depend on its batch.
+
+def norm_layer(params: Params, name: str, width: int, how: str) -> None:
+    """Adds the parameters of a normalisation of `width` channels: scale, shift, and for 'batch' its statistics."""
+    if how == "none":
+        return
+    params[f"{name}.weight"], params[f"{name}.bias"] = torch.ones(width), torch.zeros(width)
+    if how == "batch":
+        params[f"{name}.mean"], params[f"{name}.var"] = torch.zeros(width), torch.ones(width)
+
+
+def normalised(params: Params, name: str, x: Tensor, how: str, own: Params | None = None) -> Tensor:
+    """Images [B, C, H, W] normalised, scaled and shifted.
+
+    Args:
+        params, name: of `norm_layer`.
+        x: the images.
+        how: 'group' (each image over all channels), 'instance' (each channel of each image), 'batch' or 'none'.
+        own: for 'batch': None uses the statistics in `params`; a dict uses the batch's own, and takes them (means and
+            variances, without gradient).
+    """
+    if how == "none":
+        return x
+    weight, bias = params[f"{name}.weight"], params[f"{name}.bias"]
+    if how != "batch":
+        return F.group_norm(x, 1 if how == "group" else len(weight), weight, bias, _EPS)
+    if own is None:
+        return F.batch_norm(x, params[f"{name}.mean"], params[f"{name}.var"], weight, bias, eps=_EPS)
+    x, mean, scale = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, _EPS)
+    own[f"{name}.mean"], own[f"{name}.var"] = mean.detach(), scale.detach()**-2 - _EPS
+    return x
+
+
+def conv4(shape: tuple[int, ...], n_classes: int, width: int = 32, norm: str = "group", down: str = "stride") -> Net:
+    """Four 3x3 convolutions that each halve the image, with normalisation and ReLU, then a linear head.
+
+    Group normalisation (one group) keeps no statistics: an example's scores do not depend on its batch. Batch
+    normalisation is for starts that are learned, which bring their statistics along.
 
     Args:
         shape: of one example, [channels, height, width].
         n_classes: output units.
         width: channels of every layer.
+        norm: 'group', 'batch', 'instance' or 'none'.
+        down: 'stride' (convolutions of stride 2) or 'pool' (of stride 1, then the maximum over 2x2 pixels).
 
     Source: the stride-2 network of MAML on Omniglot (Finn et al. 2017, arXiv:1703.03400), which has batch
-        normalisation in place of group normalisation.
+        normalisation and 64 channels; with `down='pool'` the Conv4-64 of ProtoNet (Snell et al. 2017,
+        arXiv:1703.05175).
     """
     if len(shape) != 3:
         raise ValueError(f"conv4 needs images [channels, height, width], got examples of shape {tuple(shape)}")
     if width < 1:
         raise ValueError(f"conv4: width must be 1 or more, got {width}")
-    side = list(shape[1:])
+    one_of("norm", norm, NORMS)
+    one_of("down", down, ("stride", "pool"))
+    sides = [list(shape[1:])]
     for _ in range(4):
-        side = [(s - 1) // 2 + 1 for s in side]
+        sides.append([(s - 1) // 2 + 1 if down == "stride" else s // 2 for s in sides[-1]])
+    if min(sides[4]) < 1:
+        raise ValueError(f"conv4: {shape[1]}x{shape[2]} pixels cannot be halved four times; use down='stride'")
+    seen = sides[1:] if down == "stride" else sides[:4]
+    if norm == "instance" and any(math.prod(side) == 1 for side in seen):
+        raise ValueError(f"conv4: images of {shape[1]}x{shape[2]} pixels shrink to one pixel, of which instance "
+                         "normalisation leaves nothing: use norm='group'")
 
     def init(g: torch.Generator) -> Params:
         params: Params = {}
         for i in range(4):
             _layer(params, f"conv{i}", width, (shape[0] if i == 0 else width, 3, 3), g)
-            params[f"norm{i}.weight"], params[f"norm{i}.bias"] = torch.ones(width), torch.zeros(width)
-        _layer(params, "head", n_classes, (width * side[0] * side[1],), g)
+            norm_layer(params, f"norm{i}", width, norm)
+        _layer(params, "head", n_classes, (width * math.prod(sides[4]),), g)
         return params
 
-    def features(params: Params, x: Tensor) -> Tensor:
+    def through(params: Params, x: Tensor, own: Params | None = None) -> Tensor:
         for i in range(4):
-            x = F.conv2d(x, params[f"conv{i}.weight"], params[f"conv{i}.bias"], stride=2, padding=1)
-            x = F.group_norm(x, 1, params[f"norm{i}.weight"], params[f"norm{i}.bias"]).relu()
+            x = F.conv2d(x, params[f"conv{i}.weight"], params[f"conv{i}.bias"], stride=2 if down == "stride" else 1,
+                         padding=1)
+            x = normalised(params, f"norm{i}", x, norm, own).relu()
+            x = x if down == "stride" else F.max_pool2d(x, 2)
         return x.flatten(1)
 
-    def apply(params: Params, x: Tensor) -> Tensor:
-        return F.linear(features(params, x), params["head.weight"], params["head.bias"])
+    def fresh(params: Params, x: Tensor) -> tuple[Tensor, Params]:
+        own: Params = {}
+        return through(params, x, own), own
 
-    return Net(init, apply, features, ("head.weight", "head.bias"))
+    def apply(params: Params, x: Tensor) -> Tensor:
+        return F.linear(through(params, x), params["head.weight"], params["head.bias"])
+
+    still = tuple(f"norm{i}.{what}" for i in range(4) for what in ("mean", "var")) if norm == "batch" else ()
+    return Net(init, apply, through, ("head.weight", "head.bias"), fresh=fresh if still else None, still=still)
 
 
 def from_module(make: Callable[[], nn.Module]) -> Net:

@@ -152,7 +152,7 @@ def _whole_task(learner: Any, stream: Stream, at: int, seed: int, budget: Budget
 
 def _inside(learner: Any, stream: Stream, at: int, device: torch.device | str, dtype: torch.dtype, measured: Measured,
             task: int, done: int) -> None:
-    accuracy, _ = _accuracy(learner, stream, at, device, dtype)
+    accuracy, _ = _accuracy(learner, stream, stream.test, at, device, dtype)
     measured.curve = torch.cat([measured.curve, accuracy.view(1, 1, -1)])
     measured.curve_step = torch.cat([measured.curve_step, torch.tensor([[task, done]])])
 
@@ -168,27 +168,29 @@ def _only(stream: Stream, at: int) -> Any:
     """What `plan` reads of a stream, for one seed."""
     class One:
         train = stream.train[at:at + 1]
-        n_tasks = stream.n_tasks
+        n_tasks, ordered = stream.n_tasks, stream.ordered
     return One
 
 
 def _measure(learner: Any, stream: Stream, at: int, device: torch.device | str, dtype: torch.dtype, measured: Measured,
              row: int) -> None:
-    accuracy, told = _accuracy(learner, stream, at, device, dtype)
+    accuracy, told = _accuracy(learner, stream, stream.test, at, device, dtype)
     measured.lost(accuracy.isnan().all().view(1), max(row - 1, 0), 0)
     measured.note(row, accuracy.view(1, -1), told.view(1, -1))
+    if stream.retention and row:
+        measured.retain(row, _accuracy(learner, stream, stream.train[:, :row], at, device, dtype)[0].view(1, -1))
 
 
 @torch.no_grad()
-def _accuracy(learner: Any, stream: Stream, at: int, device: torch.device | str,
+def _accuracy(learner: Any, stream: Stream, asked: Tensor, at: int, device: torch.device | str,
               dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Accuracy on every task [T], as asked and with the task told; global generators are left as they were."""
+    """Accuracy on `asked` [S, T, m], [T], as asked and with the task told; global generators are left as they were."""
     before = _generators()
     pool = stream.pool(device, dtype).lane({k: v[0] for k, v in stream.lanes([at], device).items()})
-    free = torch.full((stream.n_tasks,), torch.nan, dtype=torch.float64)
+    free = torch.full(asked.shape[1:2], torch.nan, dtype=torch.float64)
     told = free.clone()
-    for task in range(stream.n_tasks):
-        rows = stream.test[at, task]
+    for task in range(len(free)):
+        rows = asked[at, task]
         rows = rows[rows >= 0].to(device)
         hits = torch.zeros(2, dtype=torch.float64)
         for part in rows.split(4096):

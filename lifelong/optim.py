@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -134,3 +135,8 @@ def adam(lr: float = 0.001, beta1: float = 0.9, beta2: float = 0.999, eps: float
             p.sub_(mean / (square.sqrt() / _spread(root, g) + _spread(eps, g)) * _spread(size, g))
 
     return Optimizer(init, update)
+
+
+def falling(step: int, steps: int) -> float:
+    """The share of a step size that is left at step `step` of `steps`, from 1 to nearly 0 along half a cosine."""
+    return 0.5 * (1 + math.cos(math.pi * step / steps))

@@ -18,7 +18,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, cast
 
-KINDS = ("streams", "strategies", "starts", "models", "optimizers")
+KINDS = ("streams", "strategies", "starts", "sources", "models", "optimizers")
 
 # Filled in by the framework where a factory names them; everything else is a hyper-parameter.
 CONTEXT = ("net", "shape", "n_classes", "n_tasks", "seed", "seeds", "data", "device", "training")
@@ -83,6 +83,11 @@ class Term:
         return self.path is not None or self.name.startswith(BRIDGE) or any(
             self.name in catalogue(kind) and catalogue(kind)[self.name].load() is self.factory for kind in KINDS)
 
+    @property
+    def learned(self) -> bool:
+        """Whether it is a start that must be learned before it is used."""
+        return getattr(self.factory, "pretrained", False)
+
     def resolved(self) -> dict[str, Any]:
         """Every hyper-parameter with its value, defaults filled in."""
         return {k: p.default for k, p in hyper_parameters(self.factory).items()} | dict(self.given)
@@ -117,7 +122,9 @@ def hyper_parameters(factory: Callable[..., Any]) -> dict[str, inspect.Parameter
 
 
 def is_real(factory: Callable[..., Any], name: str) -> bool:
-    """Whether a hyper-parameter is a real number, and so may differ from lane to lane."""
+    """Whether a hyper-parameter is a real number, and so may differ from lane to lane; never of a start's learning."""
+    if getattr(factory, "pretrained", False):
+        return False
     p = hyper_parameters(factory)[name]
     return p.annotation in (float, "float") or (p.annotation is p.empty and isinstance(p.default, float))
 
@@ -153,7 +160,7 @@ def build(term: Term, context: Mapping[str, Any], **hyper: Any) -> Any:
 
 @cache
 def catalogue(kind: str) -> dict[str, Any]:
-    """Entry points of a kind ('streams', 'strategies', 'starts', 'models', 'optimizers') by name, not yet loaded."""
+    """Entry points of a kind ('streams', 'strategies', 'starts', 'sources', 'models', ...) by name, not yet loaded."""
     return {e.name: e for e in sorted(entry_points(group=f"lifelong.{kind}"), key=lambda e: e.name)}
 
 
@@ -184,8 +191,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return " or ".join(difflib.get_close_matches(name, known, 3, 0.5) or [k for k in known if k.startswith(name)][:3])
 
 
-_SINGULAR = {"streams": "stream", "strategies": "strategy", "starts": "start", "models": "model",
-             "optimizers": "optimizer"}
+_SINGULAR = {"streams": "stream", "strategies": "strategy", "starts": "start", "sources": "source",
+             "models": "model", "optimizers": "optimizer"}
 
 
 def load_file(path: str, name: str) -> Callable[..., Any]:
@@ -252,7 +259,7 @@ def parse(text: str, kind: str = "strategies") -> list[Term]:
         return f"__file{len(files) - 1}__"
 
     plain = _FILE.sub(stand_in, text)
-    if kind == "streams":
+    if kind in ("streams", "sources"):
         plain = _HYPHENS.sub(lambda m: m[0].replace("-", "_"), plain)
     try:
         nodes = _summands(ast.parse(plain.strip(), mode="eval").body)
@@ -280,7 +287,7 @@ def _term(node: ast.expr, files: list[tuple[str, str]], kind: str) -> Term:
     if match := re.fullmatch(r"__file(\d+)__", name):
         path, name = files[int(match[1])]
         factory = load_file(path, name)
-    elif kind == "streams":
+    elif kind in ("streams", "sources"):
         name = name.replace("_", "-")
         factory = lookup(kind, re.sub(r"-v\d+$", "", name))
     elif kind == "strategies" and name in catalogue("starts"):

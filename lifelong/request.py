@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,11 @@ import torch
 from lifelong import checks, registry, store
 from lifelong.experiment import Experiment
 from lifelong.learner import Initialization, Learner, Part
+from lifelong.pretrain import Pretraining, make_source
 from lifelong.registry import Term
 from lifelong.schedule import Budget
 from lifelong.setting import Options, Setting
+from lifelong.start import Weights, load
 from lifelong.store import Run
 from lifelong.stream import Stream
 
@@ -84,11 +86,13 @@ def prepare(stream: str | Stream, strategies: Sequence[Any], options: Options = 
                     None if options.epochs is not None else steps)
     models = _singles(options.model or default.get("model", "mlp"), "models")
     optimizers = _singles(options.optimizer or default.get("optimizer", "sgd"), "optimizers")
-    settings = [_setting(stream, terms, model, optimizer, options, budget)
+    starts: dict[str, Weights | Pretraining] = {}
+    settings = [_setting(stream, _with_start(stream, terms, options, where, starts), model, optimizer, options,
+                         budget, starts)
                 for strategy in strategies for terms in registry.settings(_terms(strategy))
                 for (model,) in models for (optimizer,) in optimizers]
     unique = list({store.digest(s.spec): s for s in settings}.values())
-    experiment = Experiment(stream, unique, options, budget, where, named)
+    experiment = Experiment(stream, unique, options, budget, where, named, starts)
     for setting in unique:
         _check(experiment, setting)
     return experiment
@@ -116,12 +120,12 @@ def _terms(strategy: Any) -> list[Term]:
 
 
 def _setting(stream: Stream, terms: list[Term], model: Term, optimizer: Term, options: Options,
-             budget: Budget) -> Setting:
+             budget: Budget, starts: Mapping[str, Weights | Pretraining]) -> Setting:
     files = {t.path for t in (*terms, model, optimizer) if t.path}
     sources = {file: registry.file_digest(file) for file in sorted(files)}
     if any(t.name.startswith(registry.BRIDGE) for t in terms):
         sources["avalanche"] = metadata.version("avalanche-lib")
-    spec = {
+    spec: dict[str, Any] = {
         "format": 1, "stream": stream.name, "stream_options": dict(stream.options), "boundaries": stream.boundaries,
         "strategy": registry.written(terms), "model": str(model), "optimizer": str(optimizer),
         "epochs": budget.epochs if budget.steps is None else None, "steps": budget.steps,
@@ -131,7 +135,54 @@ def _setting(stream: Stream, terms: list[Term], model: Term, optimizer: Term, op
                   "optimizer": optimizer.resolved()},
         "sources": sources,
     }
+    setting = Setting(terms, model, optimizer, spec)
+    if setting.start:
+        start = starts[setting.start]
+        spec |= {"model": _model(start)}
+        spec["hyper"]["model"] = {}
+        spec["start"] = start.about["sha256"] if isinstance(start, Weights) else start.spec
+        both = stream.content & frozenset(_content(start))
+        if both and not options.overlap:
+            raise ValueError(f"{setting.start} was learned on {len(both)} of the classes that {stream.name} tests on, "
+                             f"for example {min(both)}: use another source, or insist with --overlap")
+        spec |= {"overlap": len(both)} if both else {}
     return Setting(terms, model, optimizer, json.loads(json.dumps(spec)))
+
+
+def _with_start(stream: Stream, terms: list[Term], options: Options, where: torch.device,
+                starts: dict[str, Weights | Pretraining]) -> list[Term]:
+    """The same terms, after the start among them that must be learned was looked up in `starts`, or put there."""
+    learned = [term for term in terms if term.learned]
+    if len(learned) > 1:
+        raise ValueError("a sum can have one start: learning begins in one place")
+    for term in learned:
+        use = term.resolved()
+        if str(term) in starts:
+            continue
+        if options.model:
+            raise ValueError(f"{term.name} brings its own network: leave --model out, or write {term.name}(model=...)")
+        if use["file"] is not None:
+            weights = load(Path(use["file"]))
+            if weights.about["start"] != term.name:
+                raise ValueError(f"{use['file']} holds {weights.about['start']}, not {term.name}: write "
+                                 f"{weights.about['start']}(file=...)")
+            starts[str(term)] = weights
+            continue
+        source = use["source"] or stream.defaults.get("source")
+        if source is None:
+            raise ValueError(f"{stream.name} names no source that {term.name} could be learned from: write for example "
+                             f"{term.name}(source='omniglot'), or {term.name}(file='FILE') with what `lifelong "
+                             "pretrain` made")
+        starts[str(term)] = Pretraining(term, make_source(source, options.data), device=where)
+    return terms
+
+
+def _model(start: Weights | Pretraining) -> str:
+    return str(start.about["model"]) if isinstance(start, Weights) else start.model
+
+
+def _content(start: Weights | Pretraining) -> Iterable[str]:
+    return start.about["content"] if isinstance(start, Weights) else start.source.content
 
 
 def _check(experiment: Experiment, setting: Setting) -> None:

@@ -64,6 +64,8 @@ def _shuffled(rows: Tensor, seed: int, name: object, count: int) -> Tensor:
 def plan(stream: Stream, seeds: Sequence[int], task: int, data: str, budget: Budget) -> Plan:
     """The batches of a task: shuffled passes, cut into batches; a pass's last batch may be short.
 
+    Where the stream is ordered, a learner of its own task's rows meets them in their order, pass after pass.
+
     Args:
         stream: made for `seeds`.
         seeds: they decide the order, each its own.
@@ -78,7 +80,9 @@ def plan(stream: Stream, seeds: Sequence[int], task: int, data: str, budget: Bud
         rows = rows[rows >= 0]
         name = "all" if data == "all" else task
         b = budget.batch_size
-        if data == "all":
+        if stream.ordered and data == "task":
+            per_seed.append(_in_order(rows, budget))
+        elif data == "all":
             per_seed.append(_share_of_all(rows, seed, task, stream.n_tasks, budget))
         elif budget.steps is not None:
             per_seed.append(_shuffled(rows, seed, name, budget.steps * b))
@@ -88,6 +92,13 @@ def plan(stream: Stream, seeds: Sequence[int], task: int, data: str, budget: Bud
     longest = max(map(len, per_seed))
     rows = torch.stack([_padded(r, longest) for r in per_seed])
     return Plan(rows, torch.tensor([len(r) // budget.batch_size for r in per_seed]), budget.batch_size)
+
+
+def _in_order(rows: Tensor, budget: Budget) -> Tensor:
+    b = budget.batch_size
+    if budget.steps is None:
+        return _padded(rows, b).repeat(budget.epochs)
+    return rows.repeat(-(-budget.steps * b // len(rows)))[:budget.steps * b]
 
 
 def _padded(rows: Tensor, multiple: int) -> Tensor:

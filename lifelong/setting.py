@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from inspect import signature
 from typing import Any
 
 from lifelong import registry
@@ -28,6 +29,7 @@ class Options:
         dtype: 'float32' or 'float64'.
         data: folder of the raw data.
         save_every: seconds between checkpoints.
+        overlap: whether a start may have been learned on classes that the stream tests on.
         memory: GiB that training may take; None: what is free. Lanes that do not fit together are trained in turn.
     """
 
@@ -43,6 +45,7 @@ class Options:
     data: str | None = None
     save_every: float = 30.0
     memory: float | None = None
+    overlap: bool = False
 
     def __post_init__(self) -> None:
         registry.at_least(1, **{"--seeds": self.seeds})
@@ -69,16 +72,20 @@ def compose(terms: list[Term], context: Mapping[str, Any], optimizer: Any = None
     Raises:
         ValueError: for a sum that makes no sense, with the reason.
     """
+    start = context.get("start")
     own: list[dict[str, Any]] = [{} for _ in terms]
     for (position, name), value in (hyper or {}).items():
         own[position][name] = value
     objects = [registry.build(term, context, **values) for term, values in zip(terms, own, strict=True)]
+    objects = [start if start and isinstance(thing, Initialization) and thing.recipe else thing for thing in objects]
     for term, thing in zip(terms, objects, strict=True):
         imperative = (hasattr(thing, "observe") or hasattr(thing, "learn_task")) and hasattr(thing, "predict")
         if not isinstance(thing, (Initialization, Learner, Part)) and not imperative:
             raise ValueError(f"{term.name} makes a {type(thing).__name__}: a strategy is a Part, a Learner, a start, "
                              "or an object with observe(x, y, task), end_task() and predict(x)")
         if len(terms) > 1 and not isinstance(thing, (Part, Initialization)):
+            if len(terms) == 2 and start and isinstance(thing, Learner) and "net" in signature(term.factory).parameters:
+                return thing  # a whole learner, on the network of a start
             raise ValueError(f"{term.name} is a whole learner with steps of its own: it cannot be added to "
                              f"{', '.join(t.name for t in terms if t is not term)}")
     if not isinstance(objects[0], (Part, Initialization)):
@@ -116,6 +123,11 @@ class Setting:
                  for place, term in self._places()]
         others = {k: v for k, v in self.spec.items() if k not in ("strategy", "optimizer", "hyper")}
         return json.dumps([fixed, others], sort_keys=True, default=str)
+
+    @property
+    def start(self) -> str | None:
+        """The expression of the start that must be learned first, if there is one."""
+        return next((str(term) for term in self.terms if term.learned), None)
 
     def _places(self) -> list[tuple[Any, Term]]:
         return [*enumerate(self.terms), ("optimizer", self.optimizer)]

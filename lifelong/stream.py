@@ -108,10 +108,14 @@ class Stream:
         shape: shape of one example.
         scenario: 'task', 'domain' or 'class'.
         boundaries: whether the learner is told where a task ends.
+        ordered: whether the rows of a task are learned in the order given, in place of one drawn for each pass.
+        retention: whether accuracy on the training rows of the tasks so far is measured as well.
+        spare: output units, the last ones, that belong to no task: a learner may answer them, and is wrong.
         scale: what integer pixels are multiplied by, for example 1/255.
         warp: [S, V, D], label: [S, V, K]: see `Pool`.
         defaults: what a run on this stream uses unless told otherwise: `model`, `optimizer`, `epochs`, `batch_size`.
         options: the arguments that made the stream, JSON values; with `name` they identify its content.
+        content: names of what is tested, so that no start that was learned on it is used unnoticed.
 
     Raises:
         ValueError: where an invariant fails; the sentence names the task and what is wrong.
@@ -131,6 +135,10 @@ class Stream:
     label: Tensor | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+    content: frozenset[str] = frozenset()
+    ordered: bool = False
+    retention: bool = False
+    spare: int = 0
 
     def __post_init__(self) -> None:
         if self.scenario not in SCENARIOS:
@@ -215,8 +223,11 @@ class Stream:
     def _check_labels(self) -> None:
         if self.classes.dtype != torch.bool or self.classes.shape[:2] != self.train.shape[:2]:
             raise ValueError(f"{self.name}: classes must be bool [S, T, C], got {list(self.classes.shape)}")
-        if not bool(self.classes.any(1).all()):
+        used = self.n_classes - self.spare
+        if self.spare < 0 or not bool(self.classes[..., :used].any(1).all()):
             raise ValueError(f"{self.name}: an output unit belongs to no task")
+        if bool(self.classes[..., used:].any()):
+            raise ValueError(f"{self.name}: a spare output unit belongs to a task")
         if self.scenario == "task" and bool((self.classes.sum(1) > 1).any()):
             raise ValueError(f"{self.name}: task-incremental needs output units of their own for every task")
         n = len(self.y)

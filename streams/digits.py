@@ -8,6 +8,7 @@ import torch
 
 from lifelong import build
 from lifelong.randomness import generator
+from lifelong.start import Source
 from lifelong.stream import Stream
 
 _DEFAULTS = {"model": "mlp(hidden=(100, 100))", "optimizer": "sgd(lr=0.1)", "epochs": 8, "batch_size": 16}
@@ -32,7 +33,7 @@ def rotated(seeds: Sequence[int], *, tasks: int = 5, examples: int | None = 1440
     """
     options = {"tasks": tasks, "examples": examples, "scenario": scenario, "boundaries": boundaries}
     return build.rotated("rotated-digits-v1", seeds, _digits(), tasks=tasks, examples=examples, scenario=scenario,
-                         boundaries=boundaries, defaults=_DEFAULTS, options=options)
+                         boundaries=boundaries, defaults=_DEFAULTS | {"source": "rotated-digits"}, options=options)
 
 
 def permuted(seeds: Sequence[int], *, tasks: int = 5, examples: int | None = 1440, scenario: str = "domain",
@@ -50,7 +51,7 @@ def permuted(seeds: Sequence[int], *, tasks: int = 5, examples: int | None = 144
     """
     options = {"tasks": tasks, "examples": examples, "scenario": scenario, "boundaries": boundaries}
     return build.permuted("permuted-digits-v1", seeds, _digits(), tasks=tasks, examples=examples, scenario=scenario,
-                          boundaries=boundaries, defaults=_DEFAULTS, options=options)
+                          boundaries=boundaries, defaults=_DEFAULTS | {"source": "permuted-digits"}, options=options)
 
 
 def split(seeds: Sequence[int], *, tasks: int = 5, classes_per_task: int = 2, scenario: str = "class",
@@ -74,6 +75,24 @@ def split(seeds: Sequence[int], *, tasks: int = 5, classes_per_task: int = 2, sc
                        scenario=scenario, boundaries=boundaries, defaults=_DEFAULTS, options=options)
 
 
+def rotations(*, domains: int = 100) -> Source:
+    """Small real digits under 100 rotations: what a start for rotated digits is learned from; training images alone.
+
+    Args:
+        domains: rotations, drawn once from all of [0, 180) degrees; no stream's are among them.
+    """
+    return build.rotations("rotated-digits-v1", _digits(), count=domains, options={"domains": domains})
+
+
+def permutations(*, domains: int = 100) -> Source:
+    """Small real digits under 100 permutations of the pixels: what a start for permuted digits is learned from.
+
+    Args:
+        domains: permutations, drawn once; no stream's are among them.
+    """
+    return build.permutations("permuted-digits-v1", _digits(), count=domains, options={"domains": domains})
+
+
 def _digits() -> build.Images:
     """All 1,797 digits; a fifth of every class tests, the same fifth for every seed."""
     from sklearn.datasets import load_digits
@@ -85,4 +104,4 @@ def _digits() -> build.Images:
     classes = [order[y[order] == c] for c in range(10)]
     test = torch.cat([c[:len(c) // 5] for c in classes]).sort().values
     train = torch.cat([c[len(c) // 5:] for c in classes]).sort().values
-    return build.Images(x, y, train, test, scale=1 / 16)
+    return build.Images(x, y, train, test, scale=1 / 16, names=[f"digits/{c}" for c in range(10)])

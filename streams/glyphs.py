@@ -10,13 +10,16 @@ from torch import Tensor
 
 from lifelong import build
 from lifelong.randomness import generator
+from lifelong.start import Source
 from lifelong.stream import Stream
 
 DRAWINGS, TRAINED = 20, 15
 _SIDE, _STROKES, _STEPS, _KNOTS = 28, 4, 32, 4
 # A stroke is made of this many random numbers, the last _KNOTS of which say how it turns.
 _NUMBERS = 10 + _KNOTS
-_DEFAULTS = {"model": "conv4(width=32)", "optimizer": "adam(lr=0.001)", "epochs": 20, "batch_size": 10}
+_DEFAULTS = {"model": "conv4(width=32)", "optimizer": "adam(lr=0.001)", "epochs": 20, "batch_size": 10,
+             "source": "glyphs"}
+_OTHERS = 1_000_000  # the number of the first character that no stream has
 
 
 def split(seeds: Sequence[int], *, tasks: int = 10, classes_per_task: int = 5, classes: int | None = None,
@@ -44,20 +47,36 @@ def split(seeds: Sequence[int], *, tasks: int = 10, classes_per_task: int = 5, c
     n_classes = len(x)
     rows = torch.arange(n_classes * DRAWINGS)
     images = build.Images(x.view(-1, 1, _SIDE, _SIDE), rows // DRAWINGS, rows[rows % DRAWINGS < TRAINED],
-                          rows[rows % DRAWINGS >= TRAINED], scale=1 / 255)
+                          rows[rows % DRAWINGS >= TRAINED], scale=1 / 255,
+                          names=[f"glyphs/{c}" for c in range(n_classes)])
     options = {"tasks": tasks, "classes_per_task": classes_per_task, "classes": classes, "scenario": scenario,
                "boundaries": boundaries}
     return build.split(name, seeds, images, tasks=tasks, classes_per_task=classes_per_task, scenario=scenario,
                        boundaries=boundaries, defaults=_DEFAULTS, options=options)
 
 
-def drawings(classes: int) -> Tensor:
-    """Twenty drawings each of characters 0, 1, ..., uint8 [classes, 20, 28, 28]: ink up to 255 on paper of 0.
+def source(*, classes: int = 500, turned: bool = False) -> Source:
+    """Made-up characters that no stream of glyphs has: what a start for them is learned from.
+
+    Args:
+        classes: characters, 20 drawings each.
+        turned: whether every character turned by 90, 180 and 270 degrees is a further class.
+    """
+    build.check_counts("glyphs-v1", [0], classes=classes)
+    rows = torch.arange(classes * DRAWINGS)
+    images = build.Images(drawings(classes, _OTHERS).view(-1, 1, _SIDE, _SIDE), rows // DRAWINGS, rows, rows[:0],
+                          scale=1 / 255, names=[f"glyphs/{_OTHERS + c}" for c in range(classes)])
+    return build.source("glyphs-v1", images, turned=turned, options={"classes": classes, "turned": turned})
+
+
+def drawings(classes: int, start: int = 0) -> Tensor:
+    """Twenty drawings each of characters start, start + 1, ..., uint8 [classes, 20, 28, 28]: ink up to 255, paper 0.
 
     A character is always drawn the same, however many are asked for.
     """
     # In portions, because the pen's marks take a hundred times the memory of the image.
-    return torch.cat([_draw(range(first, min(first + 100, classes))) for first in range(0, classes, 100)])
+    return torch.cat([_draw(range(start + first, start + min(first + 100, classes)))
+                      for first in range(0, classes, 100)])
 
 
 def _draw(characters: range) -> Tensor:

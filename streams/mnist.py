@@ -14,6 +14,7 @@ import torch
 from lifelong import build
 from lifelong.data import find
 from lifelong.randomness import generator
+from lifelong.start import Source
 from lifelong.stream import Stream
 
 _FOLDERS = ("mnist/MNIST/raw", "MNIST/raw", "raw", "mnist", "MNIST", ".")
@@ -70,8 +71,8 @@ def permuted(seeds: Sequence[int], *, data: str | Path | None = None, tasks: int
     options = {"tasks": tasks, "examples": examples, "test_examples": test_examples, "scenario": scenario,
                "boundaries": boundaries}
     return build.permuted("permuted-mnist-v1", seeds, _mnist("permuted-mnist-v1", data, test_examples), tasks=tasks,
-                          examples=examples, scenario=scenario, boundaries=boundaries, defaults=_mlp(0.2, 128),
-                          options=options)
+                          examples=examples, scenario=scenario, boundaries=boundaries,
+                          defaults=_mlp(0.2, 128) | {"source": "permuted-mnist"}, options=options)
 
 
 def rotated_gem(seeds: Sequence[int], *, data: str | Path | None = None, tasks: int = 20, examples: int | None = 1000,
@@ -134,11 +135,33 @@ def rotated_der(seeds: Sequence[int], *, data: str | Path | None = None, tasks: 
                     test_examples=test_examples, scenario=scenario, boundaries=boundaries)
 
 
+def rotations(*, data: str | Path | None = None, domains: int = 100) -> Source:
+    """MNIST's training digits under 100 rotations: what a start for rotated MNIST is learned from.
+
+    Args:
+        data: folder with MNIST; None = see `lifelong.data.folder`.
+        domains: rotations, drawn once from all of [0, 180) degrees; no stream's are among them.
+    """
+    return build.rotations("rotated-mnist-v1", _mnist("rotated-mnist-v1", data, None), count=domains,
+                           options={"domains": domains})
+
+
+def permutations(*, data: str | Path | None = None, domains: int = 100) -> Source:
+    """MNIST's training digits under 100 permutations of the pixels: what a start for permuted MNIST is learned from.
+
+    Args:
+        data: folder with MNIST; None = see `lifelong.data.folder`.
+        domains: permutations, drawn once; no stream's are among them.
+    """
+    return build.permutations("permuted-mnist-v1", _mnist("permuted-mnist-v1", data, None), count=domains,
+                              options={"domains": domains})
+
+
 def _rotated(name: str, seeds: Sequence[int], data: str | Path | None, angles: str, defaults: dict[str, Any],
              **options: Any) -> Stream:
     asked = {key: value for key, value in options.items() if key != "test_examples"}
-    return build.rotated(name, seeds, _mnist(name, data, options["test_examples"]), angles=angles, defaults=defaults,
-                         options=options, **asked)
+    return build.rotated(name, seeds, _mnist(name, data, options["test_examples"]), angles=angles,
+                         defaults=defaults | {"source": "rotated-mnist"}, options=options, **asked)
 
 
 def _mlp(rate: float, batch_size: int) -> dict[str, Any]:
@@ -160,7 +183,8 @@ def _mnist(name: str, data: str | Path | None, test_examples: int | None) -> bui
     if test_examples is not None:
         test = torch.randperm(there, generator=generator("mnist", "test"))[:test_examples].sort().values
     return build.Images(torch.from_numpy(x).unsqueeze(1), torch.from_numpy(y).to(torch.int64),
-                        torch.arange(_SIZES["train"]), _SIZES["train"] + test, scale=1 / 255)
+                        torch.arange(_SIZES["train"]), _SIZES["train"] + test, scale=1 / 255,
+                        names=[f"mnist/{c}" for c in range(10)])
 
 
 def _idx(data: str | Path | None, stem: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = sorted(ROOT.glob("reports/*/run.sh"))
-NEEDS_DATA = ("mnist",)
+NEEDS_DATA = ("mnist", "omniglot")
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.parent.name)

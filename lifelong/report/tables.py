@@ -17,8 +17,8 @@ from lifelong.metrics import Array
 from lifelong.store import Run
 
 _PLACES = {"finetune": 0, "cumulative": 2, "joint": 3}  # bounds frame a table; everything else is 1, as given
-_ELSEWHERE = {"stream", "stream_options", "strategy", "seeds", "eval_every", "hyper", "sources", "format"}
-_LAST_RESORT = ("seeds", "eval_every", "hyper", "sources", "format")
+_ELSEWHERE = {"stream", "stream_options", "strategy", "seeds", "eval_every", "hyper", "start", "sources", "format"}
+_LAST_RESORT = ("start", "seeds", "eval_every", "hyper", "sources", "format")
 
 
 @dataclass(frozen=True)

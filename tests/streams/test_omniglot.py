@@ -73,6 +73,7 @@ def small(tmp_path: Path, few: None) -> Path:
 
 
 MAKERS: dict[str, Any] = {"split-omniglot-v1": omniglot.split, "omniglot-alphabets-v1": omniglot.alphabets}
+FEW: dict[str, Any] = {"lengths": (1, 3, 5), "units": 9, "classes": 6}
 
 
 @pytest.mark.parametrize("drawings", ["fixed", "random"])
@@ -221,6 +222,78 @@ def test_a_request_that_cannot_be_met_is_refused(small: Path, options: dict[str,
 def test_there_are_only_so_many_alphabets(small: Path) -> None:
     with pytest.raises(ValueError, match="^omniglot-alphabets-v1: 5 tasks are asked for, but there are 4 alphabets"):
         omniglot.alphabets([0], data=small, tasks=5)
+
+
+def order(stream: Any, seed: int) -> list[int]:
+    """The characters of a seed in the order in which they are learned, each as often as it has images there."""
+    rows = stream.train[seed].flatten()
+    return stream.y[rows[rows >= 0]].tolist()
+
+
+def test_o600_shows_one_character_after_another_and_measures_between(small: Path) -> None:
+    stream = omniglot.o600([0, 1, 2], data=small, **FEW)
+    assert (stream.ordered, stream.retention, stream.boundaries, stream.spare) == (True, True, False, 4)
+    assert (stream.n_tasks, stream.n_classes) == (3, 9)
+    assert [(task >= 0).sum() for task in stream.train[0]] == [15, 30, 30]
+    assert [(task >= 0).sum() for task in stream.test[0]] == [5, 10, 10]
+    for seed in range(3):
+        seen = order(stream, seed)
+        assert len(set(seen)) == 5
+        assert seen == [seen[15 * i] for i in range(5) for _ in range(15)]
+        units = stream.pool().lane({"label": stream.label[seed]}).fetch(stream.train[seed, -1, :30])[1]
+        assert units.tolist() == [3] * 15 + [4] * 15
+        rows = stream.train[seed]
+        assert set((rows[rows >= 0] % 20).tolist()) == {*range(15)}
+    assert len({tuple(order(stream, seed)) for seed in range(3)}) > 1
+
+
+def test_a_shorter_o600_is_the_beginning_of_a_longer_one(small: Path) -> None:
+    short = omniglot.o600([0, 1], data=small, **FEW | {"lengths": (3,)})
+    long = omniglot.o600([0, 1], data=small, **FEW)
+    for seed in range(2):
+        assert order(short, seed) == order(long, seed)[:45]
+
+
+def test_o600_draws_other_characters_to_choose_step_sizes_on(small: Path) -> None:
+    stream = omniglot.o600([0, 1, 2], data=small, **FEW)
+    again = omniglot.o600([0, 1, 2], data=small, **stream.options)
+    search = omniglot.o600([0, 1, 2], data=small, **stream.options | {"search": True})
+    other = omniglot.o600([0], data=small, part="background", first=1, classes=4, lengths=(2, 4))
+    assert torch.equal(again.train, stream.train)
+    assert not torch.equal(search.train, stream.train)
+    assert {*order(other, 0)} == {1, 2, 3, 4}
+    assert other.n_classes == 1000
+    assert stream.content == frozenset(f"omniglot/{c}" for c in ("Angelic/character01", "Angelic/character02",
+                                       "Tengwar/character01", "Tengwar/character02", "Tengwar/character03",
+                                       "Tengwar/character04"))
+
+
+def test_g600_takes_the_first_characters_and_draws_their_order_and_drawings(small: Path) -> None:
+    stream = omniglot.g600([0, 1, 2, 3], data=small, lengths=(2, 4))
+    again = omniglot.g600([3], data=small, **stream.options)
+    assert (stream.shape, stream.n_classes, stream.spare) == ((1, 84, 84), 4, 0)
+    assert torch.equal(again.train[0], stream.train[3])
+    assert all({*order(stream, seed)} == {0, 1, 2, 3} for seed in range(4))
+    assert len({tuple(order(stream, seed)) for seed in range(4)}) > 1
+    assert len({tuple(sorted((own[own >= 0] % 20).tolist())) for own in stream.test[:, 0]}) > 1
+
+
+@pytest.mark.parametrize(("make", "options", "sentence"), [
+    (omniglot.o600, FEW | {"lengths": (2, 7)}, "7 classes are asked for, but there are 6"),
+    (omniglot.o600, FEW | {"units": 4}, "5 classes need as many output units, but units is 4"),
+    (omniglot.o600, FEW | {"lengths": (2, 2)}, "lengths must be growing"),
+    (omniglot.o600, FEW | {"lengths": ()}, "lengths must be growing"),
+    (omniglot.o600, FEW | {"lengths": (0, 2)}, "lengths[0] must be a whole number of 1 or more, got 0"),
+    (omniglot.o600, FEW | {"first": 1}, "characters 1 to 6 are asked for, but the evaluation part has 6"),
+    (omniglot.o600, FEW | {"part": "both"}, "part 'both' is not offered"),
+    (omniglot.g600, {"lengths": (7,)}, "characters 0 to 6 are asked for, but the evaluation part has 6"),
+    (omniglot.g600, {"lengths": (2,), "size": 32}, "size 32 is not offered"),
+    (omniglot.o600, FEW | {"classes": 0}, "classes must be a whole number of 1 or more, got 0"),
+])
+def test_a_long_stream_that_cannot_be_is_refused(small: Path, make: Any, options: dict[str, Any],
+                                                 sentence: str) -> None:
+    with pytest.raises(ValueError, match="^omniglot-[og]600-v1: .*" + re.escape(sentence)):
+        make([0], data=small, **options)
 
 
 @real
