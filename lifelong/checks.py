@@ -105,7 +105,7 @@ def _place(f: Callable[..., Any]) -> str:
     return f" ({Path(code.co_filename).name}, {code.co_name}, from line {code.co_firstlineno})" if code else ""
 
 
-_HOOKS = ("init", "recall", "criterion", "loss", "pull", "grads", "step", "task", "weights", "predict")
+_HOOKS = ("init", "recall", "criterion", "loss", "slope", "pull", "grads", "step", "task", "weights", "predict")
 
 
 def _guarded(lanes: Lanes, budget: Budget) -> None:

@@ -175,7 +175,7 @@ def run(
     boundaries: Annotated[bool | None, typer.Option("--boundaries/--no-boundaries",
                                                     help="Whether learners are told where a task ends.")] = None,
     eval_every: Annotated[int, typer.Option(help="Also measure every so many steps inside a task; 0: never.")] = 0,
-    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 (the network alone) or float64.")] = "float32",
     save_every: Annotated[float, typer.Option(help="Seconds between checkpoints inside a task.")] = 30.0,
     memory: Annotated[float | None, typer.Option(
         help="GiB that training may take; lanes beyond are trained in turn [default: what is free].")] = None,
