@@ -34,6 +34,7 @@ class Net(NamedTuple):
         still: names of parameters that no gradient moves: the statistics of batch normalisation.
         mask: (params, x) -> what a gate multiplies the features by, [B, F]; None where there is no gate.
         gated: (params, x, mask) -> `features` with this mask in place of the gate's own.
+        layout: how the weights of convolutions lie in memory while a start is learned, as measured on a CPU.
     """
 
     init: Callable[[torch.Generator], Params]
@@ -45,6 +46,7 @@ class Net(NamedTuple):
     still: tuple[str, ...] = ()
     mask: Callable[[Params, Tensor], Tensor] | None = None
     gated: Callable[[Params, Tensor, Tensor], Tensor] | None = None
+    layout: torch.memory_format = torch.channels_last
 
 
 def _uniform(shape: tuple[int, ...], fan_in: int, g: torch.Generator) -> Tensor:
