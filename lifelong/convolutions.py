@@ -125,7 +125,8 @@ def anml_net(shape: tuple[int, ...], n_classes: int, width: int = 256, gate: int
     def apply(params: Params, x: Tensor) -> Tensor:
         return F.linear(features(params, x), *(params[k] for k in _HEAD))
 
-    return Net(init, apply, features, _HEAD, mask=mask, gated=gated)
+    # A step of ANML takes 0.9 (float32) or 0.5 (bfloat16) of the time that it takes with channels last.
+    return Net(init, apply, features, _HEAD, mask=mask, gated=gated, layout=torch.contiguous_format)
 
 
 def _instance_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ class Net(NamedTuple):
         mask: (params, x) -> what a gate multiplies the features by, [B, F]; None where there is no gate.
         gated: (params, x, mask) -> `features` with this mask in place of the gate's own.
         dtype: what it calculates in; None: in the precision of its parameters.
+        layout: how the weights of convolutions lie in memory while a start is learned, as measured on a CPU.
     """
 
     init: Callable[[torch.Generator], Params]
@@ -47,6 +48,7 @@ class Net(NamedTuple):
     mask: Callable[[Params, Tensor], Tensor] | None = None
     gated: Callable[[Params, Tensor, Tensor], Tensor] | None = None
     dtype: torch.dtype | None = None
+    layout: torch.memory_format = torch.channels_last
 
 
 def _uniform(shape: tuple[int, ...], fan_in: int, g: torch.Generator) -> Tensor:

@@ -235,8 +235,8 @@ def learn(recipe: Recipe, net: Net, source: Source, *, seed: int = 0, device: to
         state = {k: v.to(device) for k, v in recipe.optimizer(0).init(trained).items()}
         first, losses = 0, torch.full((recipe.steps,), torch.nan)
     sampler = source.sampler(generator(seed, "unused"), device, dtype)
-    # Convolutions read channels last in half of the time.
-    params = {k: p.to(memory_format=torch.channels_last) if p.dim() == 4 else p for k, p in params.items()}
+    # Most convolutions read channels last in half of the time.
+    params = {k: p.to(memory_format=net.layout) if p.dim() == 4 else p for k, p in params.items()}
     saved, unseen = time.monotonic(), []
     for step in range(first, recipe.steps):
         g = generator(seed, "episode", step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -112,7 +113,8 @@ class Head:
     def __init__(self, net: Net, params: Params, lr: float, second: bool) -> None:
         self.weight, self.bias = (params[name] for name in net.head)
         self.lr, self.second = lr, second
-        self.phi, self.towards = self.weight.new_zeros(0, self.weight.shape[1]), self.weight.new_zeros(0, len(self.bias))
+        self.phi = self.weight.new_zeros(0, self.weight.shape[1])  # what was learned, and towards which scores
+        self.towards = self.weight.new_zeros(0, len(self.bias))
 
     def fixed(self, phi: Tensor) -> Tensor:
         """Scores of features [..., F] before anything was learned."""
@@ -154,7 +156,7 @@ def _check(classes: int, shots: int, others: int, remember: int, inner_lr: float
 
 
 def _recipe(model: str, steps: int, classes: int, shots: int, others: int, remember: int, lr: float,
-            loss: object) -> Recipe:
+            loss: Callable[[Net, Params, Episode], tuple[Tensor, dict[str, Tensor]]]) -> Recipe:
     """Trajectories of `classes` times `shots` images, and what is asked after them."""
     def draw(sampler: Sampler) -> Episode:
         rows = _several(sampler, classes, shots + others) if sampler.source.domains > 1 else \
