@@ -199,7 +199,8 @@ class Experiment:
         use = next(term for term in setting.terms if term.learned).resolved()
         dtype = getattr(torch, self.options.dtype)
         net = installed(weights, stream.shape, stream.n_classes, stream.scenario, adapt=use["adapt"],
-                        head=use["head"], length=use["length"], device=self.device, dtype=dtype)
+                        head=use["head"], length=use["length"], power=use["power"], views=use["views"],
+                        device=self.device, dtype=dtype)
         if only_head(net) and stream.warp is None and not pixels:
             x = encoded(net, stream.pool(self.device, dtype)).cpu()
             stream = replace(stream, x=x, shape=tuple(x.shape[1:]), scale=1.0)
