@@ -205,7 +205,9 @@ class Experiment:
             x = encoded(net, stream.pool(self.device, dtype)).cpu()
             stream = replace(stream, x=x, shape=tuple(x.shape[1:]), scale=1.0)
             net = mlp(stream.shape, stream.n_classes, ())._replace(init=net.init)
-        return stream, Initialization(lambda net, seed: net.init(generator(seed, "init")), net=net)
+        beside = set(weights.params) - set(weights.net(stream.n_classes).init(generator(0, "init")))
+        return stream, Initialization(lambda net, seed: net.init(generator(seed, "init")), net=net,
+                                      learned={k: weights.params[k].to(self.device) for k in sorted(beside)})
 
     def context(self, setting: Setting, seed: int = 0) -> dict[str, Any]:
         """What a factory may ask for by name."""
@@ -214,8 +216,8 @@ class Experiment:
         if start:
             training = Training(setting.optimizer, self.budget, stream.scenario == "task",
                                 getattr(torch, self.options.dtype))
-            return facts | {"net": start.net, "start": start, "seed": seed, "device": self.device,
-                            "training": training}
+            return facts | {"net": start.net, "start": start, "learned": start.learned, "seed": seed,
+                            "device": self.device, "training": training}
         model = registry.build(setting.model, facts)
         if isinstance(model, nn.Module):
             model = from_module(lambda: registry.build(setting.model, facts))
