@@ -211,13 +211,14 @@ def student(z: Tensor, m: Tensor, spread: Tensor, n: Tensor, alpha: float | Tens
     weight = a.squeeze(-1) + 0.5
     level = torch.lgamma(weight) - torch.lgamma(a.squeeze(-1))
     constant = level * z.shape[-1] - b.log().sum(-1) / 2
-    root, z = b.rsqrt(), z.to(dtype).unsqueeze(-2)
+    root, z, one = b.rsqrt(), z.to(dtype).unsqueeze(-2), torch.ones((), dtype=dtype, device=z.device)
     at_once = max(1, 2**21 // z.numel())  # classes whose differences a processor's cache holds
     far = []
     for part, r in zip((-m * root).to(dtype).split(at_once), root.to(dtype).split(at_once), strict=True):
-        ratio = torch.addcmul(part, z, r).square_().add_(1)
+        ratio = torch.addcmul(part, z, r)
+        ratio = torch.addcmul(one, ratio, ratio)
         if ratio.shape[-1] % 4 == 0:  # one logarithm for four features: of B C F, they take longest
-            one, two, three, four = ratio.clamp_(max=1e9).chunk(4, -1)
-            ratio = (one * two).mul_(three).mul_(four)
-        far.append(ratio.log_().sum(-1))
+            a1, a2, a3, a4 = ratio.clamp(max=1e9).chunk(4, -1)
+            ratio = a1 * a2 * (a3 * a4)
+        far.append(ratio.log().sum(-1))
     return constant - weight * torch.cat(far, -1)
