@@ -107,6 +107,17 @@ class Sampler:
         chosen = rows[domain, torch.randperm(rows.shape[1], generator=self.g)[:count]]
         return self.some(chosen, each)
 
+    def task(self, way: int, each: int) -> Tensor:
+        """Rows [K, each] of a few-shot task, and a row's place is its unit: `way` classes in random order, or, of a
+        source of several domains, all classes of one in their own order, for there they have units that stay.
+
+        Raises:
+            ValueError: where the source has fewer classes, or fewer examples of a class.
+        """
+        if self.source.domains == 1:
+            return self.way(way, each)
+        return self.some(self.source.rows[int(torch.randint(self.source.domains, (), generator=self.g))], each)
+
     def some(self, rows: Tensor, each: int) -> Tensor:
         """Of `rows` [C, n] of C classes, `each` different ones of every class in random order, [C, each].
 
@@ -146,7 +157,8 @@ class Recipe:
         more: (net, params) -> further parameters that are learned, for example step sizes.
         finish: (net, params, sampler) -> params, once after the last step, for example statistics of normalisation.
         answer: (net, params, x [n, *shape], y [n], query [m, *shape], way) -> scores [m, way], how it answers queries
-            after it was shown a few examples of `way` new classes; None: it has no way of its own.
+            after it was shown a few examples of `way` new classes, as many of each, class after class; None: by the
+            nearest mean of features. Few-shot evaluation lifts it to many episodes by vmap.
         units: (source) -> output units while it is learned.
     """
 
@@ -289,6 +301,30 @@ def settled(net: Net, params: Params, sampler: Sampler, batches: int = 50, size:
         return params
     every = [net.fresh(params, sampler.fetch(sampler.any(size))[0])[1] for _ in range(batches)]
     return params | {k: torch.stack([own[k] for own in every]).mean(0).to(params[k].dtype) for k in net.still}
+
+
+# ---- by the nearest mean
+
+
+def means(z: Tensor, y: Tensor, way: int) -> Tensor:
+    """The mean [way, F] of the features `z` [n, F] of each class; `y` [n] has at least one of every class."""
+    shown = F.one_hot(y, way).to(z.dtype)
+    return torch.einsum("nk,nf->kf", shown / shown.sum(0), z)
+
+
+def closeness(z: Tensor, centres: Tensor) -> Tensor:
+    """Scores [m, way] of features `z` [m, F]: minus the squared Euclidean distance to each of `centres` [way, F]."""
+    return -(z.unsqueeze(1) - centres).square().sum(-1)
+
+
+def nearest_mean(net: Net, params: Params, x: Tensor, y: Tensor, query: Tensor, way: int) -> Tensor:
+    """Scores [m, way] of queries: minus the squared distance of their features to the mean of each class shown."""
+    if net.features is None:
+        raise ValueError("this network does not say what its features are")
+    # In one batch, for a network that normalises by what it is shown.
+    z = net.features(params, torch.cat([x, query]))
+    z = z if z.dtype == torch.float64 else z.float()
+    return closeness(z[len(x):], means(z[:len(x)], y, way))
 
 
 # ---- files
