@@ -32,6 +32,9 @@ class Net(NamedTuple):
             `still`; None for networks without batch normalisation. `features` and `apply` use the statistics in
             `params`, so that an example's scores do not depend on its batch.
         still: names of parameters that no gradient moves: the statistics of batch normalisation.
+        mask: (params, x) -> what a gate multiplies the features by, [B, F]; None where there is no gate.
+        gated: (params, x, mask) -> `features` with this mask in place of the gate's own.
+        layout: how the weights of convolutions lie in memory while a start is learned, as measured on a CPU.
     """
 
     init: Callable[[torch.Generator], Params]
@@ -41,6 +44,9 @@ class Net(NamedTuple):
     vjp: Callable[[Params, Tensor], tuple[Tensor, Back]] | None = None
     fresh: Callable[[Params, Tensor], tuple[Tensor, Params]] | None = None
     still: tuple[str, ...] = ()
+    mask: Callable[[Params, Tensor], Tensor] | None = None
+    gated: Callable[[Params, Tensor, Tensor], Tensor] | None = None
+    layout: torch.memory_format = torch.channels_last
 
 
 def _uniform(shape: tuple[int, ...], fan_in: int, g: torch.Generator) -> Tensor:

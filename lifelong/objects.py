@@ -184,7 +184,7 @@ def _measure(learner: Any, stream: Stream, at: int, device: torch.device | str, 
 @torch.no_grad()
 def _accuracy(learner: Any, stream: Stream, asked: Tensor, at: int, device: torch.device | str,
               dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Accuracy on every task of `asked` [S, T, m], as asked and with the task told; generators are left as they were."""
+    """Accuracy on `asked` [S, T, m], [T], as asked and with the task told; global generators are left as they were."""
     before = _generators()
     pool = stream.pool(device, dtype).lane({k: v[0] for k, v in stream.lanes([at], device).items()})
     free = torch.full(asked.shape[1:2], torch.nan, dtype=torch.float64)

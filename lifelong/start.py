@@ -129,9 +129,9 @@ class Sampler:
         order = torch.rand(rows.shape, generator=self.g).argsort(1)[:, :each]
         return rows.gather(1, order)
 
-    def any(self, count: int) -> Tensor:
-        """`count` different rows of all there are (or with repetitions where there are fewer)."""
-        every = self.source.rows.flatten()
+    def any(self, count: int, among: Tensor | None = None) -> Tensor:
+        """`count` different rows of `among`, or of all there are (or with repetitions where there are fewer)."""
+        every = (self.source.rows if among is None else among).flatten()
         if count > len(every):
             return every[torch.randint(len(every), (count,), generator=self.g)]
         picks = torch.randint(len(every), (count,), generator=self.g)
@@ -245,8 +245,8 @@ def learn(recipe: Recipe, net: Net, source: Source, *, seed: int = 0, device: to
         state = {k: v.to(device) for k, v in recipe.optimizer(0).init(trained).items()}
         first, losses = 0, torch.full((recipe.steps,), torch.nan)
     sampler = source.sampler(generator(seed, "unused"), device, dtype)
-    # Convolutions read channels last in half of the time.
-    params = {k: p.to(memory_format=torch.channels_last) if p.dim() == 4 else p for k, p in params.items()}
+    # Most convolutions read channels last in half of the time.
+    params = {k: p.to(memory_format=net.layout) if p.dim() == 4 else p for k, p in params.items()}
     saved, unseen = time.monotonic(), []
     for step in range(first, recipe.steps):
         g = generator(seed, "episode", step)
