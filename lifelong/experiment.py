@@ -207,13 +207,15 @@ class Experiment:
         weights = start if isinstance(start, Weights) else start.untrained()
         use = next(term for term in setting.terms if term.learned).resolved()
         net = installed(weights, stream.shape, stream.n_classes, stream.scenario, adapt=use["adapt"],
-                        head=use["head"], length=use["length"], device=self.device, dtype=self.dtype)
+                        head=use["head"], length=use["length"], power=use["power"], views=use["views"],
+                        device=self.device, dtype=self.dtype)
         if only_head(net) and stream.warp is None and not pixels:
             x = encoded(net, stream.pool(self.device, self.dtype)).cpu()
             stream = replace(stream, x=x, shape=tuple(x.shape[1:]), scale=1.0)
             net = mlp(stream.shape, stream.n_classes, ())._replace(init=net.init)
-        return stream, Initialization(lambda net, seed: net.init(generator(seed, "init")),
-                                      net=self._precise(net))
+        beside = set(weights.params) - set(weights.net(stream.n_classes).init(generator(0, "init")))
+        return stream, Initialization(lambda net, seed: net.init(generator(seed, "init")), net=self._precise(net),
+                                      learned={k: weights.params[k].to(self.device) for k in sorted(beside)})
 
     def context(self, setting: Setting, seed: int = 0) -> dict[str, Any]:
         """What a factory may ask for by name."""
@@ -222,8 +224,8 @@ class Experiment:
         if start:
             training = Training(setting.optimizer, self.budget, stream.scenario == "task",
                                 self.dtype)
-            return facts | {"net": start.net, "start": start, "seed": seed, "device": self.device,
-                            "training": training}
+            return facts | {"net": start.net, "start": start, "learned": start.learned, "seed": seed,
+                            "device": self.device, "training": training}
         model = registry.build(setting.model, facts)
         if isinstance(model, nn.Module):
             model = from_module(lambda: registry.build(setting.model, facts))

@@ -78,6 +78,7 @@ class Initialization:
         net: the network that the start brings along; None: the one chosen for the run.
         recipe: how it is learned, of a start that must be: see `lifelong.start`.
         use: how such a start is used, by name.
+        learned: what it learned beside its network's parameters, for whole learners on its features.
     """
 
     params: Callable[[Net, int], Params]
@@ -85,6 +86,7 @@ class Initialization:
     net: Net | None = None
     recipe: Any = None
     use: Mapping[str, Any] = field(default_factory=dict)
+    learned: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class View(NamedTuple):

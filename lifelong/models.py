@@ -224,8 +224,9 @@ def conv4(shape: tuple[int, ...], n_classes: int, width: int = 32, norm: str = "
         for i in range(4):
             x = F.conv2d(x, params[f"conv{i}.weight"], params[f"conv{i}.bias"], stride=2 if down == "stride" else 1,
                          padding=1)
-            x = normalised(params, f"norm{i}", x, norm, own).relu()
-            x = x if down == "stride" else F.max_pool2d(x, 2)
+            x = normalised(params, f"norm{i}", x, norm, own)
+            # The maximum first: the same numbers, of which ReLU then has a quarter.
+            x = (x if down == "stride" else F.max_pool2d(x, 2)).relu()
         return x.flatten(1)
 
     def fresh(params: Params, x: Tensor) -> tuple[Tensor, Params]:

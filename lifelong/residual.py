@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lifelong.models import Net, Params
-
-EPS = 1e-5
-Norm = Callable[[str, Tensor], Tensor]
+from lifelong.models import Net, Params, norm_layer, normalised
 
 
 def resnet(shape: tuple[int, ...], n_classes: int, widths: Sequence[int] = (32, 64, 160, 320)) -> Net:
@@ -46,17 +43,17 @@ def resnet(shape: tuple[int, ...], n_classes: int, widths: Sequence[int] = (32, 
         for name, (outputs, inputs, side) in layers.items():
             fan_out = outputs * side * side
             params[f"{name}.weight"] = torch.randn(outputs, inputs, side, side, generator=g) * math.sqrt(2 / fan_out)
-            params |= {f"{name}.norm.weight": torch.ones(outputs), f"{name}.norm.bias": torch.zeros(outputs),
-                       f"{name}.norm.mean": torch.zeros(outputs), f"{name}.norm.var": torch.ones(outputs)}
+            norm_layer(params, f"{name}.norm", outputs, "batch")
         bound = 1 / math.sqrt(widths[-1])
         params["head.weight"] = (torch.rand(n_classes, widths[-1], generator=g) * 2 - 1) * bound
         params["head.bias"] = (torch.rand(n_classes, generator=g) * 2 - 1) * bound
         return params
 
-    def run(params: Params, x: Tensor, norm: Norm) -> Tensor:
+    def through(params: Params, x: Tensor, own: Params | None = None) -> Tensor:
         def layer(name: str, x: Tensor) -> Tensor:
             weight = params[f"{name}.weight"]
-            return norm(name, F.conv2d(x, weight, padding=0 if name == "conv0" else weight.shape[-1] // 2))
+            x = F.conv2d(x, weight, padding=0 if name == "conv0" else weight.shape[-1] // 2)
+            return normalised(params, f"{name}.norm", x, "batch", own)
 
         x = F.pad(x, (1, 1, 1, 1), "replicate").contiguous(memory_format=torch.channels_last)
         x = F.max_pool2d(layer("conv0", x).relu(), 2)
@@ -65,23 +62,12 @@ def resnet(shape: tuple[int, ...], n_classes: int, widths: Sequence[int] = (32, 
             x = (layer(f"conv{i}b", layer(f"conv{i}a", x).relu()) + layer(f"short{i}", x)).relu()
         return x.float().mean((2, 3)) if x.dtype == torch.bfloat16 else x.mean((2, 3))
 
-    def features(params: Params, x: Tensor) -> Tensor:
-        def norm(name: str, x: Tensor) -> Tensor:
-            mean, var, gain, bias = (params[f"{name}.norm.{k}"] for k in ("mean", "var", "weight", "bias"))
-            return F.batch_norm(x, mean, var, gain, bias, False, 0.0, EPS)
-        return run(params, x, norm)
-
     def fresh(params: Params, x: Tensor) -> tuple[Tensor, Params]:
-        seen: Params = {}
-
-        def norm(name: str, x: Tensor) -> Tensor:
-            mean, var = (torch.empty_like(params[f"{name}.norm.{k}"]) for k in ("mean", "var"))
-            seen.update({f"{name}.norm.mean": mean, f"{name}.norm.var": var})
-            return F.batch_norm(x, mean, var, params[f"{name}.norm.weight"], params[f"{name}.norm.bias"], True, 1.0, EPS)
-        return run(params, x, norm), seen
+        own: Params = {}
+        return through(params, x, own), own
 
     def apply(params: Params, x: Tensor) -> Tensor:
-        return F.linear(features(params, x), params["head.weight"], params["head.bias"])
+        return F.linear(through(params, x), params["head.weight"], params["head.bias"])
 
     still = tuple(f"{name}.norm.{k}" for name in layers for k in ("mean", "var"))
-    return Net(init, apply, features, ("head.weight", "head.bias"), fresh=fresh, still=still)
+    return Net(init, apply, through, ("head.weight", "head.bias"), fresh=fresh, still=still)
