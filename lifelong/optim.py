@@ -115,7 +115,7 @@ def adam(lr: float = 0.001, beta1: float = 0.9, beta2: float = 0.999, eps: float
         moments = {f"{m}.{k}": torch.zeros_like(p) for m in ("mean", "square") for k, p in params.items()}
         return moments | {"step": torch.zeros(())}
 
-    every = {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay}
+    every: dict[str, Any] = {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay}
     differ = [value for value in every.values() if isinstance(value, Tensor)]
     own: list[dict[str, Any]] = []  # each lane's numbers, read once, or those of all
 
