@@ -150,7 +150,8 @@ def test_a_file_tells_what_the_start_was_learned_on_and_how(file):
     weights = load(file)
     about = weights.about
     assert about["source"] == "glyphs-v1" and about["source_options"]["classes"] == 6
-    assert about["hyper"] == {"steps": 3, "batch": 4, "lr": 0.001} and about["model"] == "conv4(width=4)"
+    assert {"steps": 3, "batch": 4, "lr": 0.001}.items() <= about["hyper"].items()
+    assert about["model"] == "conv4(width=4)"
     assert about["version"] == lifelong.__version__ and len(about["content"]) == 6
     assert weights.params["conv0.weight"].shape == (4, 1, 3, 3)
 
