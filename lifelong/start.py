@@ -133,6 +133,8 @@ class Sampler:
         every = self.source.rows.flatten()
         if count > len(every):
             return every[torch.randint(len(every), (count,), generator=self.g)]
+        if count**2 > len(every):
+            return every[torch.randperm(len(every), generator=self.g)[:count]]
         picks = torch.randint(len(every), (count,), generator=self.g)
         while len(set(picks.tolist())) < count:  # birthdays are rare: a permutation of 19,280 takes longer
             picks = torch.randint(len(every), (count,), generator=self.g)
