@@ -1,4 +1,4 @@
-"""The command line: list, run, pretrain, report, check. Nothing heavy is imported before a command needs it."""
+"""The command line: list, run, pretrain, fewshot, report, check. Nothing heavy is imported before it is needed."""
 
 from __future__ import annotations
 
@@ -335,6 +335,55 @@ def pretrain(
         print(f"{about['strategy']}: {about['steps']} steps on {about['source']} in {about['seconds']:.0f} s, loss "
               f"{about['loss'][0]:.3f} at first and {about['loss'][-1]:.3f} at last\n{place}\n"
               f"lifelong run STREAM \"{about['start']}(file='{place}') + er\"")
+
+
+@app.command()
+def fewshot(
+    source: Annotated[str, typer.Argument(help="Where the classes come from: for example "
+                                                 "\"omniglot(part='evaluation')\".")],
+    start: Annotated[str, typer.Argument(help="A file of `lifelong pretrain`, or for example \"protonet(file='FILE')\" "
+                                              "or \"maml(source='omniglot')\".")],
+    way: Annotated[int, typer.Option(help="Classes of an episode.")] = 5,
+    shots: Annotated[int, typer.Option(help="Examples of each class that are shown.")] = 1,
+    queries: Annotated[int, typer.Option(help="Further examples of each class that are asked about.")] = 15,
+    episodes: Annotated[int, typer.Option(help="How many.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Of the episodes.")] = 0,
+    store: StoreFolder = Path("runs"),
+    data: Annotated[str | None, typer.Option(help="Folder of the raw data [default: $LIFELONG_DATA, else the user's "
+                                                  "cache].")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    overlap: Annotated[bool, typer.Option("--overlap", help="Though the start was learned on these classes.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Few-shot evaluation: how well a start tells new classes apart after a few examples of each."""
+    from lifelong import request
+    from lifelong.fewshot import Evaluation, find
+    from lifelong.pretrain import make_source
+    from lifelong.start import Diverged
+
+    where = request.device(device)
+    try:
+        with _watcher(quiet or as_json) as watcher:
+            found = Evaluation(make_source(source, data), find(start, where, data, store, watcher), way, shots, queries,
+                               episodes, seed, where, overlap).run(watcher)
+    except Diverged as error:
+        _say(str(error))
+        raise typer.Exit(2) from None
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+
+    def percent(name: str, part: dict[str, Any]) -> None:
+        print(f"  {name:<33}{100 * part['accuracy']:6.2f} ± {100 * part['half_width']:.2f}")
+
+    print(f"{found['start']} on {found['source']}, {way}-way {shots}-shot, {queries} queries of each class, by "
+          f"{found['answer']}\npercent right ± half width of the 95 % t interval over {episodes} episodes")
+    percent("each query by itself", found)
+    if found["transductive"]:
+        percent("transductive batch normalisation", found["transductive"])
+    if found["overlap"]:
+        print(f"it was learned on {found['overlap']} of these classes: this is no few-shot result")
 
 
 @app.command()
