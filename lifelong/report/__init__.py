@@ -155,7 +155,9 @@ def _lengths(group: Group) -> str:
 def by_length(run: Run) -> dict[str, Array]:
     """Accuracy after each of a stream's `lengths` over all classes met so far, `test` and `train`, [S, T] each."""
     lengths = run.spec["stream_options"]["lengths"]
-    kinds = {"test": run.accuracy} | {"train": run.logs[k] for k in ("accuracy_train",) if k in run.logs}
+    kinds = {"test": run.accuracy}
+    if "accuracy_train" in run.logs:
+        kinds["train"] = run.logs["accuracy_train"]
     return {kind: metrics.average_curve(a, np.diff([0, *lengths])) for kind, a in kinds.items()}
 
 
