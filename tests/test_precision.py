@@ -117,7 +117,7 @@ def test_convolutions_learn_in_it_as_in_float32():
         answers[name] = one.apply(params, x).argmax(-1)
         losses[name] = float(loss.detach())
     assert torch.equal(answers["full"], answers["low"])
-    assert losses["full"] < 0.7 and losses["low"] == pytest.approx(losses["full"], rel=8 * ULP)
+    assert losses["full"] < 0.7 and losses["low"] == pytest.approx(losses["full"], rel=16 * ULP)
 
 
 def test_the_record_of_a_run_says_so_and_nothing_else_changes_in_it():
