@@ -106,18 +106,21 @@ def test_importance_of_linear_layers_is_still_found_layer_by_layer():
 
 def test_convolutions_learn_in_it_as_in_float32():
     net = conv4((1, 16, 16), 3, width=8)
-    x = torch.randn(12, 1, 16, 16, generator=generator(1)) + torch.arange(3).repeat(4).view(-1, 1, 1, 1)
-    answers, losses = {}, {}
-    for name, one in (("full", net), ("low", in_bfloat16(net))):
+    y = torch.arange(3).repeat(4)
+    x = torch.randn(12, 1, 16, 16, generator=generator(1)) + y.view(-1, 1, 1, 1)
+    first = []
+    for one in (net, in_bfloat16(net)):
         params = {k: p.requires_grad_() for k, p in net.init(generator(0)).items()}
-        for _ in range(20):
-            loss = torch.nn.functional.cross_entropy(one.apply(params, x), torch.arange(3).repeat(4))
-            for p, g in zip(params.values(), torch.autograd.grad(loss, list(params.values())), strict=True):
+        for step in range(20):
+            loss = torch.nn.functional.cross_entropy(one.apply(params, x), y)
+            grads = torch.autograd.grad(loss, list(params.values()))
+            if step == 0:
+                first.append(torch.cat([g.flatten() for g in grads]))
+            for p, g in zip(params.values(), grads, strict=True):
                 p.data -= 0.1 * g
-        answers[name] = one.apply(params, x).argmax(-1)
-        losses[name] = float(loss.detach())
-    assert torch.equal(answers["full"], answers["low"])
-    assert losses["full"] < 0.7 and losses["low"] == pytest.approx(losses["full"], rel=16 * ULP)
+        assert float(loss.detach()) < 0.7  # 1.1 at first
+    assert float(torch.nn.functional.cosine_similarity(*first, dim=0)) > 0.99
+    assert not torch.equal(*first)
 
 
 def test_the_record_of_a_run_says_so_and_nothing_else_changes_in_it():
