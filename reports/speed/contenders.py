@@ -350,10 +350,11 @@ def _timed(inner: Callable[..., Any], into: list[float], device: str) -> Callabl
 # ---- this engine
 
 
-def lanes_of(case: Case, expression: str, seeds: int, stream: Stream | None = None) -> tuple[Lanes, Budget]:
+def lanes_of(case: Case, expression: str, seeds: int, stream: Stream | None = None,
+             dtype: str = "float32") -> tuple[Lanes, Budget]:
     """A stack of `seeds` seeds as the engine trains it."""
     options = Options(seeds=seeds, epochs=1, batch_size=case.batch, model=MODELS[case.model],
-                      optimizer=f"sgd(lr={RATE})", device=case.device)
+                      optimizer=f"sgd(lr={RATE})", device=case.device, dtype=dtype)
     experiment = prepare(stream or case.stream(seeds), [expression], options)
     return experiment.lanes(experiment.settings), experiment.budget
 
@@ -384,9 +385,9 @@ def beginning(lanes: Lanes) -> dict[str, Any]:
     return {"state": lanes.init(), "task": 0, "step": 0, "measured": measured}
 
 
-def ours(case: Case, method: str, seeds: int) -> Contender:
+def ours(case: Case, method: str, seeds: int, dtype: str = "float32") -> Contender:
     """`engine.train` without its evaluations: plans, batches, steps, the reading of losses, the ends of tasks."""
-    lanes, budget = lanes_of(case, METHODS[method], seeds)
+    lanes, budget = lanes_of(case, METHODS[method], seeds, dtype=dtype)
     end_task = Lanes.end_task
 
     def run() -> Spent:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,13 @@ from contenders import (
     MODELS,
     RATE,
     Case,
+    Contender,
     avalanche_benchmark,
     avalanche_strategy,
     beginning,
     lanes_of,
     now,
+    ours,
     quiet,
     random_images,
     unmeasured,
@@ -33,7 +36,7 @@ from lifelong import build
 from lifelong.engine import Rhythm, evaluate, train
 from lifelong.lift import Lanes, tree
 from lifelong.request import prepare
-from lifelong.schedule import batches, plan
+from lifelong.schedule import batches, plan, whole_task
 from lifelong.setting import Options
 
 # ---- evaluation
@@ -182,6 +185,31 @@ def _wall(command: list[str]) -> float:
     return time.perf_counter() - start
 
 
+# ---- precision
+
+
+def precision(record: Record, case: Case, method: str, seeds: list[int]) -> None:
+    """Steps per second with the network in bfloat16 beside float32."""
+    table = Table(f"Precision: {method}, {case.tasks} tasks of {case.examples:,}, {case.device}",
+                  ["network", "batch", "S", "float32", "bfloat16", "bfloat16 x float32"],
+                  notes=["seed-steps/s of engine.train without its evaluations; ratios within a round: median (least "
+                         "to most)."])
+    for model in MODELS:
+        for batch in (10, 128):
+            here = replace(case, model=model, batch=batch)
+            for s in seeds:
+                runs = {dtype: partial(_trained, ours(here, method, s, dtype), here)
+                        for dtype in ("float32", "bfloat16")}
+                rates = record.compare("precision", f"{method}, {model}, batch {batch}, S={s}", runs, "seed-steps/s")
+                medians = [number(statistics.median(v)) for v in rates.values()]
+                table.rows.append([model, str(batch), str(s), *medians, ratio(rates["bfloat16"], rates["float32"])])
+    record.add(table)
+
+
+def _trained(contender: Contender, case: Case) -> float:
+    return contender.seeds * case.steps / contender.run().total
+
+
 # ---- a grid as one stack
 
 
@@ -229,46 +257,82 @@ def _seconds(stacks: list[Lanes], budget: Any, device: str) -> float:
 
 # ---- profile
 
+_KINDS = {  # of operations, by what their names begin with
+    "products and convolutions": ("mm", "addmm", "bmm", "baddbmm", "mkldnn", "convolution", "thnn", "_convolution"),
+    "gathers and sorting": ("gather", "index", "topk", "sort", "scatter", "cat", "stack", "_index"),
+    "views": ("view", "slice", "select", "split", "unsqueeze", "squeeze", "expand", "transpose", "t", "as_strided",
+              "detach", "narrow", "unbind", "permute", "alias", "_unsafe_view", "reshape", "flatten", "movedim",
+              "chunk", "unflatten", "_reshape_alias", "conj", "resolve_conj", "mT", "numpy_T", "matrix_H"),
+}
 
-def profile(record: Record, case: Case, methods: list[str], seeds: list[int], top: int = 14) -> None:
-    """Where the time of one step goes, operation by operation."""
+
+def profile(record: Record, case: Case, methods: list[str], seeds: list[int], top: int = 8) -> None:
+    """Where the time of one step goes: kinds of operations, then what is no operation; and the costliest ones."""
+    kinds = [*_KINDS, "elementwise, sums, copies"]
+    table = Table(f"Profile: {case.model}, batch {case.batch}, {case.device}",
+                  ["method", "S", "us a step", *kinds, "Python, lift, autograd", "operations a step"])
+    table.notes = ["us a step: without the profiler, the first quartile; shares: of a step under the profiler, "
+                   "in which every operation and every line of Python takes longer, small ones most.",
+                   "every operation's time, and every gap's between two, is its median over the steps, so that other "
+                   "work on the machine does not count; Python, lift, autograd: the gaps."]
+    costliest = Table("The costliest operations", ["method", "S", "us a step under the profiler (calls)"])
     for method in methods:
         for s in seeds:
-            record.add(_profile(record, case, method, s, top))
+            walls, spent, gaps = _profiled(record, case, method, s)
+            shares = dict.fromkeys(kinds, 0.0)
+            for name, times in spent.items():
+                shares[_kind(name)] += sum(times)
+            whole = sum(shares.values()) + gaps
+            table.rows.append([method, str(s), number(statistics.quantiles(walls, n=4)[0]),
+                               *(f"{v / whole:.0%}" for v in (*shares.values(), gaps)),
+                               number(sum(map(len, spent.values())))])
+            some = sorted(spent, key=lambda name: -sum(spent[name]))[:top]
+            costliest.rows.append([method, str(s), ", ".join(
+                f"{name} {number(sum(spent[name]))} ({len(spent[name])})" for name in some)])
+    record.add(table)
+    record.add(costliest)
 
 
-def _profile(record: Record, case: Case, method: str, seeds: int, top: int) -> Table:
+def _kind(name: str) -> str:
+    for kind, names in _KINDS.items():
+        if name.rstrip("_") in names or (kind.startswith("products") and name.startswith(names[5:])) or (
+                kind.startswith("gathers") and name.startswith(names)):
+            return kind
+    return "elementwise, sums, copies"
+
+
+def _profiled(record: Record, case: Case, method: str, seeds: int) -> tuple[list[float], dict[str, list[float]], float]:
+    """Microseconds: of steps without the profiler; of every call of every operation in a step; of all that is none."""
     lanes, budget = lanes_of(case, METHODS[method], seeds)
-    todo = [b for _, b in batches(lanes, plan(lanes.stream, lanes.seeds, 0, lanes.learner.data, budget), 0, 0)][:50]
     state = lanes.init()
+    # In the second task, where memories are filled and penalties pull.
+    for _, batch in batches(lanes, plan(lanes.stream, lanes.seeds, 0, lanes.learner.data, budget), 0, 0):
+        state, _ = lanes.observe(state, batch)
+    state = lanes.end_task(state, whole_task(lanes, 0))
+    todo = [b for _, b in batches(lanes, plan(lanes.stream, lanes.seeds, 1, lanes.learner.data, budget), 1, 0)][:50]
 
-    def steps() -> float:
+    def steps() -> list[float]:
         nonlocal state
-        start = now(case.device)
+        found = []
         for batch in todo:
+            start = now(case.device)
             state, _ = lanes.observe(state, batch)
-        return 1e6 * (now(case.device) - start) / len(todo)
+            found.append(1e6 * (now(case.device) - start))
+        return found
 
     steps()
-    walls = [steps() for _ in range(record.repeats)]
+    walls = [wall for _ in range(record.repeats) for wall in steps()]
     record.keep("profile", method, {f"lifelong, S={seeds}": walls}, "us a step")
     kinds = [torch.profiler.ProfilerActivity.CPU]
     if case.device == "cuda":
         kinds.append(torch.profiler.ProfilerActivity.CUDA)
     with torch.profiler.profile(activities=kinds) as seen:
-        slowed = steps()
-    events = [e for e in seen.key_averages() if e.key.startswith(("aten::", "autograd::"))]
-    spent = {e.key: e.self_cpu_time_total / len(todo) for e in events}
-    wall, inside, calls = statistics.median(walls), sum(spent.values()), sum(e.count for e in events) / len(todo)
-    table = Table(f"Profile: {method}, S={seeds}, {case.model}, batch {case.batch}, {case.device}",
-                  ["operation", "", "calls a step", "self CPU us a step", "share of operations"])
-    for event in sorted(events, key=lambda e: -e.self_cpu_time_total)[:top]:
-        table.rows.append([event.key, "", f"{event.count / len(todo):.1f}", f"{spent[event.key]:.1f}",
-                           f"{spent[event.key] / inside:.0%}"])
-    table.notes = [
-        f"a step takes {wall:.0f} us ({seeds * 1e6 / wall:,.0f} seed-steps/s) without the profiler, {slowed:.0f} us "
-        f"under it; its {calls:.0f} operations take {inside:.0f} us under it.",
-        f"so Python, the lift and autograd's own work take {slowed - inside:.0f} us under the profiler, and at least "
-        f"{max(0.0, wall - inside):.0f} us without it (the profiler slows operations, so this is a lower bound).",
-    ]
-    return table
+        steps()
+    events = sorted((e for e in seen.events() if e.name.startswith("aten::")), key=lambda e: e.time_range.start)
+    own = torch.tensor([e.self_cpu_time_total for e in events]).view(len(todo), -1).median(0).values.tolist()
+    spent: dict[str, list[float]] = {}
+    for event, each in zip(events, own, strict=False):
+        spent.setdefault(event.name.removeprefix("aten::"), []).append(each)
+    outer = [e.time_range for e in events if e.cpu_parent is None or not e.cpu_parent.name.startswith("aten::")]
+    between = torch.tensor([b.start - a.end for a, b in zip(outer, [*outer[1:], outer[-1]], strict=True)])
+    return walls, spent, float(between.view(len(todo), -1).median(0).values.clamp(min=0).sum())
