@@ -144,6 +144,7 @@ def looped(net: Net) -> Callable[[Params, Tensor], tuple[Tensor, Back]]:
     return vjp
 
 
+_lifted = getattr(torch._C._functorch, "maybe_current_level", lambda: 0)  # None outside of vmap and grad
 NORMS = ("group", "batch", "instance", "none")
 _EPS = 1e-5
 
@@ -174,6 +175,13 @@ def normalised(params: Params, name: str, x: Tensor, how: str, own: Params | Non
         return F.group_norm(x, 1 if how == "group" else len(weight), weight, bias, _EPS)
     if own is None:
         return F.batch_norm(x, params[f"{name}.mean"], params[f"{name}.var"], weight, bias, eps=_EPS)
+    if _lifted() is not None:
+        # Its fused form has wrong second derivatives under vmap (torch 2.14).
+        mean = x.mean((0, 2, 3))
+        x = x - mean.view(-1, 1, 1)
+        var = x.square().mean((0, 2, 3))
+        own[f"{name}.mean"], own[f"{name}.var"] = mean.detach(), var.detach()
+        return x * (weight * (var + _EPS).rsqrt()).view(-1, 1, 1) + bias.view(-1, 1, 1)
     x, mean, scale = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, _EPS)
     own[f"{name}.mean"], own[f"{name}.var"] = mean.detach(), scale.detach()**-2 - _EPS
     return x
