@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -110,8 +110,8 @@ def adam(lr: float = 0.001, beta1: float = 0.9, beta2: float = 0.999, eps: float
         moments = {f"{m}.{k}": torch.zeros_like(p) for m in ("mean", "square") for k, p in params.items()}
         return moments | {"step": torch.zeros(())}
 
-    every = {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay}
-    differ = [value for value in every.values() if isinstance(value, Tensor)]
+    every: dict[str, Number] = {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay}
+    differ: list[Tensor] = [value for value in every.values() if isinstance(value, Tensor)]
     groups: dict[tuple[float, ...], list[int]] = {}  # lanes by their numbers, which are read once
 
     @torch.no_grad()
