@@ -18,7 +18,8 @@ from lifelong.registry import Term
 from lifelong.start import Diverged, Source, Weights, learn, load, network, save
 from lifelong.store import Workshop
 
-USE = ("file", "source", "adapt", "head", "length")  # what says how a start is used, not how it is learned
+# What says how a start is used, not how it is learned.
+USE = ("file", "source", "adapt", "head", "length", "power", "views")
 
 
 def parse(text: str) -> Term:

@@ -21,7 +21,7 @@ from typing import Any, cast
 KINDS = ("streams", "strategies", "starts", "sources", "models", "optimizers")
 
 # Filled in by the framework where a factory names them; everything else is a hyper-parameter.
-CONTEXT = ("net", "shape", "n_classes", "n_tasks", "seed", "seeds", "data", "device", "training")
+CONTEXT = ("net", "shape", "n_classes", "n_tasks", "seed", "seeds", "data", "device", "training", "learned")
 
 BRIDGE = "avalanche."  # names that begin so are those of Avalanche's own strategies
 

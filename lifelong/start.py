@@ -20,10 +20,11 @@ from torch import Tensor
 
 from lifelong import registry, store
 from lifelong.learner import Initialization
-from lifelong.models import Net, Params
+from lifelong.models import Net, Params, mlp
 from lifelong.optim import Optimizer
 from lifelong.randomness import generator
 from lifelong.stream import Pool
+from lifelong.views import turned
 
 FORMAT = 1
 ADAPT = ("head", "ungated", "all")
@@ -106,6 +107,17 @@ class Sampler:
         chosen = rows[domain, torch.randperm(rows.shape[1], generator=self.g)[:count]]
         return self.some(chosen, each)
 
+    def task(self, way: int, each: int) -> Tensor:
+        """Rows [K, each] of a few-shot task, and a row's place is its unit: `way` classes in random order, or, of a
+        source of several domains, all classes of one in their own order, for there they have units that stay.
+
+        Raises:
+            ValueError: where the source has fewer classes, or fewer examples of a class.
+        """
+        if self.source.domains == 1:
+            return self.way(way, each)
+        return self.some(self.source.rows[int(torch.randint(self.source.domains, (), generator=self.g))], each)
+
     def some(self, rows: Tensor, each: int) -> Tensor:
         """Of `rows` [C, n] of C classes, `each` different ones of every class in random order, [C, each].
 
@@ -122,8 +134,11 @@ class Sampler:
         every = (self.source.rows if among is None else among).flatten()
         if count > len(every):
             return every[torch.randint(len(every), (count,), generator=self.g)]
+        if count**2 > len(every):
+            return every[torch.randperm(len(every), generator=self.g)[:count]]
+        # A permutation of 19,280 takes longer than drawing again in the rare case of a repetition.
         picks = torch.randint(len(every), (count,), generator=self.g)
-        while len(set(picks.tolist())) < count:  # birthdays are rare: a permutation of 19,280 takes longer
+        while len(set(picks.tolist())) < count:
             picks = torch.randint(len(every), (count,), generator=self.g)
         return every[picks]
 
@@ -145,7 +160,8 @@ class Recipe:
         more: (net, params) -> further parameters that are learned, for example step sizes.
         finish: (net, params, sampler) -> params, once after the last step, for example statistics of normalisation.
         answer: (net, params, x [n, *shape], y [n], query [m, *shape], way) -> scores [m, way], how it answers queries
-            after it was shown a few examples of `way` new classes; None: it has no way of its own.
+            after it was shown a few examples of `way` new classes, as many of each, class after class; None: by the
+            nearest mean of features. Few-shot evaluation lifts it to many episodes by vmap.
         units: (source) -> output units while it is learned.
     """
 
@@ -213,7 +229,7 @@ def learn(recipe: Recipe, net: Net, source: Source, *, seed: int = 0, device: to
         seed: of everything that is drawn.
         device: where.
         precision: 'float32', or 'bfloat16' for the products and convolutions alone, or 'float64'.
-        save: takes a checkpoint, every `save_every` seconds.
+        save: writes a checkpoint, every `save_every` seconds; its tensors are moved on by the next step.
         tell: is told the share that is done.
         resume: a checkpoint; learning goes on to the same bits.
 
@@ -223,7 +239,7 @@ def learn(recipe: Recipe, net: Net, source: Source, *, seed: int = 0, device: to
     device = torch.device(device)
     dtype = torch.float64 if precision == "float64" else torch.float32
     if resume:
-        params, state = ({k: v.to(device) for k, v in resume[name].items()} for name in ("params", "optimizer"))
+        params, state = ({k: v.clone().to(device) for k, v in resume[name].items()} for name in ("params", "optimizer"))
         first, losses = int(resume["step"]), resume["losses"].clone()
     else:
         params = {k: p.to(device, dtype) for k, p in net.init(generator(seed, "init")).items()}
@@ -290,6 +306,30 @@ def settled(net: Net, params: Params, sampler: Sampler, batches: int = 50, size:
     return params | {k: torch.stack([own[k] for own in every]).mean(0).to(params[k].dtype) for k in net.still}
 
 
+# ---- by the nearest mean
+
+
+def means(z: Tensor, y: Tensor, way: int) -> Tensor:
+    """The mean [way, F] of the features `z` [n, F] of each class; `y` [n] has at least one of every class."""
+    shown = F.one_hot(y, way).to(z.dtype)
+    return torch.einsum("nk,nf->kf", shown / shown.sum(0), z)
+
+
+def closeness(z: Tensor, centres: Tensor) -> Tensor:
+    """Scores [m, way] of features `z` [m, F]: minus the squared Euclidean distance to each of `centres` [way, F]."""
+    return -(z.unsqueeze(1) - centres).square().sum(-1)
+
+
+def nearest_mean(net: Net, params: Params, x: Tensor, y: Tensor, query: Tensor, way: int) -> Tensor:
+    """Scores [m, way] of queries: minus the squared distance of their features to the mean of each class shown."""
+    if net.features is None:
+        raise ValueError("this network does not say what its features are")
+    # In one batch, for a network that normalises by what it is shown.
+    z = net.features(params, torch.cat([x, query]))
+    z = z if z.dtype == torch.float64 else z.float()
+    return closeness(z[len(x):], means(z[:len(x)], y, way))
+
+
 # ---- files
 
 
@@ -341,8 +381,8 @@ def _content(params: Params) -> str:
 
 
 def installed(weights: Weights, shape: tuple[int, ...], n_classes: int, scenario: str, *, adapt: str = "all",
-              head: str = "auto", length: float = 0.0, device: torch.device | str = "cpu",
-              dtype: torch.dtype = torch.float32) -> Net:
+              head: str = "auto", length: float = 0.0, power: float = 1.0, views: int = 1,
+              device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Net:
     """The network that learning goes on with: its parameters are those that move, never `Net.still`, and nothing else.
 
     Args:
@@ -353,6 +393,8 @@ def installed(weights: Weights, shape: tuple[int, ...], n_classes: int, scenario
         adapt: 'head', 'ungated' (all but a gate) or 'all': what moves.
         head: 'new' draws the output layer anew, 'kept' keeps it, 'auto' keeps it where the classes can be the same.
         length: features are scaled to this length; 0: they are as they are.
+        power: of features, first, with their sign.
+        views: quarter turns of an image whose features, each of length 1, stand side by side; 1: the image's alone.
         device, dtype: of what does not move.
 
     Raises:
@@ -367,7 +409,13 @@ def installed(weights: Weights, shape: tuple[int, ...], n_classes: int, scenario
     if head == "kept" and not same:
         raise ValueError(f"{name} has {about['units']} output units and the stream needs {n_classes}: its output layer "
                          "cannot be kept; use head='new'")
-    kept = head == "kept" or (head == "auto" and about["domains"] > 1 and scenario == "domain" and same)
+    seen = views > 1 or power != 1
+    if seen and (adapt != "head" or head == "kept"):
+        raise ValueError("power and views are for a new output layer on features that stay as they are: adapt='head', "
+                         "head='new'")
+    if views > 1 and (len(shape) != 3 or shape[1] != shape[2]):
+        raise ValueError(f"views={views} turns square images, and the stream's are of shape {tuple(shape)}")
+    kept = head == "kept" or (head == "auto" and about["domains"] > 1 and scenario == "domain" and same and not seen)
     loaded = {k: p.to(device, dtype) for k, p in weights.params.items()}
     example = net.init(generator(0, "init"))
     for k, p in example.items():
@@ -379,21 +427,28 @@ def installed(weights: Weights, shape: tuple[int, ...], n_classes: int, scenario
 
     def init(g: torch.Generator) -> Params:
         fresh = net.init(g)
+        if views > 1:
+            fresh |= mlp((views * fresh[net.head[0]].shape[1],), n_classes, ()).init(g)
         return {k: fresh[k] if k in net.head and not kept else loaded[k].to("cpu").to(fresh[k].dtype) for k in moving}
 
     def features(params: Params, x: Tensor) -> Tensor:
         if net.features is None:
             raise ValueError(f"{about['model']} does not say what its features are")
-        z = net.features(still | params, x)
+        own = [_raised(net.features(still | params, turned(x, quarters)), power) for quarters in range(views)]
+        z = torch.cat([F.normalize(one, dim=-1) for one in own], -1) if views > 1 else own[0]
         return length * F.normalize(z, dim=-1) if length else z
 
     def apply(params: Params, x: Tensor) -> Tensor:
-        if not length:
+        if not length and not seen:
             return net.apply(still | params, x)
         return F.linear(features(params, x), *((still | params)[k] for k in net.head))
 
     return net._replace(init=init, apply=apply, features=features if net.features else None,
                         vjp=None if still or length else net.vjp, fresh=None, still=())
+
+
+def _raised(z: Tensor, power: float) -> Tensor:
+    return z if power == 1 else z.sign() * z.abs()**power
 
 
 def _moves(name: str, net: Net, adapt: str) -> bool:
@@ -427,6 +482,9 @@ def pretrained(adapt: str = "all") -> Callable[[Callable[..., Recipe]], Callable
         adapt: what moves on the stream: 'head', 'ungated' (all but a gate) or 'all'.
         head: on the stream the output layer is drawn anew ('new') or kept ('kept'); 'auto' keeps it where a start of
             several domains meets a domain-incremental stream with as many units.
+        power: features are raised to this power, sign kept; 1/2 tames those that are large in a few classes.
+        views: how many quarter turns of an image, each seen by the same network, have their features, each scaled to
+            length 1, side by side; 1: the image as it is.
         length: features are scaled to this length before the output layer; 0: they are as they are.
 
     Args:
@@ -435,7 +493,8 @@ def pretrained(adapt: str = "all") -> Callable[[Callable[..., Recipe]], Callable
     def decorate(make: Callable[..., Recipe]) -> Callable[..., Initialization]:
         own = inspect.signature(make)
         common = {"file": (None, "str | None"), "source": (None, "str | None"), "model": (None, "str | None"),
-                  "adapt": (adapt, "str"), "head": ("auto", "str"), "length": (0.0, "float")}
+                  "adapt": (adapt, "str"), "head": ("auto", "str"), "length": (0.0, "float"), "power": (1.0, "float"),
+                  "views": (1, "int")}
         more = [inspect.Parameter(k, inspect.Parameter.KEYWORD_ONLY, default=v, annotation=a)
                 for k, (v, a) in common.items()]
         signature = own.replace(parameters=[*own.parameters.values(), *more], return_annotation="Initialization")
@@ -446,6 +505,8 @@ def pretrained(adapt: str = "all") -> Callable[[Callable[..., Recipe]], Callable
             registry.one_of("adapt", use["adapt"], ADAPT)
             registry.one_of("head", use["head"], HEADS)
             registry.at_least(0, length=use["length"])
+            registry.above(0, power=use["power"])
+            registry.one_of("views", str(use["views"]), "1234")
             return Initialization(_unlearned, recipe=make(*args, **given), use=use)
 
         factory.__signature__ = signature  # type: ignore[attr-defined]

@@ -1,12 +1,15 @@
 """Learners without gradients: statistics of each class on the network's features."""
 
+from collections.abc import Callable, Mapping
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lifelong.learner import Batch, Learner, State
 from lifelong.models import Net, Params
 from lifelong.randomness import generator
-from lifelong.registry import above, at_most
+from lifelong.registry import above, at_most, one_of
 from lifelong.stream import Pool
 
 
@@ -24,10 +27,16 @@ def _statistics(net: Net, seed: int, pool: Pool) -> tuple[State, int]:
     return {"params": params, "count": count, "sum": torch.zeros(pool.n_classes, width, dtype=torch.float64)}, width
 
 
-def _add(net: Net, state: State, pool: Pool, batch: Batch) -> tuple[State, Tensor]:
-    x, y = pool.fetch(batch.rows)
-    z = _features(net, state["params"], x) * (batch.rows >= 0).unsqueeze(-1)
-    unit = torch.nn.functional.one_hot(y, pool.n_classes).double() * (batch.rows >= 0).unsqueeze(-1)
+def _units(pool: Pool, batch: Batch) -> Tensor:
+    """[B, C]: 1 at the class of each example, 0 elsewhere and at pads."""
+    _, y = pool.fetch(batch.rows)
+    return F.one_hot(y, pool.n_classes).double() * (batch.rows >= 0).unsqueeze(-1)
+
+
+def _add(seen: Callable[[State, Tensor], Tensor], state: State, pool: Pool, batch: Batch) -> tuple[State, Tensor]:
+    """The state with the counts and sums of a batch's features added, and these, 0 at pads."""
+    z = seen(state, pool.fetch(batch.rows)[0]) * (batch.rows >= 0).unsqueeze(-1)
+    unit = _units(pool, batch)
     return state | {"count": state["count"] + unit.sum(0), "sum": state["sum"] + unit.mT @ z}, z
 
 
@@ -35,22 +44,66 @@ def _means(state: State) -> Tensor:
     return state["sum"] / state["count"].clamp(min=1).unsqueeze(-1)
 
 
-def ncm(net: Net) -> Learner:
+def _shrunk(state: State, shrinkage: float, target: float | Tensor) -> Tensor:
+    """(1 - shrinkage) S + shrinkage target I, with S the pooled covariance within classes."""
+    means, count = _means(state), state["count"]
+    within = (state["outer"] - means.mT @ (means * count.unsqueeze(-1))) / count.sum().clamp(min=1)
+    eye = torch.eye(within.shape[-1], dtype=within.dtype, device=within.device)
+    return (1 - shrinkage) * within + shrinkage * target * eye
+
+
+def _discriminants(state: State, z: Tensor, covariance: Tensor) -> Tensor:
+    """m_c' P z - m_c' P m_c / 2 with P the inverse of `covariance`: nearest in Mahalanobis distance is greatest."""
+    means = _means(state)
+    weight = torch.linalg.solve(covariance, means.mT)
+    scores = z @ weight - (means.mT * weight).sum(0) / 2
+    return torch.where(state["count"] > 0, scores, -torch.inf)
+
+
+def ncm(net: Net, distance: str = "euclidean", shrinkage: float = 0.1) -> Learner:
     """Nearest class mean: answers the class whose mean feature is nearest; the network itself is never trained.
+
+    Args:
+        net: whose features are used; never trained.
+        distance: 'euclidean'; 'cosine', of features each scaled to length 1; or 'mahalanobis', under the covariance
+            C = (1 - shrinkage) S + shrinkage v I that all classes share, S being what is seen within classes and v
+            its mean variance: it weighs directions by how little they vary within classes, whatever their scale.
+        shrinkage: for 'mahalanobis', in (0, 1]; 1 is 'euclidean'.
 
     Source: Mensink et al. 2013, "Distance-based image classification"; as a continual learner in Rebuffi et al. 2017,
         arXiv:1611.07725, there with exemplars, here with exact running means.
     """
+    one_of("distance", distance, ("euclidean", "cosine", "mahalanobis"))
+    above(0, shrinkage=shrinkage)
+    at_most(1, shrinkage=shrinkage)
+    shared = distance == "mahalanobis"
+
+    def seen(state: State, x: Tensor) -> Tensor:
+        z = _features(net, state["params"], x)
+        return F.normalize(z, dim=-1) if distance == "cosine" else z
+
+    def init(seed: int, pool: Pool) -> State:
+        state, width = _statistics(net, seed, pool)
+        return state | ({"outer": torch.zeros(width, width, dtype=torch.float64)} if shared else {})
 
     def observe(state: State, pool: Pool, batch: Batch) -> tuple[State, dict[str, Tensor]]:
-        return _add(net, state, pool, batch)[0], {}
+        new, z = _add(seen, state, pool, batch)
+        return (new | {"outer": state["outer"] + z.mT @ z} if shared else new), {}
 
     def predict(state: State, pool: Pool, x: Tensor) -> Tensor:
-        z = _features(net, state["params"], x)
-        distance = torch.cdist(z, _means(state), compute_mode="donot_use_mm_for_euclid_dist")
-        return torch.where(state["count"] > 0, -distance, -torch.inf)
+        z = seen(state, x)
+        if shared:
+            variance = _shrunk(state, 0.0, 0.0).diagonal(dim1=-2, dim2=-1).mean()
+            # Before there are two examples of a class, nothing varies, and every direction counts alike.
+            variance = torch.where(variance > 0, variance, 1.0)
+            return _discriminants(state, z, _shrunk(state, shrinkage, variance))
+        if distance == "cosine":
+            near = z @ F.normalize(_means(state), dim=-1).mT
+        else:
+            near = -torch.cdist(z, _means(state), compute_mode="donot_use_mm_for_euclid_dist")
+        return torch.where(state["count"] > 0, near, -torch.inf)
 
-    return Learner(lambda seed, pool: _statistics(net, seed, pool)[0], observe, predict)
+    return Learner(init, observe, predict)
 
 
 def slda(net: Net, shrinkage: float = 1e-4) -> Learner:
@@ -68,20 +121,104 @@ def slda(net: Net, shrinkage: float = 1e-4) -> Learner:
     above(0, shrinkage=shrinkage)
     at_most(1, shrinkage=shrinkage)
 
+    def seen(state: State, x: Tensor) -> Tensor:
+        return _features(net, state["params"], x)
+
     def init(seed: int, pool: Pool) -> State:
         state, width = _statistics(net, seed, pool)
         return state | {"outer": torch.zeros(width, width, dtype=torch.float64)}
 
     def observe(state: State, pool: Pool, batch: Batch) -> tuple[State, dict[str, Tensor]]:
-        new, z = _add(net, state, pool, batch)
+        new, z = _add(seen, state, pool, batch)
         return new | {"outer": state["outer"] + z.mT @ z}, {}
 
     def predict(state: State, pool: Pool, x: Tensor) -> Tensor:
-        means, count = _means(state), state["count"]
-        within = (state["outer"] - means.mT @ (means * count.unsqueeze(-1))) / count.sum().clamp(min=1)
-        eye = torch.eye(len(within), dtype=within.dtype, device=within.device)
-        weight = torch.linalg.solve((1 - shrinkage) * within + shrinkage * eye, means.mT)
-        scores = _features(net, state["params"], x) @ weight - (means.mT * weight).sum(0) / 2
-        return torch.where(count > 0, scores, -torch.inf)
+        return _discriminants(state, seen(state, x), _shrunk(state, shrinkage, 1.0))
 
     return Learner(init, observe, predict)
+
+
+HEADS = ("predictive", "map")
+ALPHA, BETA = 100.0, 1000.0
+
+
+def gemcl(net: Net, head: str = "predictive", alpha: float | None = None, beta: float | None = None,
+          learned: Mapping[str, Tensor] | None = None) -> Learner:
+    """GeMCL: a Gaussian with a variance of its own for every class and feature, under a prior that all of them share.
+
+    A variance is inverse-gamma, before anything is seen with shape alpha and scale beta; any mean is as likely as any
+    other. After n examples of a class, with the sum of squares SS about their mean m in a feature,
+    alpha' = alpha + n / 2 and beta' = beta + SS / 2, and a class's score is, summed over features, for
+
+        'predictive': the logarithm of Student's t at z, with 2 alpha' degrees of freedom about m, of squared scale
+            (beta' / alpha') (1 + 1 / n): what the class is expected to show next, its mean and variance unknown;
+        'map': -((z - m)^2 / v + log v) / 2 with v = beta' / (alpha' - 1).
+
+    The state is n, the sum of z and the sum of z^2: one pass, in any order.
+
+    Args:
+        net: whose features are used; never trained.
+        head: 'predictive' or 'map'.
+        alpha: above 0 ('map': above 1); None: what the start learned, of features as they are, else 100.
+        beta: above 0; None: likewise, else 1000.
+        learned: what a start learned beside its network's parameters.
+
+    Source: Banayeeanzade et al. 2021, "Generative vs. discriminative: rethinking the meta-continual learning", which
+        calls the predictive head Bayesian.
+    """
+    one_of("head", head, HEADS)
+    own = learned or {}
+    a = own.get("prior.alpha", ALPHA) if alpha is None else alpha
+    b = own.get("prior.beta", BETA) if beta is None else beta
+    above(1 if head == "map" else 0, alpha=a)
+    above(0, beta=b)
+
+    def seen(state: State, x: Tensor) -> Tensor:
+        return _features(net, state["params"], x)
+
+    def init(seed: int, pool: Pool) -> State:
+        state, _ = _statistics(net, seed, pool)
+        return state | {"square": torch.zeros_like(state["sum"])}
+
+    def observe(state: State, pool: Pool, batch: Batch) -> tuple[State, dict[str, Tensor]]:
+        new, z = _add(seen, state, pool, batch)
+        return new | {"square": state["square"] + _units(pool, batch).mT @ z.square()}, {}
+
+    def predict(state: State, pool: Pool, x: Tensor) -> Tensor:
+        z, n = seen(state, x), state["count"].clamp(min=1).unsqueeze(-1)
+        m = state["sum"] / n
+        spread = (state["square"] - n * m.square()).clamp(min=0)
+        scores = gaussian(z, m, spread, n, a, b) if head == "map" else student(z, m, spread, n, a, b, pool.dtype)
+        return torch.where(state["count"] > 0, scores, -torch.inf)
+
+    return Learner(init, observe, predict)
+
+
+def gaussian(z: Tensor, m: Tensor, spread: Tensor, n: Tensor, alpha: float | Tensor, beta: float | Tensor) -> Tensor:
+    """Scores [B, C] of GeMCL's 'map' head: z [B, F]; means and sums of squares about them [C, F]; counts n [C, 1]."""
+    v = (beta + spread / 2) / (alpha + n / 2 - 1)
+    return z @ (m / v).mT - z.square() @ (0.5 / v).mT - (m.square() / v + v.log()).sum(-1) / 2
+
+
+def student(z: Tensor, m: Tensor, spread: Tensor, n: Tensor, alpha: float | Tensor, beta: float | Tensor,
+            dtype: torch.dtype = torch.float64) -> Tensor:
+    """Scores [B, C] of GeMCL's 'predictive' head, without what is the same for all classes; arguments as `gaussian`'s.
+
+    Args:
+        dtype: of the differences z - m, of which there are B C F.
+    """
+    a, b = alpha + n / 2, 2 * (beta + spread / 2) * (1 + 1 / n)
+    weight = a.squeeze(-1) + 0.5
+    level = torch.lgamma(weight) - torch.lgamma(a.squeeze(-1))
+    constant = level * z.shape[-1] - b.log().sum(-1) / 2
+    root, z, one = b.rsqrt(), z.to(dtype).unsqueeze(-2), torch.ones((), dtype=dtype, device=z.device)
+    at_once = max(1, 2**21 // z.numel())  # classes whose differences a processor's cache holds
+    far = []
+    for part, r in zip((-m * root).to(dtype).split(at_once), root.to(dtype).split(at_once), strict=True):
+        ratio = torch.addcmul(part, z, r)
+        ratio = torch.addcmul(one, ratio, ratio)
+        if ratio.shape[-1] % 4 == 0:  # one logarithm for four features: of B C F, they take longest
+            a1, a2, a3, a4 = ratio.clamp(max=1e9).chunk(4, -1)
+            ratio = a1 * a2 * (a3 * a4)
+        far.append(ratio.log().sum(-1))
+    return constant - weight * torch.cat(far, -1)

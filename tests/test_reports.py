@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = sorted(ROOT.glob("reports/*/run.sh"))
-NEEDS_DATA = ("mnist", "o600")
+NEEDS_DATA = ("mnist", "omniglot", "o600")
 SMALL = ["--steps", "2", "--seeds", "2", "--tasks", "2", "--quiet"]
 # Where lengths of time are no options of `lifelong run`, a script takes them from the environment.
 OWN: dict[str, tuple[list[str], dict[str, str]]] = {"o600": (["--steps", "2"], {

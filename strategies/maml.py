@@ -1,0 +1,252 @@
+"""Starts from which a few gradient steps learn a task: MAML, its first-order form, ANIL, Meta-SGD and Reptile."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lifelong.models import Net, Params
+from lifelong.optim import adam, falling, sgd
+from lifelong.registry import above, at_least
+from lifelong.start import Episode, Recipe, Sampler, Source, fresh, fresh_scores, pretrained, settled
+
+Loss = Callable[[Net, Params, Episode], tuple[Tensor, dict[str, Tensor]]]
+Answer = Callable[[Net, Params, Tensor, Tensor, Tensor, int], Tensor]
+MODEL = "conv4(width=64, norm='batch')"
+RATE = "rate."  # what the names of learned step sizes begin with
+
+
+@pretrained()
+def maml(steps: int = 5000, way: int = 5, shots: int = 1, queries: int = 1, tasks: int = 32, inner: int = 1,
+         rate: float = 0.4, lr: float = 0.001, fall: bool = False, test_inner: int = 3) -> Recipe:
+    """Parameters from which a few gradient steps on a task's shots answer its queries (MAML, second order).
+
+    Minimises the mean over tasks of L_query(p - rate * grad L_shots(p)), through the inner gradient.
+
+    Args:
+        steps: of the outer loop, 1 or more; the paper's 60,000 take hours on a processor.
+        way: classes of a task, 2 or more; of a source of several domains a task is all classes of one domain.
+        shots: examples of each class that a task is learned from, 1 or more.
+        queries: further examples of each class that it is asked about, 1 or more; the paper has as many as shots.
+        tasks: a step's, 1 or more.
+        inner: gradient steps on the shots, 1 or more.
+        rate: their step size, above 0.
+        lr: step size of Adam in the outer loop, above 0.
+        fall: whether it falls to 0 along half a cosine, as suits a short budget; the paper's stays.
+        test_inner: gradient steps on the shots at few-shot evaluation, 1 or more.
+
+    Source: Finn et al. 2017, arXiv:1703.03400, algorithm 2 with its numbers for Omniglot, 5-way 1-shot; 20-way has
+        `way=20, tasks=16, inner=5, rate=0.1, test_inner=5`. Its batch normalisation never keeps statistics, so that
+        queries are answered together (transductively); here, statistics of the adapted network on the shots answer each
+        query by itself, and few-shot evaluation reports the other apart.
+    """
+    return _maml(steps, way, shots, queries, tasks, inner, rate, lr, fall, test_inner, first=False)
+
+
+@pretrained()
+def fomaml(steps: int = 5000, way: int = 5, shots: int = 1, queries: int = 1, tasks: int = 32, inner: int = 1,
+           rate: float = 0.4, lr: float = 0.001, fall: bool = False, test_inner: int = 3) -> Recipe:
+    """MAML without second derivatives: the outer gradient is that of the queries at the adapted parameters.
+
+    Args:
+        steps, way, shots, queries, tasks, inner, rate, lr, fall, test_inner: as for maml.
+
+    Source: Finn et al. 2017, arXiv:1703.03400, section 5.2.
+    """
+    return _maml(steps, way, shots, queries, tasks, inner, rate, lr, fall, test_inner, first=True)
+
+
+@pretrained()
+def meta_sgd(steps: int = 5000, way: int = 5, shots: int = 1, queries: int = 1, tasks: int = 32, inner: int = 1,
+             rate: float = 0.05, lr: float = 0.001, fall: bool = False, test_inner: int = 1) -> Recipe:
+    """MAML that also learns a step size for every parameter; one below 0 turns the step around.
+
+    Args:
+        rate: step size that each begins with, above 0.
+        steps, way, shots, queries, tasks, inner, lr, fall, test_inner: as for maml.
+
+    Source: Li et al. 2017, arXiv:1707.09835, algorithm 1; it draws the first step sizes from [0.005, 0.1] (as far as we
+        remember), here they are equal.
+    """
+    return _maml(steps, way, shots, queries, tasks, inner, rate, lr, fall, test_inner, first=False, learned=True)
+
+
+@pretrained(adapt="head")
+def anil(steps: int = 5000, way: int = 5, shots: int = 1, queries: int = 1, tasks: int = 32, inner: int = 1,
+         rate: float = 0.4, lr: float = 0.001, fall: bool = False, test_inner: int = 3) -> Recipe:
+    """MAML whose inner steps move the output layer alone ("almost no inner loop"), so features are computed once.
+
+    Args:
+        steps, way, shots, queries, tasks, inner, rate, lr, fall, test_inner: as for maml.
+
+    Source: Raghu et al. 2020, arXiv:1909.09157, second order, with MAML's numbers for Omniglot.
+    """
+    _check(way, shots, queries, tasks, inner, rate, lr, test_inner)
+
+    def learned(net: Net, params: Params, z: Tensor, y: Tensor, count: int) -> Params:
+        head = {k: params[k] for k in net.head}
+        for _ in range(count):
+            grads = torch.func.grad(lambda head: F.cross_entropy(_linear(net, head, z), y))(head)
+            head = {k: p - rate * grads[k] for k, p in head.items()}
+        return head
+
+    def loss(net: Net, params: Params, episode: Episode) -> tuple[Tensor, dict[str, Tensor]]:
+        def one(x: Tensor, query: Tensor) -> Tensor:
+            z, asked = fresh(net, params, x), fresh(net, params, query)
+            return _linear(net, learned(net, params, z, episode["y"], inner), asked)
+
+        return _mean_loss(torch.vmap(one)(episode["x"], episode["query"]), episode["asked"])
+
+    def answer(net: Net, params: Params, x: Tensor, y: Tensor, query: Tensor, way: int) -> Tensor:
+        z, own = _shown(net, params, x)
+        params = params | own
+        head = learned(net, _narrow(net, params, way, "anil"), z, y, test_inner)
+        assert net.features is not None
+        return _linear(net, head, net.features(params, query))
+
+    return _recipe(steps, way, shots, queries, tasks, lr, fall, loss, answer)
+
+
+@pretrained()
+def reptile(steps: int = 5000, way: int = 5, shots: int = 10, tasks: int = 5, inner: int = 5, batch: int = 10,
+            rate: float = 0.001, lr: float = 1.0, test_inner: int = 50, test_batch: int = 5) -> Recipe:
+    """Parameters that move towards where learning each task takes them; needs no queries and no second derivatives.
+
+    p <- p + lr * mean over tasks of (learned - p), with lr falling to 0 in a straight line.
+
+    Args:
+        steps: of the outer loop, 1 or more; the paper's 100,000 take hours on a processor.
+        way: classes of a task, 2 or more; of a source of several domains a task is all classes of one domain.
+        shots: examples of each class while it is learned, 1 or more.
+        tasks: a step's, 1 or more.
+        inner: steps of Adam (beta1 = 0) on a task, 1 or more.
+        batch: examples of each of them, 1 or more; all of the task's examples are gone through in turn.
+        rate: their step size, above 0.
+        lr: the first outer step size, above 0.
+        test_inner, test_batch: the inner steps and their examples at few-shot evaluation, 1 or more.
+
+    Source: Nichol et al. 2018, arXiv:1803.02999, and the command in its code for Omniglot, 5-way; 20-way has `way=20,
+        inner=10, batch=20, rate=0.0005, test_batch=10`. Its code carries Adam's second moments from task to task; here
+        every task begins anew, so that a step is a pure function of its episode.
+    """
+    at_least(2, way=way)
+    at_least(1, shots=shots, tasks=tasks, inner=inner, batch=batch, test_inner=test_inner, test_batch=test_batch)
+    above(0, rate=rate, lr=lr)
+
+    def learned(net: Net, params: Params, x: Tensor, y: Tensor, count: int, size: int) -> Params:
+        """After `count` steps of Adam on examples of [n, *shape] in turn, `size` at a time."""
+        fast = {k: p for k, p in params.items() if k not in net.still}
+        square = {k: torch.zeros_like(p) for k, p in fast.items()}
+        for step in range(count):
+            at = torch.arange(step * size, (step + 1) * size, device=x.device) % len(x)
+            part, units = x.index_select(0, at), y.index_select(0, at)
+            grads = torch.func.grad(lambda fast, part, units: F.cross_entropy(
+                fresh_scores(net, params | fast, part), units))(fast, part, units)
+            square = {k: 0.999 * square[k] + 0.001 * g * g for k, g in grads.items()}
+            root = (1 - 0.999 ** (step + 1)) ** 0.5
+            fast = {k: p - rate * grads[k] / (square[k].sqrt() / root + 1e-8) for k, p in fast.items()}
+        return fast
+
+    def draw(sampler: Sampler) -> Episode:
+        rows = torch.stack([sampler.task(way, shots) for _ in range(tasks)])
+        y = torch.arange(rows.shape[1]).repeat_interleave(shots).expand(tasks, -1)
+        order = torch.rand(y.shape, generator=sampler.g).argsort(1)
+        x, _ = sampler.fetch(rows.flatten(1).gather(1, order))
+        return {"x": x, "y": y.gather(1, order).to(x.device)}
+
+    def loss(net: Net, params: Params, episode: Episode) -> tuple[Tensor, dict[str, Tensor]]:
+        begin = {k: p.detach() for k, p in params.items()}
+        ends = torch.vmap(lambda x, y: learned(net, begin, x, y, inner, batch))(episode["x"], episode["y"])
+        # Its gradient is minus the way from the parameters to where the tasks take them.
+        return torch.stack([(params[k] * (begin[k] - end.mean(0))).sum() for k, end in ends.items()]).sum(), {}
+
+    def answer(net: Net, params: Params, x: Tensor, y: Tensor, query: Tensor, way: int) -> Tensor:
+        # Class after class as it is shown: one of each class in turn.
+        turn = torch.arange(len(x), device=x.device).view(way, -1).mT.flatten()
+        params = _narrow(net, params, way, "reptile")
+        return _asked(net, params | learned(net, params, x[turn], y[turn], test_inner, test_batch), x, query)
+
+    return Recipe(MODEL, steps, draw, loss, lambda step: sgd(lr * (1 - step / steps)), finish=settled, answer=answer,
+                  units=_units(way))
+
+
+def _maml(steps: int, way: int, shots: int, queries: int, tasks: int, inner: int, rate: float, lr: float,
+          fall: bool, test_inner: int, first: bool, learned: bool = False) -> Recipe:
+    _check(way, shots, queries, tasks, inner, rate, lr, test_inner)
+
+    def adapted(net: Net, params: Params, x: Tensor, y: Tensor, count: int) -> Params:
+        fast = {k: p for k, p in params.items() if k not in net.still and not k.startswith(RATE)}
+        for _ in range(count):
+            at = {k: p.detach() for k, p in fast.items()} if first else fast
+            grads = torch.func.grad(lambda fast: F.cross_entropy(fresh_scores(net, params | fast, x), y))(at)
+            fast = {k: p - (params[RATE + k] if learned else rate) * grads[k] for k, p in fast.items()}
+        return fast
+
+    def loss(net: Net, params: Params, episode: Episode) -> tuple[Tensor, dict[str, Tensor]]:
+        def one(x: Tensor, query: Tensor) -> Tensor:
+            return fresh_scores(net, params | adapted(net, params, x, episode["y"], inner), query)
+
+        return _mean_loss(torch.vmap(one)(episode["x"], episode["query"]), episode["asked"])
+
+    def answer(net: Net, params: Params, x: Tensor, y: Tensor, query: Tensor, way: int) -> Tensor:
+        params = _narrow(net, params, way, "maml")
+        return _asked(net, params | adapted(net, params, x, y, test_inner), x, query)
+
+    def more(net: Net, params: Params) -> Params:
+        return {RATE + k: torch.full_like(p, rate) for k, p in params.items() if learned and k not in net.still}
+
+    return _recipe(steps, way, shots, queries, tasks, lr, fall, loss, answer, more=more)
+
+
+def _check(way: int, shots: int, queries: int, tasks: int, inner: int, rate: float, lr: float,
+           test_inner: int) -> None:
+    at_least(2, way=way)
+    at_least(1, shots=shots, queries=queries, tasks=tasks, inner=inner, test_inner=test_inner)
+    above(0, rate=rate, lr=lr)
+
+
+def _recipe(steps: int, way: int, shots: int, queries: int, tasks: int, lr: float, fall: bool, loss: Loss,
+            answer: Answer, more: Callable[[Net, Params], Params] = lambda net, params: {}) -> Recipe:
+    def draw(sampler: Sampler) -> Episode:
+        rows = torch.stack([sampler.task(way, shots + queries) for _ in range(tasks)])
+        x, _ = sampler.fetch(rows)
+        units = torch.arange(rows.shape[1], device=x.device)
+        return {"x": x[:, :, :shots].flatten(1, 2), "y": units.repeat_interleave(shots),
+                "query": x[:, :, shots:].flatten(1, 2), "asked": units.repeat_interleave(queries)}
+
+    return Recipe(MODEL, steps, draw, loss, lambda step: adam(lr * (falling(step, steps) if fall else 1)), more=more,
+                  finish=settled, answer=answer, units=_units(way))
+
+
+def _units(way: int) -> Callable[[Source], int]:
+    return lambda source: way if source.domains == 1 else source.n_classes
+
+
+def _mean_loss(scores: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Of the tasks' scores [T, m, C] of queries whose units [m] are the same in each."""
+    y = y.expand(len(scores), -1)
+    return F.cross_entropy(scores.flatten(0, 1), y.flatten()), {"accuracy": (scores.argmax(-1) == y).float().mean()}
+
+
+def _linear(net: Net, head: Params, z: Tensor) -> Tensor:
+    return F.linear(z, *(head[k] for k in net.head))
+
+
+def _narrow(net: Net, params: Params, way: int, name: str) -> Params:
+    """With the first `way` units of the output layer alone."""
+    units = len(params[net.head[0]])
+    if way > units:
+        raise ValueError(f"this {name} was learned with {units} units, and cannot tell {way} classes apart; learn it "
+                         f"with way={way}")
+    return {k: p[:way] if k.removeprefix(RATE) in net.head else p for k, p in params.items()}
+
+
+def _shown(net: Net, params: Params, x: Tensor) -> tuple[Tensor, Params]:
+    """Features of a task's shots, and their statistics where the network normalises by such."""
+    return net.fresh(params, x) if net.fresh else (fresh(net, params, x), {})
+
+
+def _asked(net: Net, params: Params, x: Tensor, query: Tensor) -> Tensor:
+    """Scores of queries by adapted parameters, with the statistics of the shots `x`."""
+    return net.apply(params | _shown(net, params, x)[1], query)
