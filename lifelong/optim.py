@@ -32,6 +32,11 @@ _fused_adam = getattr(torch, "_fused_adam_", None)  # what torch.optim.Adam(fuse
 _level = getattr(torch._C._functorch, "maybe_current_level", lambda: 0)
 
 
+def lifted() -> bool:
+    """Whether this is called inside a lift or a derivative of `torch.func`, or it cannot be known."""
+    return _level() is not None
+
+
 def _by_lane(leaves: list[Tensor], like: Tensor) -> list[Tensor]:
     """The leaves lane by lane where `like`, the steps taken, has lanes, for each lane may have taken its own number."""
     if like.dim() == 0:
@@ -116,7 +121,7 @@ def adam(lr: float = 0.001, beta1: float = 0.9, beta2: float = 0.999, eps: float
 
     @torch.no_grad()
     def update(params: Params, grads: Params, state: Params) -> None:
-        if _fused_adam is not None and _level() is None and all(value.dim() == 1 for value in differ):
+        if _fused_adam is not None and not lifted() and all(value.dim() == 1 for value in differ):
             for i in range(len(differ[0]) if differ else 1) if not groups else ():
                 numbers = tuple(float(v[i]) if isinstance(v, Tensor) else v for v in every.values())
                 groups.setdefault(numbers, []).append(i)
