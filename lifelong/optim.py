@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -115,16 +115,16 @@ def adam(lr: float = 0.001, beta1: float = 0.9, beta2: float = 0.999, eps: float
         moments = {f"{m}.{k}": torch.zeros_like(p) for m in ("mean", "square") for k, p in params.items()}
         return moments | {"step": torch.zeros(())}
 
-    every: dict[str, Any] = {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay}
-    differ = [value for value in every.values() if isinstance(value, Tensor)]
-    own: list[dict[str, Any]] = []  # each lane's numbers, read once, or those of all
+    every: dict[str, Number] = {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay}
+    differ: list[Tensor] = [value for value in every.values() if isinstance(value, Tensor)]
+    groups: dict[tuple[float, ...], list[int]] = {}  # lanes by their numbers, which are read once
 
     @torch.no_grad()
     def update(params: Params, grads: Params, state: Params) -> None:
         if _fused_adam is not None and not lifted() and all(value.dim() == 1 for value in differ):
-            if not own:
-                own.extend({k: float(v[i]) if isinstance(v, Tensor) else v for k, v in every.items()}
-                           for i in range(len(differ[0]) if differ else 1))
+            for i in range(len(differ[0]) if differ else 1) if not groups else ():
+                numbers = tuple(float(v[i]) if isinstance(v, Tensor) else v for v in every.values())
+                groups.setdefault(numbers, []).append(i)
             # One pass over the parameters where the formulas below take ten.
             state["step"].add_(1)
             # It walks through memory, so a gradient must lie as its parameter does.
@@ -132,10 +132,12 @@ def adam(lr: float = 0.001, beta1: float = 0.9, beta2: float = 0.999, eps: float
                      [state[f"mean.{k}"] for k in params], [state[f"square.{k}"] for k in params]]
             lists = [_by_lane(leaves, state["step"]) for leaves in moved]
             lists.append([step for step in _by_lane([state["step"]], state["step"]) for _ in params])
-            for i, numbers in enumerate(own):
-                part = slice(None) if len(own) == 1 else slice(i * len(params), (i + 1) * len(params))
-                leaves = [each[part] for each in lists]
-                _fused_adam(*leaves[:4], [], leaves[4], **numbers, amsgrad=False, maximize=False)
+            n = len(params)
+            for numbers, lanes in groups.items():
+                leaves = lists if len(groups) == 1 else [[leaf for i in lanes for leaf in each[i * n:(i + 1) * n]]
+                                                         for each in lists]
+                own = dict(zip(every, numbers, strict=True))
+                _fused_adam(*leaves[:4], [], leaves[4], **own, amsgrad=False, maximize=False)
             return
         grads = _decayed(params, grads, weight_decay)
         step = state["step"].add_(1).double()

@@ -197,3 +197,24 @@ def test_a_request_that_cannot_be_met_is_refused_in_a_sentence(wrong: Any, sente
     with pytest.raises(ValueError, match=re.escape(sentence)) as caught:
         wrong()
     assert str(caught.value).startswith("toy-v1: ")
+
+
+def test_stretches_may_have_output_units_to_spare_and_only_these():
+    stream = build.stretches("toy-v1", SEEDS, images(), lengths=(1, 3), units=5)
+    assert (stream.n_classes, stream.spare) == (5, 2)
+    assert stream.classes.any(1)[:, :3].all() and not stream.classes[..., 3:].any()
+    whole = stream.classes.clone()
+    with pytest.raises(ValueError, match="an output unit belongs to no task"):
+        replace(stream, spare=1)
+    whole[:, 0, 4] = True
+    with pytest.raises(ValueError, match="a spare output unit belongs to a task"):
+        replace(stream, classes=whole)
+    assert build.stretches("toy-v1", SEEDS, images(), lengths=(1, 3)).n_classes == 3
+
+
+def test_stretches_are_drawn_among_what_is_given_and_by_the_salt():
+    one = build.stretches("toy-v1", SEEDS, images(), lengths=(2, 3), among=[1, 3, 5])
+    rows = one.train.flatten(1)
+    assert all({*one.y[own[own >= 0]].tolist()} == {1, 3, 5} for own in rows)
+    other = build.stretches("toy-v1", SEEDS, images(), lengths=(2, 3), among=[1, 3, 5], salt="search")
+    assert not torch.equal(one.train, other.train)

@@ -361,6 +361,24 @@ def test_a_diverged_lane_stays_so_when_resumed():
 # ---- networks and pools
 
 
+@pytest.mark.parametrize("stacked", [True, False])
+def test_what_was_learned_is_asked_again_where_the_stream_wants_it(stacked):
+    seeds = [0, 1] if stacked else [1]
+    stream = replace(tiny(seeds), retention=True)
+    measured, states = trained(lanes("finetune", seeds, stream, stacked=stacked))
+    assert measured.retained.shape == (len(seeds), 4, 3)
+    assert measured.retained[:, 0].isnan().all()
+    for lane in range(len(seeds)):
+        for after, state in enumerate(states):
+            params = {k: p[lane] if stacked else p for k, p in state["params"].items()}
+            for task in range(3):
+                rows = stream.train[lane, task][stream.train[lane, task] >= 0]
+                right = (NET.apply(params, stream.x[rows].double()).argmax(-1) == stream.y[rows]).double().mean()
+                found = measured.retained[lane, 1 + after, task]
+                assert found == pytest.approx(float(right)) if task <= after else found.isnan()
+    assert trained(lanes("finetune", seeds, stacked=stacked))[0].retained.isnan().all()
+
+
 def test_a_torch_module_trains_as_by_hand():
     net = from_module(lambda: torch.nn.Sequential(torch.nn.Linear(8, 9), torch.nn.Tanh(), torch.nn.Linear(9, 6)))
     stream = tiny([3])

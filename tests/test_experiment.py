@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 
 import lifelong
 from lifelong import experiment, store
+from lifelong.checks import tiny
 from lifelong.engine import Measured
 from lifelong.experiment import Outcome, Watcher
 from lifelong.learner import Part
@@ -709,6 +711,31 @@ def test_what_is_no_strategy_is_refused(strategy, kind):
 def test_options_are_checked_at_once(options, words):
     with pytest.raises(ValueError, match=words):
         prepare("split-digits(tasks=2)", ["finetune"], Options(**(QUICK | options)))
+
+
+def test_an_ordered_stream_keeps_what_it_retained_and_tells_no_task(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(OBJECT_THAT_FOLLOWS)
+    stream = replace(tiny([0, 1]), ordered=True, retention=True)
+    for strategy in ("finetune", f"{file}:follows"):
+        logs = lifelong.run(stream, strategy, epochs=1, model="mlp").logs
+        assert "accuracy_task" not in logs
+        assert logs["accuracy_train"].shape == (2, 4, 3)
+        assert np.isfinite(logs["accuracy_train"][:, -1]).all()
+        assert np.isnan(logs["accuracy_train"][:, 1, 1:]).all()
+    assert "accuracy_train" not in lifelong.run(tiny([0]), "finetune", epochs=1, model="mlp").logs
+
+
+OBJECT_THAT_FOLLOWS = """
+import torch
+
+class follows:
+    def __init__(self, net):
+        self.net, self.params = net, net.init(torch.Generator().manual_seed(0))
+    def observe(self, x, y, task): pass
+    def end_task(self): pass
+    def predict(self, x): return self.net.apply(self.params, x)
+"""
 
 
 def test_tasks_of_one_class_are_not_scored_with_the_task_told():

@@ -52,6 +52,17 @@ def test_epochs_are_shuffled_anew_and_differ_by_task_and_seed():
     assert not torch.equal(first[0] % 40, other % 40)
 
 
+@pytest.mark.parametrize(("budget", "times"), [(Budget(5, 2), 2), (Budget(1, 1), 1), (Budget(4, 1, 12), 0)])
+def test_an_ordered_stream_is_learned_in_its_order(budget, times):
+    stream = replace(tiny(SEEDS), ordered=True)
+    todo = plan(stream, SEEDS, 1, "task", budget)
+    for s in range(3):
+        own = real(stream.train[s, 1])
+        assert real(todo.rows[s]) == (own * times if times else (own * 3)[:48])
+    several = plan(stream, SEEDS, 1, "seen", Budget(5, 1)).rows[0]
+    assert real(several) != real(stream.train[0, :2]) and sorted(real(several)) == sorted(real(stream.train[0, :2]))
+
+
 @pytest.mark.parametrize("steps", [1, 4, 11])
 def test_a_budget_of_steps_gives_full_batches_of_one_pass_after_another(steps):
     stream = tiny(SEEDS)
