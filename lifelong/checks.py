@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lifelong import registry
 from lifelong.engine import Measured, Rhythm, train
-from lifelong.learner import Learner, State, gradient_learner
+from lifelong.learner import Initialization, Learner, State, gradient_learner
 from lifelong.lift import Lanes, tree
 from lifelong.models import mlp
 from lifelong.objects import Training, train_object
@@ -105,7 +105,7 @@ def _place(f: Callable[..., Any]) -> str:
     return f" ({Path(code.co_filename).name}, {code.co_name}, from line {code.co_firstlineno})" if code else ""
 
 
-_HOOKS = ("init", "recall", "criterion", "loss", "pull", "grads", "step", "task", "weights", "predict")
+_HOOKS = ("init", "recall", "criterion", "loss", "slope", "pull", "grads", "step", "task", "weights", "predict")
 
 
 def _guarded(lanes: Lanes, budget: Budget) -> None:
@@ -157,6 +157,8 @@ class Subject:
         optimizer = registry.build(sgd, {})
         context = {"net": net, "shape": (8,), "n_classes": 6, "n_tasks": 3, "seed": seed, "device": torch.device("cpu"),
                    "training": Training(sgd, BUDGET, told=False)}
+        if any(term.learned for term in self.terms):  # as if it had learned nothing: what is added to it is checked
+            context["start"] = Initialization(lambda net, seed: net.init(generator(seed, "init")), net=net)
         return lambda hyper: compose(self.terms, context, optimizer, hyper)
 
     def lanes(self, at: list[int], stacked: bool = True, dtype: torch.dtype = torch.float64,

@@ -1,4 +1,4 @@
-"""The command line: list, run, pretrain, report, check. Nothing heavy is imported before a command needs it."""
+"""The command line: list, run, pretrain, fewshot, report, check. Nothing heavy is imported before it is needed."""
 
 from __future__ import annotations
 
@@ -66,12 +66,18 @@ def _say(text: str) -> None:
 
 
 @app.command("list")
-def list_(name: Annotated[str | None, typer.Argument(help="A stream, strategy, start, source, model or "
-                                                                      "optimizer.")] = None,
+def list_(name: Annotated[str | None, typer.Argument(help="A stream, strategy, start, source, model, "
+                                                                      "optimizer, or a start's file.")] = None,
           as_json: Json = False) -> None:
-    """What there is: streams, strategies, starts, sources, models, optimizers; with a NAME, all about it."""
+    """What there is: streams, strategies, starts, sources, models, optimizers; with a NAME, all about it.
+
+    NAME may also be the file of a start: what it was learned from, how, and by which version.
+    """
     from lifelong import registry
 
+    if name is not None and name.endswith(".safetensors"):
+        _print_start(Path(name), as_json)
+        return
     entries = [_entry(kind, key) for kind in registry.KINDS for key in registry.catalogue(kind)]
     if name is not None and name.startswith(registry.BRIDGE):
         registry.lookup("strategies", name)
@@ -91,6 +97,20 @@ def list_(name: Annotated[str | None, typer.Argument(help="A stream, strategy, s
             _describe(entry)
     else:
         _print_catalogue(entries)
+
+
+def _print_start(file: Path, as_json: bool) -> None:
+    from lifelong.start import load
+
+    about = dict(load(file).about)
+    if as_json:
+        print(json.dumps(about, indent=2))
+        return
+    content = about.pop("content")
+    about |= {"content": f"{len(content)} names" + (f", {content[0]} to {content[-1]}" if content else "")}
+    about["loss"] = f"{about['loss'][0]:.4g} to {about['loss'][-1]:.4g}"
+    for key, value in about.items():
+        print(f"{key:16}{json.dumps(value) if isinstance(value, dict | list) else value}")
 
 
 def _entry(kind: str, name: str) -> dict[str, Any]:
@@ -155,7 +175,7 @@ def run(
     boundaries: Annotated[bool | None, typer.Option("--boundaries/--no-boundaries",
                                                     help="Whether learners are told where a task ends.")] = None,
     eval_every: Annotated[int, typer.Option(help="Also measure every so many steps inside a task; 0: never.")] = 0,
-    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 (the network alone) or float64.")] = "float32",
     save_every: Annotated[float, typer.Option(help="Seconds between checkpoints inside a task.")] = 30.0,
     memory: Annotated[float | None, typer.Option(
         help="GiB that training may take; lanes beyond are trained in turn [default: what is free].")] = None,
@@ -315,6 +335,55 @@ def pretrain(
         print(f"{about['strategy']}: {about['steps']} steps on {about['source']} in {about['seconds']:.0f} s, loss "
               f"{about['loss'][0]:.3f} at first and {about['loss'][-1]:.3f} at last\n{place}\n"
               f"lifelong run STREAM \"{about['start']}(file='{place}') + er\"")
+
+
+@app.command()
+def fewshot(
+    source: Annotated[str, typer.Argument(help="Where the classes come from: for example "
+                                                 "\"omniglot(part='evaluation')\".")],
+    start: Annotated[str, typer.Argument(help="A file of `lifelong pretrain`, or for example \"protonet(file='FILE')\" "
+                                              "or \"maml(source='omniglot')\".")],
+    way: Annotated[int, typer.Option(help="Classes of an episode.")] = 5,
+    shots: Annotated[int, typer.Option(help="Examples of each class that are shown.")] = 1,
+    queries: Annotated[int, typer.Option(help="Further examples of each class that are asked about.")] = 15,
+    episodes: Annotated[int, typer.Option(help="How many.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Of the episodes.")] = 0,
+    store: StoreFolder = Path("runs"),
+    data: Annotated[str | None, typer.Option(help="Folder of the raw data [default: $LIFELONG_DATA, else the user's "
+                                                  "cache].")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    overlap: Annotated[bool, typer.Option("--overlap", help="Though the start was learned on these classes.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Few-shot evaluation: how well a start tells new classes apart after a few examples of each."""
+    from lifelong import request
+    from lifelong.fewshot import Evaluation, find
+    from lifelong.pretrain import make_source
+    from lifelong.start import Diverged
+
+    where = request.device(device)
+    try:
+        with _watcher(quiet or as_json) as watcher:
+            found = Evaluation(make_source(source, data), find(start, where, data, store, watcher), way, shots, queries,
+                               episodes, seed, where, overlap).run(watcher)
+    except Diverged as error:
+        _say(str(error))
+        raise typer.Exit(2) from None
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+
+    def percent(name: str, part: dict[str, Any]) -> None:
+        print(f"  {name:<33}{100 * part['accuracy']:6.2f} ± {100 * part['half_width']:.2f}")
+
+    print(f"{found['start']} on {found['source']}, {way}-way {shots}-shot, {queries} queries of each class, by "
+          f"{found['answer']}\npercent right ± half width of the 95 % t interval over {episodes} episodes")
+    percent("each query by itself", found)
+    if found["transductive"]:
+        percent("transductive batch normalisation", found["transductive"])
+    if found["overlap"]:
+        print(f"it was learned on {found['overlap']} of these classes: this is no few-shot result")
 
 
 @app.command()

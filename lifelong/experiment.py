@@ -21,6 +21,7 @@ from lifelong.learner import Initialization, Learner
 from lifelong.lift import Lanes, free, keep_pages
 from lifelong.models import Net, from_module, mlp
 from lifelong.objects import Training, train_object
+from lifelong.precision import in_bfloat16
 from lifelong.randomness import generator
 from lifelong.schedule import Budget
 from lifelong.setting import Options, Setting, compose
@@ -193,20 +194,27 @@ class Experiment:
                    "net": mlp(self.stream.shape, self.stream.n_classes)}
         return [registry.build(term, context) for term in setting.terms if not term.learned]
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of parameters, examples and losses."""
+        return torch.float64 if self.options.dtype == "float64" else torch.float32
+
+    def _precise(self, net: Net) -> Net:
+        return in_bfloat16(net) if self.options.dtype == "bfloat16" else net
+
     def _install(self, setting: Setting, pixels: bool) -> tuple[Stream, Initialization]:
         stream, start = self.stream, self.starts[setting.start or ""]
         weights = start if isinstance(start, Weights) else start.untrained()
         use = next(term for term in setting.terms if term.learned).resolved()
-        dtype = getattr(torch, self.options.dtype)
         net = installed(weights, stream.shape, stream.n_classes, stream.scenario, adapt=use["adapt"],
                         head=use["head"], length=use["length"], power=use["power"], views=use["views"],
-                        device=self.device, dtype=dtype)
+                        device=self.device, dtype=self.dtype)
         if only_head(net) and stream.warp is None and not pixels:
-            x = encoded(net, stream.pool(self.device, dtype)).cpu()
+            x = encoded(net, stream.pool(self.device, self.dtype)).cpu()
             stream = replace(stream, x=x, shape=tuple(x.shape[1:]), scale=1.0)
             net = mlp(stream.shape, stream.n_classes, ())._replace(init=net.init)
         beside = set(weights.params) - set(weights.net(stream.n_classes).init(generator(0, "init")))
-        return stream, Initialization(lambda net, seed: net.init(generator(seed, "init")), net=net,
+        return stream, Initialization(lambda net, seed: net.init(generator(seed, "init")), net=self._precise(net),
                                       learned={k: weights.params[k].to(self.device) for k in sorted(beside)})
 
     def context(self, setting: Setting, seed: int = 0) -> dict[str, Any]:
@@ -215,7 +223,7 @@ class Experiment:
         facts = {"shape": stream.shape, "n_classes": stream.n_classes, "n_tasks": stream.n_tasks}
         if start:
             training = Training(setting.optimizer, self.budget, stream.scenario == "task",
-                                getattr(torch, self.options.dtype))
+                                self.dtype)
             return facts | {"net": start.net, "start": start, "learned": start.learned, "seed": seed,
                             "device": self.device, "training": training}
         model = registry.build(setting.model, facts)
@@ -227,8 +235,8 @@ class Experiment:
             raise ValueError(f"{setting.model}: batch normalisation needs statistics, which a start brings: learn "
                              "one with `lifelong pretrain`, or use norm='group'")
         training = Training(setting.optimizer, self.budget, self.stream.scenario == "task",
-                            getattr(torch, self.options.dtype))
-        return facts | {"net": model, "seed": seed, "device": self.device, "training": training}
+                            self.dtype)
+        return facts | {"net": self._precise(model), "seed": seed, "device": self.device, "training": training}
 
     def make(self, setting: Setting, seed: int = 0) -> Callable[[Mapping[Any, Any]], Any]:
         """(values of real hyper-parameters) -> the learner of a setting."""
@@ -248,7 +256,7 @@ class Experiment:
         differ = {key: [v for v in value for _ in seeds] for key, value in values.items() if len(set(value)) > 1}
         at = [s for _ in stack for s in seeds][part]
         return Lanes(self.installed(stack[0])[0], seeds, at, self.make(stack[0]),
-                     {k: v[part] for k, v in differ.items()}, self.device, getattr(torch, self.options.dtype),
+                     {k: v[part] for k, v in differ.items()}, self.device, self.dtype,
                      stacked=len(at) > 1)
 
     def _train(self, stack: list[Setting], root: Path | None, watcher: Watcher) -> list[Run]:
@@ -302,7 +310,7 @@ class Experiment:
                 measured = train(self.lanes(stack, part), self.budget, rhythm, current)
             else:
                 measured = train_object(partial(self.make(stack[0], first), {}), self.stream, first, first, self.budget,
-                                        rhythm, self.device, current, getattr(torch, self.options.dtype))
+                                        rhythm, self.device, current, self.dtype)
             done.append(dict(vars(measured)))
             current = None
         return _joined(done)

@@ -20,6 +20,7 @@ from lifelong.stream import Pool
 
 _NONE: Any = None  # what a view's field is for a hook that it makes no sense for
 
+Recalled = dict[str, tuple[Tensor, Tensor]]  # by part: the rows, and their weights in a mean
 State = dict[str, Any]  # nested dicts of tensors, so that it stacks, is saved, and is compared
 
 
@@ -99,7 +100,7 @@ class View(NamedTuple):
         u: the part's own uniform numbers [draws]; in `task` one for each row of the task.
         task: 0-d, number of the task.
         batch: the task's batch; in `recall` and `task` only its `rows` and `weight`.
-        recalled: what this part recalled, in `loss`.
+        recalled: what this part recalled, in `loss` and `slope`.
         grads: the gradient that moved the parameters, in `step`.
         generator: for random initial state, in `init`.
     """
@@ -126,6 +127,8 @@ class Part:
         recall: (view) -> rows [R] to rehearse now; -1 for none. They share one forward pass with the batch.
         criterion: (view) -> 0-d, in place of the batch's cross-entropy; at most one part of a sum has it.
         loss: (view) -> 0-d, added to the task's loss.
+        slope: (view) -> 0-d, [R, C]: a loss of the scores of what it recalled, added to the task's, and its gradient by
+            them; as a `loss` without autograd, which takes longer than all else in a small step.
         pull: (view) -> the gradient of a penalty on the parameters alone; like a loss, but several times cheaper than
             differentiating one. It is added to the gradient before any transform; the logged loss leaves it out.
         grads: (view, grads) -> grads, a transform of the summed gradient, in the order of the sum.
@@ -144,6 +147,7 @@ class Part:
     recall: Callable[[View], Tensor] | None = None
     criterion: Callable[[View], Tensor] | None = None
     loss: Callable[[View], Tensor] | None = None
+    slope: Callable[[View], tuple[Tensor, Tensor]] | None = None
     pull: Callable[[View], Params] | None = None
     grads: Callable[[View, Params], Params] | None = None
     step: Callable[[View], State] | None = None
@@ -186,7 +190,7 @@ class Stages:
     def uses(self) -> frozenset[str]:
         """Which of the stages do anything; 'criterion' where the batch's cross-entropy is replaced."""
         hooks = {"recall": ("recall",), "loss": ("loss", "criterion"), "criterion": ("criterion",),
-                 "transform": ("pull", "grads"), "after": ("step",)}
+                 "slope": ("slope",), "transform": ("pull", "grads"), "after": ("step",)}
         return frozenset(stage for stage, names in hooks.items()
                          if any(getattr(part, name) not in (None, rehearsal)
                                 for part in self.parts.values() for name in names))
@@ -247,25 +251,39 @@ class Stages:
         """Scores of everything that is looked at in this step."""
         return self.net.apply(self._applied(state["params"] | trained, state, pool, batch.task), x)
 
-    def loss(self, pool: Pool, trained: Params, state: State, batch: Batch, rows: dict[str, Tensor], x: Tensor,
-             y: Tensor, scores: Tensor) -> Tensor:
+    def loss(self, pool: Pool, trained: Params, state: State, batch: Batch, recalled: Recalled, x: Tensor, y: Tensor,
+             scores: Tensor) -> Tensor:
         """What the parts add to the cross-entropy of the batch and of rehearsals, or put in its place; each gets its
         slice of the scores."""
         state = state | {"params": state["params"] | trained}
-        sizes = [len(r) for r in (batch.rows, *rows.values())]
-        rivals = pool.rivals(y)
-        weights = [batch.weight, *(real(r, pool.dtype) for r in rows.values())]
-        cut = [t.split(sizes) if t is not None and rows else [t] * len(sizes) for t in (x, y, scores, rivals)]
-        slices = [Slice(r, w, *own) for r, w, *own in
-                  zip((batch.rows, *rows.values()), weights, *cut, strict=True)]
-        recalled = dict(zip(rows, slices[1:], strict=True))
+        own, others = self._slices(pool, batch, recalled, x, y, scores)
         total = scores.new_zeros(())
         for name, part in self.parts.items():
             for hook in (part.criterion, part.loss):
                 if hook not in (None, rehearsal):
-                    total = total + hook(self._view(name, state, pool, batch, batch=slices[0],
-                                                    recalled=recalled.get(name)))
+                    total = total + hook(self._view(name, state, pool, batch, batch=own, recalled=others.get(name)))
         return total
+
+    def slope(self, pool: Pool, state: State, batch: Batch, recalled: Recalled, x: Tensor, y: Tensor,
+              scores: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """What the parts add to the loss that they differentiate themselves, and the gradients, by part."""
+        own, others = self._slices(pool, batch, recalled, x, y, scores)
+        every = {name: part.slope(self._view(name, state, pool, batch, batch=own, recalled=others[name]))
+                 for name, part in self.parts.items() if part.slope}
+        total, *more = (loss for loss, _ in every.values())
+        for loss in more:
+            total = total + loss
+        return total, {name: grad for name, (_, grad) in every.items()}
+
+    def _slices(self, pool: Pool, batch: Batch, recalled: Recalled, x: Tensor, y: Tensor,
+                scores: Tensor) -> tuple[Slice, dict[str, Slice]]:
+        """The batch, and what each part recalled."""
+        given = [(batch.rows, batch.weight), *recalled.values()]
+        sizes = [len(rows) for rows, _ in given]
+        cut = [t.split(sizes) if t is not None and recalled else [t] * len(sizes)
+               for t in (x, y, scores, pool.rivals(y))]
+        own, *others = [Slice(*rows, *fields) for rows, *fields in zip(given, *cut, strict=True)]
+        return own, dict(zip(recalled, others, strict=True))
 
     def transform(self, pool: Pool, state: State, batch: Batch, grads: Params) -> Params:
         """The gradient with every pull added, then transformed."""
@@ -321,6 +339,9 @@ def gradient_learner(net: Net, optimizer: Optimizer, parts: dict[str, Part],
     for hook, what in (("criterion", "the loss of the batch"), ("predict", "the answer")):
         if len(both := [name for name, part in parts.items() if getattr(part, hook)]) > 1:
             raise ValueError(f"{' and '.join(both)} cannot be summed: each puts its own in place of {what}")
+    for name, part in parts.items():
+        if part.slope and not part.recall:
+            raise ValueError(f"{name} has a slope, which is by the scores of what it recalls, but recalls nothing")
     for one, part in parts.items():
         for other, mate in parts.items():
             if not part.weights or one == other:
@@ -375,7 +396,8 @@ def gradient_step(stages: Stages, way: Way, state: State, batch: Batch) -> tuple
     visible = {"params": state["params"], "parts": state["parts"]}
     rows = way.each("recall")(visible, batch) if "recall" in stages.uses else {}
     x, y = way.fetch(torch.cat([batch.rows, *rows.values()], -1) if rows else batch.rows)
-    losses, scores, grads = _differentiated(stages, way, state, trained, batch, rows, x, y)
+    recalled = {name: (r, real(r, batch.weight.dtype)) for name, r in rows.items()}
+    losses, scores, grads = _differentiated(stages, way, state, trained, batch, recalled, x, y)
     if "transform" in stages.uses:
         grads = way.each("transform")(visible, batch, grads)
     stages.optimizer.update(trained, grads, state["optimizer"])
@@ -390,7 +412,7 @@ def _own(batch: Batch, value: Tensor) -> Tensor:
     return value.narrow(batch.rows.dim() - 1, 0, batch.rows.shape[-1])
 
 
-def _differentiated(stages: Stages, way: Way, state: State, trained: Params, batch: Batch, rows: dict[str, Tensor],
+def _differentiated(stages: Stages, way: Way, state: State, trained: Params, batch: Batch, recalled: Recalled,
                     x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Params]:
     """Losses, the scores of the batch and of what was recalled, and the gradients of the trained parameters.
 
@@ -403,20 +425,28 @@ def _differentiated(stages: Stages, way: Way, state: State, trained: Params, bat
     still = {"params": {k: p for k, p in state["params"].items() if k not in trained}, "parts": state["parts"]}
     if way.forward is None:
         with torch.enable_grad():
-            scores = way.each("apply")(leaves, still, batch, x)
+            answers = way.each("apply")(leaves, still, batch, x)
+        scores = answers.detach()
     else:
         scores, back = way.forward(state["params"], x)
     weight = batch.weight if "criterion" not in stages.uses else torch.zeros_like(batch.weight)
-    if rows:
-        counts = (real(r, weight.dtype) if stages.parts[name].loss is rehearsal
-                  else torch.zeros_like(r, dtype=weight.dtype) for name, r in rows.items())
+    if recalled:
+        counts = (w if stages.parts[name].loss is rehearsal else torch.zeros_like(w)
+                  for name, (_, w) in recalled.items())
         weight = torch.cat([weight, *counts], -1)
-    losses, towards = cross_entropy_vjp(scores.detach(), y, weight, way.rivals(y))
+    losses, towards = cross_entropy_vjp(scores, y, weight, way.rivals(y))
+    if "slope" in stages.uses:
+        more, slopes = way.each("slope")(still | {"params": state["params"]}, batch, recalled, x, y, scores)
+        losses, first = losses + more, batch.rows.shape[-1]
+        for name, (rows, _) in recalled.items():
+            if name in slopes:
+                towards.narrow(-2, first, rows.shape[-1]).add_(slopes[name])
+            first += rows.shape[-1]
     direct: Params = {}
     if "loss" in stages.uses:
         with torch.enable_grad():
             seen = scores.detach().requires_grad_()
-            more = way.each("loss")(leaves, still, batch, rows, x, y, seen)
+            more = way.each("loss")(leaves, still, batch, recalled, x, y, seen)
             if more.requires_grad:
                 grad, *others = torch.autograd.grad(more.sum(), [seen, *leaves.values()], allow_unused=True)
                 direct = {k: g for k, g in zip(leaves, others, strict=True) if g is not None}
@@ -425,9 +455,9 @@ def _differentiated(stages: Stages, way: Way, state: State, trained: Params, bat
     if back is not None:
         grads = back(towards, trained.keys())
     else:
-        grads = dict(zip(leaves, torch.autograd.grad(scores, list(leaves.values()), towards, materialize_grads=True),
+        grads = dict(zip(leaves, torch.autograd.grad(answers, list(leaves.values()), towards, materialize_grads=True),
                          strict=True))
-    return losses, scores.detach(), {k: grads[k] + direct[k] if k in direct else grads[k] for k in trained}
+    return losses, scores, {k: grads[k] + direct[k] if k in direct else grads[k] for k in trained}
 
 
 def apart(state: State, params: Params) -> State:

@@ -87,7 +87,7 @@ class Lanes:
     @cached_property
     def stages(self) -> dict[str, Callable[..., Any]]:
         """The stages of a gradient learner for all lanes."""
-        names = ("recall", "apply", "loss", "transform", "after")
+        names = ("recall", "apply", "loss", "slope", "transform", "after")
         return {name: self.each(lambda learner, pool, *args, name=name: getattr(learner.stages, name)(pool, *args))
                 for name in names}
 

@@ -53,7 +53,8 @@ def cross_entropy_vjp(scores: Tensor, y: Tensor, weight: Tensor, rivals: Tensor 
     log_p = _log_p(scores, rivals)
     loss = _nll(log_p, y, weight)
     grad = log_p.exp_()
-    grad.scatter_add_(-1, y.unsqueeze(-1), grad.new_full((), -1.0).expand(*y.shape, 1))
+    at = y.unsqueeze(-1)
+    grad = grad.scatter(-1, at, grad.gather(-1, at) - 1)
     return loss, grad.mul_(weight.unsqueeze(-1))
 
 
@@ -322,7 +323,7 @@ class _Layers(TorchFunctionMode):
         self.inputs: list[Tensor] = []
         self.layers: list[tuple[str, str | None]] = []
         self.masks: dict[str, Tensor] = {}
-        self.masked: list[Tensor] = []  # kept alive, so that no other tensor gets one's id
+        self.alive: list[Tensor] = []  # kept alive, so that no other tensor gets one's id
         self.other = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -331,18 +332,22 @@ class _Layers(TorchFunctionMode):
         if not used or isinstance(out, (int, torch.Size)):
             return out
         name = used[0]
+        if func is torch.Tensor.to:  # of a network that calculates in another precision
+            self.names[id(out)] = name
+            self.alive.append(out)
+            return out
         blank = func is torch.where and not kwargs and isinstance(args[2], float) and args[2] == 0
         if blank and out.shape == args[1].shape and name not in self.masks:
             self.names[id(out)] = name
             self.masks[name] = args[0]
-            self.masked.append(out)
+            self.alive.append(out)
             return out
         if func is not F.linear or kwargs or args[0].dim() != 2 or id(args[1]) not in self.names:
             self.other = True
             return out
-        self.inputs.append(args[0])
+        self.inputs.append(args[0].to(self.params[name].dtype))
         self.layers.append((name, used[1] if len(used) > 1 else None))
-        return out if self.taps is None else out + self.taps[len(self.inputs) - 1]
+        return out if self.taps is None else out + self.taps[len(self.inputs) - 1].to(out.dtype)
 
     def cover(self, net: Net, x: Tensor) -> bool:
         """Whether every parameter is used once, as weight or bias of a linear layer on plain vectors."""

@@ -35,9 +35,8 @@ class Memory(NamedTuple):
 
 
 def _slots(state: State, u: Tensor) -> Tensor:
-    filled = (state["rows"] >= 0).sum()
-    # u * filled can round up to `filled` itself.
-    return torch.minimum((u * filled).long(), filled - 1).clamp(min=0)
+    # For the largest u below 1, u * n is n less more than half its last digit, which never rounds up to n.
+    return (u * (state["rows"] >= 0).sum()).long()
 
 
 def _pick(state: State, u: Tensor) -> Tensor:

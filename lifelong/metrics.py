@@ -67,15 +67,19 @@ def average_accuracy(accuracy: ArrayLike) -> Array:
     return _mean(_checked(accuracy)[..., -1, :])
 
 
-def average_curve(accuracy: ArrayLike) -> Array:
+def average_curve(accuracy: ArrayLike, sizes: ArrayLike | None = None) -> Array:
     """Mean accuracy over the tasks seen so far, after each task, [..., T]: (1/t) sum_{k <= t} a[t, k].
 
     Args:
         accuracy: [..., 1 + T, T]; what was measured on tasks not yet seen is left out.
+        sizes: what each task weighs, [T], for example its classes: sum_{k <= t} n[k] a[t, k] / sum_{k <= t} n[k].
     """
     a = _checked(accuracy)
-    seen: Array = np.tril(a[..., 1:, :]).sum(-1)
-    return seen / np.arange(1, a.shape[-1] + 1)
+    n = np.ones(a.shape[-1]) if sizes is None else np.asarray(sizes, dtype=np.float64)
+    if n.shape != a.shape[-1:]:
+        raise ValueError(f"sizes must be one for each of the {a.shape[-1]} tasks; got shape {n.shape}")
+    seen: Array = np.tril(np.where(np.tri(a.shape[-1], dtype=bool), a[..., 1:, :], 0) * n).sum(-1)
+    return seen / np.cumsum(n)
 
 
 def average_incremental_accuracy(accuracy: ArrayLike) -> Array:

@@ -34,6 +34,7 @@ class Net(NamedTuple):
         still: names of parameters that no gradient moves: the statistics of batch normalisation.
         mask: (params, x) -> what a gate multiplies the features by, [B, F]; None where there is no gate.
         gated: (params, x, mask) -> `features` with this mask in place of the gate's own.
+        dtype: what it calculates in; None: in the precision of its parameters.
         layout: how the weights of convolutions lie in memory while a start is learned, as measured on a CPU.
     """
 
@@ -46,6 +47,7 @@ class Net(NamedTuple):
     still: tuple[str, ...] = ()
     mask: Callable[[Params, Tensor], Tensor] | None = None
     gated: Callable[[Params, Tensor, Tensor], Tensor] | None = None
+    dtype: torch.dtype | None = None
     layout: torch.memory_format = torch.channels_last
 
 
@@ -119,7 +121,7 @@ def _affine(params: Params, name: str, x: Tensor) -> Tensor:
     """A dense layer [B, F] of one lane, or [L, B, F] of a stack."""
     weight, bias = params[f"{name}.weight"], params[f"{name}.bias"]
     if x.dim() == 2:
-        return torch.addmm(bias, x, weight.mT)
+        return F.linear(x, weight, bias)
     return torch.baddbmm(bias.unsqueeze(-2), x, weight.mT)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,6 +30,11 @@ class Optimizer(NamedTuple):
 
 _fused_adam = getattr(torch, "_fused_adam_", None)  # what torch.optim.Adam(fused=True) calls; it cannot be lifted
 _level = getattr(torch._C._functorch, "maybe_current_level", lambda: 0)
+
+
+def lifted() -> bool:
+    """Whether this is called inside a lift or a derivative of `torch.func`, or it cannot be known."""
+    return _level() is not None
 
 
 def _by_lane(leaves: list[Tensor], like: Tensor) -> list[Tensor]:
@@ -110,20 +115,27 @@ def adam(lr: float = 0.001, beta1: float = 0.9, beta2: float = 0.999, eps: float
         moments = {f"{m}.{k}": torch.zeros_like(p) for m in ("mean", "square") for k, p in params.items()}
         return moments | {"step": torch.zeros(())}
 
-    single = not any(isinstance(value, Tensor) for value in (lr, beta1, beta2, eps, weight_decay))
+    every: dict[str, Any] = {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay}
+    differ = [value for value in every.values() if isinstance(value, Tensor)]
+    own: list[dict[str, Any]] = []  # each lane's numbers, read once, or those of all
 
     @torch.no_grad()
     def update(params: Params, grads: Params, state: Params) -> None:
-        if single and _fused_adam is not None and _level() is None:
+        if _fused_adam is not None and not lifted() and all(value.dim() == 1 for value in differ):
+            if not own:
+                own.extend({k: float(v[i]) if isinstance(v, Tensor) else v for k, v in every.items()}
+                           for i in range(len(differ[0]) if differ else 1))
             # One pass over the parameters where the formulas below take ten.
             state["step"].add_(1)
             # It walks through memory, so a gradient must lie as its parameter does.
             moved = [list(params.values()), [_as(p, grads[k]) for k, p in params.items()],
                      [state[f"mean.{k}"] for k in params], [state[f"square.{k}"] for k in params]]
             lists = [_by_lane(leaves, state["step"]) for leaves in moved]
-            steps = [step for step in _by_lane([state["step"]], state["step"]) for _ in params]
-            _fused_adam(*lists, [], steps, lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay,
-                        amsgrad=False, maximize=False)
+            lists.append([step for step in _by_lane([state["step"]], state["step"]) for _ in params])
+            for i, numbers in enumerate(own):
+                part = slice(None) if len(own) == 1 else slice(i * len(params), (i + 1) * len(params))
+                leaves = [each[part] for each in lists]
+                _fused_adam(*leaves[:4], [], leaves[4], **numbers, amsgrad=False, maximize=False)
             return
         grads = _decayed(params, grads, weight_decay)
         step = state["step"].add_(1).double()

@@ -191,6 +191,10 @@ def _check(experiment: Experiment, setting: Setting) -> None:
     learner = experiment.make(setting)({})
     if hasattr(learner, "learn_task") and not experiment.stream.boundaries:
         raise ValueError(f"{name} must be told where a task ends, and this stream does not tell")
+    low = experiment.options.dtype == "bfloat16"
+    if low and (not isinstance(learner, Learner) or (learner.stages and learner.stages.net.dtype is None)):
+        raise ValueError(f"{name} trains a network of its own, which --dtype bfloat16 would leave as it is: leave it "
+                         "out")
     if not isinstance(learner, Learner):
         return
     if learner.boundaries and not experiment.stream.boundaries:

@@ -26,7 +26,7 @@ class Options:
         optimizer, model: expressions.
         eval_every: also measure every this many steps inside a task.
         device: 'auto', 'cpu' or 'cuda'.
-        dtype: 'float32' or 'float64'.
+        dtype: 'float32' or 'float64'; 'bfloat16' is float32 with the network's forward and backward pass in bfloat16.
         data: folder of the raw data.
         save_every: seconds between checkpoints.
         overlap: whether a start may have been learned on classes that the stream tests on.
@@ -52,7 +52,7 @@ class Options:
         given = {"--epochs": self.epochs, "--steps": self.steps, "--batch-size": self.batch_size}
         registry.at_least(1, **{name: value for name, value in given.items() if value is not None})
         registry.at_least(0, **{"--eval-every": self.eval_every})
-        registry.one_of("--dtype", self.dtype, ("float32", "float64"))
+        registry.one_of("--dtype", self.dtype, ("float32", "float64", "bfloat16"))
         registry.at_least(0, **{"--save-every": self.save_every})
         registry.above(0, **{"--memory": 1 if self.memory is None else self.memory})
         if self.epochs is not None and self.steps is not None:

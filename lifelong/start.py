@@ -134,8 +134,11 @@ class Sampler:
         every = (self.source.rows if among is None else among).flatten()
         if count > len(every):
             return every[torch.randint(len(every), (count,), generator=self.g)]
+        if count**2 > len(every):
+            return every[torch.randperm(len(every), generator=self.g)[:count]]
+        # A permutation of 19,280 takes longer than drawing again in the rare case of a repetition.
         picks = torch.randint(len(every), (count,), generator=self.g)
-        while len(set(picks.tolist())) < count:  # birthdays are rare: a permutation of 19,280 takes longer
+        while len(set(picks.tolist())) < count:
             picks = torch.randint(len(every), (count,), generator=self.g)
         return every[picks]
 
@@ -226,7 +229,7 @@ def learn(recipe: Recipe, net: Net, source: Source, *, seed: int = 0, device: to
         seed: of everything that is drawn.
         device: where.
         precision: 'float32', or 'bfloat16' for the products and convolutions alone, or 'float64'.
-        save: takes a checkpoint, every `save_every` seconds.
+        save: writes a checkpoint, every `save_every` seconds; its tensors are moved on by the next step.
         tell: is told the share that is done.
         resume: a checkpoint; learning goes on to the same bits.
 
@@ -236,7 +239,7 @@ def learn(recipe: Recipe, net: Net, source: Source, *, seed: int = 0, device: to
     device = torch.device(device)
     dtype = torch.float64 if precision == "float64" else torch.float32
     if resume:
-        params, state = ({k: v.to(device) for k, v in resume[name].items()} for name in ("params", "optimizer"))
+        params, state = ({k: v.clone().to(device) for k, v in resume[name].items()} for name in ("params", "optimizer"))
         first, losses = int(resume["step"]), resume["losses"].clone()
     else:
         params = {k: p.to(device, dtype) for k, p in net.init(generator(seed, "init")).items()}

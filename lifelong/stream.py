@@ -70,9 +70,12 @@ class Pool:
         if self.warp is not None:
             # Two plain gathers: indexing by both at once takes three to five times as long. In blocks, for the int64
             # positions of 512 images are as much as a processor's cache holds.
-            blocks = [part.gather(1, self.warp.index_select(0, v)) for part, v in
-                      zip(x.split(512), variant.split(512), strict=True)]
-            x = (blocks[0] if len(blocks) == 1 else torch.cat(blocks)).view(*rows.shape, *self.shape)
+            if len(x) <= 512:
+                x = x.gather(1, self.warp.index_select(0, variant))
+            else:
+                x = torch.cat([part.gather(1, self.warp.index_select(0, v)) for part, v in
+                               zip(x.split(512), variant.split(512), strict=True)])
+            x = x.view(*rows.shape, *self.shape)
         return x, y if self.label is None else self.label[variant, y]
 
     def real(self, x: Tensor) -> Tensor:

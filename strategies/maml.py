@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lifelong.models import Net, Params
-from lifelong.optim import adam, sgd
+from lifelong.optim import adam, falling, sgd
 from lifelong.registry import above, at_least
 from lifelong.start import Episode, Recipe, Sampler, Source, fresh, fresh_scores, pretrained, settled
 
@@ -19,7 +19,7 @@ RATE = "rate."  # what the names of learned step sizes begin with
 
 @pretrained()
 def maml(steps: int = 5000, way: int = 5, shots: int = 1, queries: int = 1, tasks: int = 32, inner: int = 1,
-         rate: float = 0.4, lr: float = 0.001, test_inner: int = 3) -> Recipe:
+         rate: float = 0.4, lr: float = 0.001, fall: bool = False, test_inner: int = 3) -> Recipe:
     """Parameters from which a few gradient steps on a task's shots answer its queries (MAML, second order).
 
     Minimises the mean over tasks of L_query(p - rate * grad L_shots(p)), through the inner gradient.
@@ -33,6 +33,7 @@ def maml(steps: int = 5000, way: int = 5, shots: int = 1, queries: int = 1, task
         inner: gradient steps on the shots, 1 or more.
         rate: their step size, above 0.
         lr: step size of Adam in the outer loop, above 0.
+        fall: whether it falls to 0 along half a cosine, as suits a short budget; the paper's stays.
         test_inner: gradient steps on the shots at few-shot evaluation, 1 or more.
 
     Source: Finn et al. 2017, arXiv:1703.03400, algorithm 2 with its numbers for Omniglot, 5-way 1-shot; 20-way has
@@ -40,44 +41,44 @@ def maml(steps: int = 5000, way: int = 5, shots: int = 1, queries: int = 1, task
         queries are answered together (transductively); here, statistics of the adapted network on the shots answer each
         query by itself, and few-shot evaluation reports the other apart.
     """
-    return _maml(steps, way, shots, queries, tasks, inner, rate, lr, test_inner, first=False)
+    return _maml(steps, way, shots, queries, tasks, inner, rate, lr, fall, test_inner, first=False)
 
 
 @pretrained()
 def fomaml(steps: int = 5000, way: int = 5, shots: int = 1, queries: int = 1, tasks: int = 32, inner: int = 1,
-           rate: float = 0.4, lr: float = 0.001, test_inner: int = 3) -> Recipe:
+           rate: float = 0.4, lr: float = 0.001, fall: bool = False, test_inner: int = 3) -> Recipe:
     """MAML without second derivatives: the outer gradient is that of the queries at the adapted parameters.
 
     Args:
-        steps, way, shots, queries, tasks, inner, rate, lr, test_inner: as for maml.
+        steps, way, shots, queries, tasks, inner, rate, lr, fall, test_inner: as for maml.
 
     Source: Finn et al. 2017, arXiv:1703.03400, section 5.2.
     """
-    return _maml(steps, way, shots, queries, tasks, inner, rate, lr, test_inner, first=True)
+    return _maml(steps, way, shots, queries, tasks, inner, rate, lr, fall, test_inner, first=True)
 
 
 @pretrained()
 def meta_sgd(steps: int = 5000, way: int = 5, shots: int = 1, queries: int = 1, tasks: int = 32, inner: int = 1,
-             rate: float = 0.05, lr: float = 0.001, test_inner: int = 1) -> Recipe:
+             rate: float = 0.05, lr: float = 0.001, fall: bool = False, test_inner: int = 1) -> Recipe:
     """MAML that also learns a step size for every parameter; one below 0 turns the step around.
 
     Args:
         rate: step size that each begins with, above 0.
-        steps, way, shots, queries, tasks, inner, lr, test_inner: as for maml.
+        steps, way, shots, queries, tasks, inner, lr, fall, test_inner: as for maml.
 
     Source: Li et al. 2017, arXiv:1707.09835, algorithm 1; it draws the first step sizes from [0.005, 0.1] (as far as we
         remember), here they are equal.
     """
-    return _maml(steps, way, shots, queries, tasks, inner, rate, lr, test_inner, first=False, learned=True)
+    return _maml(steps, way, shots, queries, tasks, inner, rate, lr, fall, test_inner, first=False, learned=True)
 
 
 @pretrained(adapt="head")
 def anil(steps: int = 5000, way: int = 5, shots: int = 1, queries: int = 1, tasks: int = 32, inner: int = 1,
-         rate: float = 0.4, lr: float = 0.001, test_inner: int = 3) -> Recipe:
+         rate: float = 0.4, lr: float = 0.001, fall: bool = False, test_inner: int = 3) -> Recipe:
     """MAML whose inner steps move the output layer alone ("almost no inner loop"), so features are computed once.
 
     Args:
-        steps, way, shots, queries, tasks, inner, rate, lr, test_inner: as for maml.
+        steps, way, shots, queries, tasks, inner, rate, lr, fall, test_inner: as for maml.
 
     Source: Raghu et al. 2020, arXiv:1909.09157, second order, with MAML's numbers for Omniglot.
     """
@@ -104,7 +105,7 @@ def anil(steps: int = 5000, way: int = 5, shots: int = 1, queries: int = 1, task
         assert net.features is not None
         return _linear(net, head, net.features(params, query))
 
-    return _recipe(steps, way, shots, queries, tasks, lr, loss, answer)
+    return _recipe(steps, way, shots, queries, tasks, lr, fall, loss, answer)
 
 
 @pretrained()
@@ -171,7 +172,7 @@ def reptile(steps: int = 5000, way: int = 5, shots: int = 10, tasks: int = 5, in
 
 
 def _maml(steps: int, way: int, shots: int, queries: int, tasks: int, inner: int, rate: float, lr: float,
-          test_inner: int, first: bool, learned: bool = False) -> Recipe:
+          fall: bool, test_inner: int, first: bool, learned: bool = False) -> Recipe:
     _check(way, shots, queries, tasks, inner, rate, lr, test_inner)
 
     def adapted(net: Net, params: Params, x: Tensor, y: Tensor, count: int) -> Params:
@@ -195,7 +196,7 @@ def _maml(steps: int, way: int, shots: int, queries: int, tasks: int, inner: int
     def more(net: Net, params: Params) -> Params:
         return {RATE + k: torch.full_like(p, rate) for k, p in params.items() if learned and k not in net.still}
 
-    return _recipe(steps, way, shots, queries, tasks, lr, loss, answer, more=more)
+    return _recipe(steps, way, shots, queries, tasks, lr, fall, loss, answer, more=more)
 
 
 def _check(way: int, shots: int, queries: int, tasks: int, inner: int, rate: float, lr: float,
@@ -205,8 +206,8 @@ def _check(way: int, shots: int, queries: int, tasks: int, inner: int, rate: flo
     above(0, rate=rate, lr=lr)
 
 
-def _recipe(steps: int, way: int, shots: int, queries: int, tasks: int, lr: float, loss: Loss, answer: Answer,
-            more: Callable[[Net, Params], Params] = lambda net, params: {}) -> Recipe:
+def _recipe(steps: int, way: int, shots: int, queries: int, tasks: int, lr: float, fall: bool, loss: Loss,
+            answer: Answer, more: Callable[[Net, Params], Params] = lambda net, params: {}) -> Recipe:
     def draw(sampler: Sampler) -> Episode:
         rows = torch.stack([sampler.task(way, shots + queries) for _ in range(tasks)])
         x, _ = sampler.fetch(rows)
@@ -214,8 +215,8 @@ def _recipe(steps: int, way: int, shots: int, queries: int, tasks: int, lr: floa
         return {"x": x[:, :, :shots].flatten(1, 2), "y": units.repeat_interleave(shots),
                 "query": x[:, :, shots:].flatten(1, 2), "asked": units.repeat_interleave(queries)}
 
-    return Recipe(MODEL, steps, draw, loss, lambda step: adam(lr), more=more, finish=settled, answer=answer,
-                  units=_units(way))
+    return Recipe(MODEL, steps, draw, loss, lambda step: adam(lr * (falling(step, steps) if fall else 1)), more=more,
+                  finish=settled, answer=answer, units=_units(way))
 
 
 def _units(way: int) -> Callable[[Source], int]:

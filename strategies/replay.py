@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lifelong.learner import Part, Slice, State, View, rehearsal
-from lifelong.losses import cross_entropy, each, fit, gradient_products
+from lifelong.losses import cross_entropy, cross_entropy_vjp, each, fit, gradient_products
 from lifelong.memory import RULES, Memory, greedy, reservoir
 from lifelong.registry import above, at_least, at_most, one_of
 
@@ -111,7 +111,7 @@ def der(capacity: int = 500, replay: int = 0, alpha: float = 0.5) -> Part:
         return keep.add(view.state, batch.rows, batch.y, view.u[: len(batch.rows)], scores=batch.scores)
 
     return Part(init=begin, draws=lambda batch: batch + (replay or batch), recall=recall, step=remember,
-                loss=lambda view: alpha * _change(keep, view, view.recalled))
+                slope=lambda view: _change(keep, view, view.recalled, alpha))
 
 
 def derpp(capacity: int = 500, replay: int = 0, alpha: float = 0.5, beta: float = 0.5) -> Part:
@@ -130,20 +130,25 @@ def derpp(capacity: int = 500, replay: int = 0, alpha: float = 0.5, beta: float 
     at_least(0, beta=beta)
     keep = reservoir(capacity)
 
-    def loss(view: View) -> Tensor:
+    def slope(view: View) -> tuple[Tensor, Tensor]:
         first, second = _halves(view.recalled)
-        return alpha * _change(keep, view, first) + beta * cross_entropy(second)
+        change, back = _change(keep, view, first, alpha)
+        old, there = cross_entropy_vjp(second.scores, second.y, beta * second.weight, second.rivals)
+        return change + old, torch.cat([back, there])
 
     # With twice the numbers for the draw `der` recalls twice the examples.
-    return replace(der(capacity, replay, alpha), draws=lambda batch: batch + 2 * (replay or batch), loss=loss)
+    return replace(der(capacity, replay, alpha), draws=lambda batch: batch + 2 * (replay or batch), slope=slope)
 
 
-def _change(keep: Memory, view: View, seen: Slice) -> Tensor:
-    """The mean squared change of scores since they were stored; `seen` is what was recalled, or the first of it."""
-    places = keep.slots(view.state, view.u[len(view.batch.rows):])[: len(seen.rows)]
-    gap = (seen.scores - view.state["scores"].index_select(0, places)).square()
-    units = torch.ones_like(gap) if seen.rivals is None else seen.rivals.to(gap.dtype)
-    return ((gap * units).sum(-1) / units.sum(-1) * seen.weight).sum()
+def _change(keep: Memory, view: View, seen: Slice, strength: float | Tensor) -> tuple[Tensor, Tensor]:
+    """The mean squared change of scores since they were stored, times `strength`, and its gradient; `seen` is what was
+    recalled, or the first of it."""
+    places = keep.slots(view.state, view.u[len(view.batch.rows):][: len(seen.rows)])
+    gap = seen.scores - view.state["scores"].index_select(0, places)
+    weight = (2 * strength * seen.weight).unsqueeze(-1)
+    weight = weight / gap.shape[-1] if seen.rivals is None else weight * seen.rivals / seen.rivals.sum(-1, keepdim=True)
+    slope = weight * gap
+    return (gap * slope).sum() / 2, slope
 
 
 def _halves(seen: Slice) -> list[Slice]:

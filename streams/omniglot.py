@@ -36,8 +36,8 @@ _CEILING = 100_000_000
 
 
 def split(seeds: Sequence[int], *, data: str | Path | None = None, tasks: int = 50, classes_per_task: int = 1,
-          part: str = "evaluation", size: int = 28, drawings: str = "fixed", scenario: str = "class",
-          boundaries: bool = True) -> Stream:
+          part: str = "evaluation", first: int = 0, classes: int | None = None, size: int = 28,
+          drawings: str = "fixed", scenario: str = "class", boundaries: bool = True) -> Stream:
     """Split Omniglot: one new handwritten character in each of 50 tasks, 15 training and 5 test drawings each.
 
     Args:
@@ -45,6 +45,7 @@ def split(seeds: Sequence[int], *, data: str | Path | None = None, tasks: int = 
         tasks: tasks, at least 1; all 659 of the evaluation part at most.
         classes_per_task: characters of each task; which ones is drawn for each seed.
         part: 'evaluation' (659 characters, for learners that were meta-trained) or 'background' (964, to meta-train).
+        first, classes: characters are drawn from `classes` of them, from `first` on; None: from all there are.
         size: side of the images in pixels: 105 as drawn, 84 (bilinear, as in OML), 42 (Lanczos) or 28 (Lanczos,
             as in ANML).
         drawings: 'fixed' trains on the first 15 people's and tests on the last 5's; 'random' draws which, for each
@@ -62,10 +63,14 @@ def split(seeds: Sequence[int], *, data: str | Path | None = None, tasks: int = 
     """
     name = "split-omniglot-v1"
     build.check_choice(name, part=part, among=tuple(_CHARACTERS))
+    build.check_counts(name, seeds, classes=classes)
+    count = _CHARACTERS[part] - first if classes is None else classes
+    _check_range(name, part, first, count)
     x, names = _load(name, data, part, size)
-    options = {"tasks": tasks, "classes_per_task": classes_per_task, "part": part, "size": size, "drawings": drawings,
-               "scenario": scenario, "boundaries": boundaries}
-    return build.split(name, seeds, _images(name, seeds, x, names, drawings), tasks=tasks,
+    own = slice(first, first + count)
+    options = {"tasks": tasks, "classes_per_task": classes_per_task, "part": part, "first": first, "classes": classes,
+               "size": size, "drawings": drawings, "scenario": scenario, "boundaries": boundaries}
+    return build.split(name, seeds, _images(name, seeds, x[own], names[own], drawings), tasks=tasks,
                        classes_per_task=classes_per_task, scenario=scenario, boundaries=boundaries, defaults=_DEFAULTS,
                        options=options)
 

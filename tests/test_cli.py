@@ -8,59 +8,19 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from conftest import Said, refused
 
-from lifelong import cli, experiment
+from lifelong import experiment
 from lifelong.request import prepare
 from lifelong.setting import Options
 
 SMALL = ("--seeds", "2", "--steps", "2", "--tasks", "2")
-
-
-class Said(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Said]
-
-
-@pytest.fixture
-def lifelong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """`lifelong WORDS...` as the shell calls it, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("LIFELONG_DATA", raising=False)
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-    def call(*words: str | Path) -> Said:
-        monkeypatch.setattr(sys, "argv", ["lifelong", *map(str, words)])
-        code: object = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code
-        said = capsys.readouterr()
-        return Said(int(code or 0), said.out, said.err)  # type: ignore[call-overload]
-
-    return call
-
-
-def refused(said: Said, *words: str) -> None:
-    """Exit 2, and one plain sentence that has all `words` in it."""
-    assert said.code == 2, said
-    lines = said.err.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("lifelong: "), said.err
-    assert "Traceback" not in said.err and "object at 0x" not in said.err
-    for word in words:
-        assert word in lines[0]
 
 
 # ---- bad input

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-# Three kinds of strategy in one store, killed in each.
+# Three kinds of strategy in one store, and a start that is learned first; killed in each.
 DROPS = """
 import math
 import torch
@@ -48,7 +48,9 @@ class Drops:
         self.net.load_state_dict(state["net"])
         self.optimizer.load_state_dict(state["optimizer"])
 """
-THREE = ("er(memory='class-balanced')", "er + ewc", "./drops.py:Drops")
+STRATEGIES = ("er(memory='class-balanced')", "er + ewc", "./drops.py:Drops",
+              "supervised(source='rotated-digits(domains=2)', model='mlp', steps=500) + er")
+STACKS = (*STRATEGIES[:3], "supervised(steps=500)")
 
 
 class Command:
@@ -60,7 +62,7 @@ class Command:
 
     def start(self, store: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            [str(Path(sys.executable).with_name("lifelong")), "run", "rotated-digits", *THREE, "--seeds", "2",
+            [str(Path(sys.executable).with_name("lifelong")), "run", "rotated-digits", *STRATEGIES, "--seeds", "2",
              "--epochs", "1", "--tasks", "3", "--save-every", "0.1", "--quiet", "--device", "cpu", "--store", store],
             cwd=self.folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE)
 
@@ -105,12 +107,12 @@ def commands_killed(folder: Path, kills: int, each: int) -> dict[str, int]:
     command, dice = Command(folder), random.Random(f"kill the command {kills}")
     command.whole("whole")
     whole = command.arrays("whole")
-    assert set(whole) == set(THREE)
-    hits, after, round_ = dict.fromkeys(THREE, 0), dict.fromkeys(THREE, 0), 0
+    assert set(whole) == set(STRATEGIES)
+    hits, after, round_ = dict.fromkeys(STACKS, 0), dict.fromkeys(STACKS, 0), 0
     while min(hits.values()) < kills:
         assert round_ < 3 * kills, f"too few kills hit: {hits}"
         store = f"killed{round_}"
-        for strategy in THREE:
+        for strategy in STACKS:
             for _ in range(min(each, kills - hits[strategy])):
                 if command.killed(store, strategy, dice.uniform(0, 0.5)):
                     hits[strategy] += 1

@@ -89,6 +89,14 @@ def test_one_task_can_be_neither_forgotten_nor_transferred_to(name):
     assert np.isnan(result).all()
 
 
+def test_the_average_so_far_weighs_tasks_by_their_sizes():
+    a = np.full((4, 3), np.nan)
+    a[1, 0], a[2, :2], a[3] = 0.8, [0.2, 0.5], [0.1, 0.4, 0.9]
+    np.testing.assert_allclose(metrics.average_curve(a, [1, 2, 1]), [0.8, (0.2 + 2 * 0.5) / 3, (0.1 + 0.8 + 0.9) / 4])
+    with pytest.raises(ValueError, match="one for each of the 3 tasks"):
+        metrics.average_curve(a, [1, 2])
+
+
 @pytest.mark.parametrize("shape", [(3, 3), (3, 4), (5, 3), (4,), (1, 0), (2, 3, 3)])
 def test_an_array_of_another_shape_is_refused_with_its_shape(shape):
     for name in [*ONE_ARGUMENT, "average_curve"]:

@@ -16,7 +16,7 @@ import torch
 from typer.main import get_command
 
 import lifelong
-from lifelong import checks, cli, registry
+from lifelong import checks, cli, pretrain, registry
 from lifelong.request import prepare
 from lifelong.setting import Options
 
@@ -53,7 +53,7 @@ def ci(name: str) -> str:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A working folder that holds the README's two files, and nothing else."""
-    for name in ("mine.py", "plain.py"):
+    for name in ("mine.py", "plain.py", "start.py"):
         (tmp_path / name).write_text(block(f"# {name}\n"))
     monkeypatch.chdir(tmp_path)
     loaded = set(sys.modules)
@@ -88,6 +88,13 @@ def test_the_object_runs_and_is_no_worse_than_chance(folder):
     assert (run.accuracy[:, 1, 0] > 0.6).all(), "it learns its first two classes"
 
 
+def test_the_start_is_learned_and_learned_on_from(folder):
+    source = "source='glyphs(classes=4)', steps=2, batch=4"
+    runs = prepare("split-glyphs(tasks=2, classes_per_task=2)", [f"./start.py:turns({source}) + {part}" for part in
+                   ("er", "ncm")], Options(seeds=1, epochs=1)).run().runs
+    assert len(runs) == 2 and runs[1].accuracy[0, -1].mean() > 0.25
+
+
 def test_strategies_fit_on_a_screen():
     for name, what in (("mine.py", "hard_replay"), ("plain.py", "Plain")):
         source = block(f"# {name}\n")
@@ -117,7 +124,7 @@ def test_streams_go_to_avalanche_and_back():
 
 
 def test_there_are_commands_of_every_kind():
-    assert {"list", "run", "report", "check"} == {words[1] for words in commands()}
+    assert {"list", "run", "pretrain", "report", "check"} == {words[1] for words in commands()}
 
 
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
@@ -139,7 +146,9 @@ def test_a_command_is_one_that_the_command_line_takes(words, folder):
         known = registry.hyper_parameters(stream.factory)
         for option in ("tasks", "classes_per_task", "scenario", "boundaries"):
             assert given[option] is None or option in known, f"{stream.name} has no {option}"
-    if words[1] == "list" and given.get("name"):
+    if words[1] == "pretrain":
+        assert pretrain.parse(given["start"]) and registry.parse(given["source"], "sources")
+    if words[1] == "list" and given.get("name") and not given["name"].endswith(".safetensors"):
         assert (any(given["name"] in registry.catalogue(kind) for kind in registry.KINDS)
                 or registry.lookup("strategies", given["name"]))
 

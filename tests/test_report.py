@@ -48,6 +48,21 @@ def three(seeds=2, **spec):
     ]
 
 
+def test_a_stream_of_several_lengths_has_a_table_by_length():
+    train = np.full((2, 3, 2), np.nan)
+    train[:, 1, 0], train[:, 2] = 1.0, [0.6, 0.9]
+    run = a_run("finetune", 0.8, [0.2, 0.5], logs={"accuracy_train": train}, stream="omniglot-o600-v1",
+                stream_options={"lengths": [1, 3]})
+    found = report.by_length(run)
+    np.testing.assert_allclose(found["test"], [[0.8, (0.2 + 2 * 0.5) / 3], [0.82, (0.22 + 2 * 0.52) / 3]])
+    np.testing.assert_allclose(found["train"], [[1.0, (0.6 + 2 * 0.9) / 3]] * 2)
+    text = report.markdown([run])
+    assert "| classes | | 1 | 3 |" in text
+    assert "| `finetune` | train | 100.0 ± 0.0 | 80.0 ± 0.0 |" in text
+    assert "forward transfer |" not in text
+    assert "by length" not in report.markdown(three()) and "| classes |" not in report.markdown(three())
+
+
 def a_diverged_run(seeds=2, dead=1, strategy="ewc(strength=1e9)"):
     run = a_run(strategy, 0.8, [0.1, 0.7], seeds, about={"status": "diverged", "note": "loss is NaN in task 2"})
     run.accuracy[:dead, 2:] = np.nan

@@ -9,7 +9,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = sorted(ROOT.glob("reports/*/run.sh"))
-NEEDS_DATA = ("mnist",)
+NEEDS_DATA = ("mnist", "omniglot", "o600")
+SMALL = ["--steps", "2", "--seeds", "2", "--tasks", "2", "--quiet"]
+# Where lengths of time are no options of `lifelong run`, a script takes them from the environment.
+OWN: dict[str, tuple[list[str], dict[str, str]]] = {"o600": (["--steps", "2"], {
+    "WIDTH": "2", "GATE": "2", "STEPS": "2", "SEEDS": "2", "TRIED": "1", "LRS": "[0.01, 0.001]", "WHICH": "oml",
+    "LENGTHS": "(1, 3)", "SOURCE": "omniglot(classes=30)",
+    "SEARCH": "omniglot-o600(part='background', first=30, classes=9, lengths=(1, 2))"})}
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.parent.name)
@@ -17,8 +23,8 @@ def test_a_reports_command_runs(script: Path, tmp_path: Path) -> None:
     if any(word in script.parent.name for word in NEEDS_DATA) and not os.environ.get("LIFELONG_DATA"):
         pytest.skip("needs the data that LIFELONG_DATA names")
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    small = ["--steps", "2", "--seeds", "2", "--tasks", "2", "--quiet"]
+    small, more = OWN.get(script.parent.name, (SMALL, {}))
     done = subprocess.run(["sh", str(script), str(tmp_path / "runs"), *small],
-                          cwd=ROOT, env=environment, capture_output=True, text=True)
+                          cwd=ROOT, env=environment | more, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout

@@ -103,7 +103,8 @@ def _section(group: Group, figures: bool) -> str:
         name = _code(label) + (" **diverged**" if diverged(run) else "")
         table.append("| " + " | ".join([name, *line[1:]]) + " |")
     blocks = [f"## {group.title}", f"All runs: {group.common}." if group.common else "", "\n".join(table)]
-    blocks += [_notes(group, header, lines), _fates(group), _compared(group), _pictures(group) if figures else ""]
+    blocks += [_notes(group, header, lines), _lengths(group)]
+    blocks += [_fates(group), _compared(group), _pictures(group) if figures else ""]
     shown = [name for name in metrics.definitions if name.replace("_", " ") in header]
     defined = [f"- {name.replace('_', ' ')}: {metrics.definitions[name]}" for name in shown]
     blocks += ["a[t,k] is the accuracy on task k after task t of T; t = 0 is the untrained learner."]
@@ -134,6 +135,30 @@ def _notes(group: Group, header: Sequence[str], lines: Sequence[Sequence[str]]) 
         if name.startswith("joint"):
             notes.append("It meets all tasks from the first step; the paper's reference, `cumulative`, was not run.")
     return " ".join(notes)
+
+
+def _lengths(group: Group) -> str:
+    """The table of accuracy by length, of a stream that has lengths."""
+    if not group.options.get("lengths"):
+        return ""
+    found = [(label, by_length(run)) for label, run in zip(group.labels, group.runs, strict=True)]
+    lengths = group.options["lengths"]
+    table = ["| classes | | " + " | ".join(map(str, lengths)) + " |", "|" + " --- |" * 2 + " ---: |" * len(lengths)]
+    for label, kinds in found:
+        table += [f"| {_code(label)} | {kind} | " + " | ".join(percent(v) for v in values.T) + " |"
+                  for kind, values in kinds.items()]
+    said = ("Over all classes met so far, each weighing the same: `test` on held-out examples, `train` on those that "
+            "were learned.")
+    return "\n".join(table) + "\n\n" + said
+
+
+def by_length(run: Run) -> dict[str, Array]:
+    """Accuracy after each of a stream's `lengths` over all classes met so far, `test` and `train`, [S, T] each."""
+    lengths = run.spec["stream_options"]["lengths"]
+    kinds = {"test": run.accuracy}
+    if "accuracy_train" in run.logs:
+        kinds["train"] = run.logs["accuracy_train"]
+    return {kind: metrics.average_curve(a, np.diff([0, *lengths])) for kind, a in kinds.items()}
 
 
 def _fates(group: Group) -> str:

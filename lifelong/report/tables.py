@@ -60,7 +60,8 @@ class Group:
     def unseen(self) -> bool:
         """Whether learners are asked for classes that they have not met: then forward transfer means nothing."""
         both = any("accuracy_task" in run.logs for run in self.runs)  # only class-incremental runs are scored twice
-        return not self.told and (both or self.options.get("scenario") == "class")
+        scenario = "class" if "lengths" in self.options else self.options.get("scenario")
+        return not self.told and (both or scenario == "class")
 
     @property
     def reference(self) -> int | None:

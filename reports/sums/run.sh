@@ -1,8 +1,7 @@
 #!/bin/sh
-# Six sums against their parts, 10 seeds: rotated MNIST as in GEM (20 angles of 1,000 digits, one pass, batch 10;
-# tested on 1,000 digits each), and
-# class-incremental split MNIST (300 steps of 10 a task). Every part has its default hyper-parameters: none was chosen
-# on these streams. Usage: sh reports/sums/run.sh [STORE [OPTIONS OF lifelong run]]
+# Six sums against their parts, 10 seeds: rotated MNIST as in GEM (20 angles of 1,000 digits, one pass, batch 10,
+# tested on 1,000 digits each) and class-incremental split MNIST (300 steps of 10 a task). Every part has its default
+# hyper-parameters: none was chosen on these streams. Usage: sh reports/sums/run.sh [STORE [OPTIONS OF lifelong run]]
 set -eu
 store=${1:-reports/sums/runs}
 [ $# -eq 0 ] || shift

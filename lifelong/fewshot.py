@@ -1,0 +1,185 @@
+"""Few-shot evaluation: how well a start tells new classes apart after a few examples of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lifelong import registry
+from lifelong.experiment import Watcher, commit, environment
+from lifelong.metrics import mean_interval
+from lifelong.models import Net, Params
+from lifelong.pretrain import Pretraining, make_source, parse
+from lifelong.randomness import generator
+from lifelong.start import Source, Weights, load, nearest_mean
+
+Answer = Callable[[Net, Params, Tensor, Tensor, Tensor, int], Tensor]
+TOGETHER = 16  # episodes: more are no faster, and take memory
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A few-shot evaluation to be, with everything checked that can be checked before.
+
+    Attributes:
+        source: where the classes come from.
+        weights: the start.
+        way, shots, queries: classes of an episode, and examples of each that are shown and asked about.
+        episodes: how many.
+        seed: of the episodes.
+        device: where.
+        overlap: whether the start may have been learned on classes that are asked about.
+
+    Raises:
+        ValueError: where start and source do not fit, or the source has not what is asked for.
+    """
+
+    source: Source
+    weights: Weights
+    way: int = 5
+    shots: int = 1
+    queries: int = 15
+    episodes: int = 1000
+    seed: int = 0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    overlap: bool = False
+
+    def __post_init__(self) -> None:
+        registry.at_least(2, **{"--way": self.way, "--episodes": self.episodes})
+        registry.at_least(1, **{"--shots": self.shots, "--queries": self.queries})
+        about, source = self.weights.about, self.source
+        if tuple(about["shape"]) != source.shape:
+            raise ValueError(f"{about['start']} was learned on examples of shape {tuple(about['shape'])}, and those of "
+                             f"{source.name} are of shape {source.shape}")
+        if self.both and not self.overlap:
+            raise ValueError(f"{about['start']} was learned on {len(self.both)} of the classes of {source.name}, for "
+                             f"example {min(self.both)}: use another source, or insist with --overlap")
+        if source.domains > 1 and self.way != source.n_classes:
+            raise ValueError(f"{source.name} has {source.domains} domains of the same {source.n_classes} classes: an "
+                             f"episode is one domain, so use --way {source.n_classes}, got {self.way}")
+        source.sampler(generator(self.seed)).task(self.way, self.shots + self.queries)
+
+    @property
+    def both(self) -> frozenset[str]:
+        """What the start was learned on and is asked about."""
+        return self.source.content & frozenset(self.weights.about["content"])
+
+    def rows(self) -> Tensor:
+        """Rows [episodes, way, shots + queries] of all episodes; the i-th is the same however many there are."""
+        sampler = self.source.sampler(generator(0))
+        return torch.stack([replace(sampler, g=generator(self.seed, "fewshot", i)).task(
+            self.way, self.shots + self.queries) for i in range(self.episodes)])
+
+    @torch.no_grad()
+    def run(self, watcher: Watcher = Watcher()) -> dict[str, Any]:
+        """What was found, JSON values: accuracies with half widths of 95 % t intervals over episodes.
+
+        `transductive` is that with batch normalisation by the statistics of all queries of an episode together; None
+        for a network without batch normalisation.
+        """
+        about = self.weights.about
+        net = self.weights.net(int(about["units"]))
+        params = {k: p.to(self.device) for k, p in self.weights.params.items()}
+        answer = own_answer(self.weights) or nearest_mean
+        modes: Mapping[str, Net] = {"own": net} | ({"transductive": transductive(net)} if net.fresh else {})
+        rows, found = self.rows(), {}
+        watcher.begin(f"{self.episodes} episodes of {about['strategy']}")
+        try:
+            for i, (mode, network) in enumerate(modes.items()):
+                def tell(share: float, i: int = i) -> None:
+                    watcher.advance((i + share) / len(modes))
+
+                accuracy = self._accuracies(network, params, answer, rows, mode == "own", tell)
+                mean, half = mean_interval(accuracy.numpy())
+                found[mode] = {"accuracy": float(mean), "half_width": float(half)}
+        finally:
+            watcher.end()
+        return {"source": self.source.name, "source_options": dict(self.source.options), "start": about["strategy"],
+                "sha256": about.get("sha256"), "learned_from": about["source"], "learned_with": about["source_options"],
+                "model": about["model"], "steps": about["steps"], "learning_seconds": about.get("seconds"),
+                "way": self.way, "shots": self.shots, "queries": self.queries, "episodes": self.episodes,
+                "seed": self.seed, "overlap": len(self.both),
+                "answer": "nearest mean of features" if answer is nearest_mean else "its own", **found["own"],
+                "transductive": found.get("transductive"), "interval": "95 % t over episodes", "commit": commit(),
+                **environment(self.device)}
+
+    def _accuracies(self, net: Net, params: Params, answer: Answer, rows: Tensor, alone: bool,
+                    tell: Callable[[float], None]) -> Tensor:
+        """The accuracy [episodes] of each episode; `alone`: features do not depend on the batch."""
+        sampler = self.source.sampler(generator(0), self.device)
+        known: Tensor | None = None
+        if alone and answer is nearest_mean and net.features is not None and self.source.rows.numel() < rows.numel():
+            # Every example once, instead of in all the episodes that show it.
+            every = self.source.rows.flatten()
+            place = torch.zeros(int(every.max()) + 1, dtype=torch.int64)
+            place[every] = torch.arange(len(every))
+            known = torch.cat([net.features(params, sampler.fetch(part)[0]) for part in every.split(512)])
+            net, rows = net._replace(features=lambda params, x: x), place[rows]
+        units = torch.arange(self.way, device=self.device)
+        y, asked = units.repeat_interleave(self.shots), units.repeat_interleave(self.queries)
+
+        def one(x: Tensor, query: Tensor) -> Tensor:
+            return answer(net, params, x, y, query, self.way)
+
+        found = []
+        for part in rows.split(TOGETHER):
+            x = sampler.fetch(part)[0] if known is None else known[part.to(known.device)]
+            shown, query = x[:, :, :self.shots].flatten(1, 2), x[:, :, self.shots:].flatten(1, 2)
+            try:
+                scores = torch.vmap(one)(shown, query)
+            except RuntimeError:  # one that cannot be lifted
+                scores = torch.stack([one(*each) for each in zip(shown, query, strict=True)])
+            found.append((scores.argmax(-1) == asked).double().mean(-1))
+            tell(min(1.0, len(found) * TOGETHER / len(rows)))
+        return torch.cat(found).cpu()
+
+
+def transductive(net: Net) -> Net:
+    """The same network, normalising whatever it is shown by its own statistics, so that queries see one another."""
+    def features(params: Params, x: Tensor) -> Tensor:
+        assert net.fresh is not None
+        return net.fresh(params, x)[0]
+
+    def apply(params: Params, x: Tensor) -> Tensor:
+        return F.linear(features(params, x), *(params[k] for k in net.head))
+
+    return net._replace(features=features, apply=apply)
+
+
+def own_answer(weights: Weights) -> Answer | None:
+    """How a start answers queries, if it has a way of its own.
+
+    Raises:
+        LookupError: where what made it is not here.
+    """
+    term = registry.parse(str(weights.about["strategy"]))[0]
+    answer: Answer | None = registry.build(term, {}).recipe.answer
+    return answer
+
+
+def find(start: str, device: torch.device, data: str | None, root: Path | None, watcher: Watcher) -> Weights:
+    """The start that is meant: a file, `NAME(file='FILE')`, or one that is in the store or is learned now.
+
+    Raises:
+        LookupError, ValueError, OSError: one sentence about what was asked wrongly.
+    """
+    if Path(start).suffix == ".safetensors":
+        return load(Path(start))
+    term = parse(start)
+    use = term.resolved()
+    if use["file"] is not None:
+        weights = load(Path(use["file"]))
+        if weights.about["start"] != term.name:
+            raise ValueError(f"{use['file']} holds {weights.about['start']}, not {term.name}")
+        return weights
+    if use["source"] is None:
+        raise ValueError(f"say what {term.name} is learned from, for example {term.name}(source='omniglot'), or give "
+                         "the file that `lifelong pretrain` made")
+    todo = Pretraining(term, make_source(use["source"], data), device=device)
+    return todo.found(root) or todo.run(root, watcher)

@@ -1,0 +1,378 @@
+"""Starts that are learned: sources, the learning loop, files, and their use in sums."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import refused
+
+import lifelong
+from lifelong import checks, registry, start
+from lifelong.learner import Initialization
+from lifelong.models import mlp
+from lifelong.optim import sgd
+from lifelong.pretrain import Pretraining, make_source, parse
+from lifelong.request import Options, prepare
+from lifelong.start import Recipe, Source, Weights, installed, learn, load, save
+from strategies.starts import supervised
+from streams.glyphs import drawings
+
+LEARNED = "supervised(steps=3, batch=4)"
+
+
+@pytest.fixture(scope="module")
+def source() -> Source:
+    return make_source("glyphs(classes=6)")
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory, source):
+    """A start learned for three steps on six glyphs."""
+    path = tmp_path_factory.mktemp("start") / "s.safetensors"
+    todo = Pretraining(parse("supervised(steps=3, batch=4, model='conv4(width=4)')"), source)
+    save(path, todo.run(None, lifelong.experiment.Watcher()))
+    return path
+
+
+def sampler(source, *names):
+    return source.sampler(lifelong.randomness.generator(*names))
+
+
+# ---- sources
+
+
+def test_a_way_is_different_classes_with_different_examples(source):
+    rows = sampler(source, 1).way(5, 20)
+    _, y = sampler(source, 1).fetch(rows)
+    assert rows.flatten().unique().numel() == 100
+    assert bool((y == y[:, :1]).all()) and y[:, 0].unique().numel() == 5
+    x, _ = sampler(source, 1).fetch(rows)
+    assert x.shape == (5, 20, 1, 28, 28) and 0 <= float(x.min()) < float(x.max()) <= 1
+
+
+@pytest.mark.parametrize(("count", "each", "what"), [(7, 1, "7 classes are asked for, but glyphs-v1 has 6"),
+                                                     (2, 21, "21 images of a class are asked for, but glyphs-v1 has")])
+def test_more_than_there_is_is_refused(source, count, each, what):
+    with pytest.raises(ValueError, match=what):
+        sampler(source, 0).way(count, each)
+
+
+def test_any_draws_without_repetition_while_it_can(source):
+    rows = sampler(source, 3).any(120)
+    assert rows.unique().numel() == 120
+    assert sampler(source, 3).any(121).numel() == 121
+
+
+def test_turned_characters_are_classes_of_their_own():
+    plain, turned = make_source("glyphs(classes=3)"), make_source("glyphs(classes=3, turned=True)")
+    assert (plain.n_classes, turned.n_classes) == (3, 12)
+    drawer = sampler(turned, 0)
+    x, y = drawer.fetch(turned.rows[0, :, 0])
+    assert y.tolist() == list(range(12))
+    upright, _ = sampler(plain, 0).fetch(plain.rows[0, :, 0])
+    for quarter in range(4):
+        torch.testing.assert_close(x[3 * quarter:3 * quarter + 3], upright.rot90(quarter, (-2, -1)))
+
+
+def test_domains_share_their_classes_and_differ_in_their_pixels():
+    source = make_source("rotated-digits(domains=3)")
+    assert (source.domains, source.n_classes) == (3, 10)
+    x, y = sampler(source, 0).fetch(source.rows[:, :, 0])
+    assert y.tolist() == [list(range(10))] * 3
+    assert not torch.equal(x[0], x[1])
+
+
+def test_a_source_shows_no_character_of_a_stream():
+    assert not torch.equal(drawings(2), drawings(2, 1_000_000))
+    torch.testing.assert_close(drawings(3)[1:], drawings(2, 1))
+
+
+# ---- learning
+
+
+def line(target: float, lr: float = 0.1, steps: int = 120) -> Recipe:
+    """One number that descends (w - target)^2."""
+    return Recipe("mlp", steps, lambda sampler: {"target": torch.tensor(target)},
+                  lambda net, params, episode: ((params["w"] - episode["target"]).square().sum(), {}),
+                  lambda step: sgd(lr), more=lambda net, params: {"w": torch.zeros(1)})
+
+
+def test_learning_descends_the_objective_step_by_step(source):
+    params, losses = learn(line(1.0), mlp((28, 28), 2, ()), source)
+    left = 0.8 ** np.arange(120)  # w moves by 2 lr of what is missing
+    np.testing.assert_allclose(losses.numpy(), left**2, rtol=1e-4, atol=1e-9)
+    assert float(params["w"]) == pytest.approx(1 - 0.8**120, abs=1e-6)
+
+
+def test_what_a_loss_does_not_touch_stays(source):
+    net = mlp((28, 28), 2, ())
+    params, _ = learn(line(1.0, steps=3), net, source)
+    begun = net.init(lifelong.randomness.generator(0, "init"))
+    assert torch.equal(params["head.weight"], begun["head.weight"])
+
+
+def test_an_outer_loop_that_diverges_stops_and_says_at_which_step(source):
+    with pytest.raises(start.Diverged, match=r"no finite number at step \d+ of 400"):
+        learn(line(1.0, lr=3.0, steps=400), mlp((28, 28), 2, ()), source)
+
+
+def test_from_a_checkpoint_it_goes_on_to_the_same_bits(source):
+    recipe = Pretraining(parse("supervised(steps=120, batch=4, model='mlp(hidden=(4,))')"), source)
+    kept = []
+    whole, losses = learn(recipe.recipe, recipe.net, source, save=lambda c: kept.append(copy.deepcopy(c)),
+                          save_every=0.0)
+    assert [checkpoint["step"] for checkpoint in kept] == [50, 100]
+    for checkpoint in kept:
+        again, same = learn(recipe.recipe, recipe.net, source, resume=checkpoint)
+        assert torch.equal(losses, same)
+        for k, p in whole.items():
+            assert torch.equal(p, again[k]), k
+
+
+def test_bfloat16_is_near_float32_and_keeps_parameters_in_float32(source):
+    todo = Pretraining(parse("supervised(steps=5, batch=4, model='conv4(width=4)')"), source)
+    _, a = learn(todo.recipe, todo.net, source)
+    rough, b = learn(todo.recipe, todo.net, source, precision="bfloat16")
+    assert {p.dtype for p in rough.values()} == {torch.float32}
+    torch.testing.assert_close(a, b, rtol=0.05, atol=0.0)
+    assert not torch.equal(a, b)
+
+
+# ---- files
+
+
+def test_a_file_tells_what_the_start_was_learned_on_and_how(file):
+    weights = load(file)
+    about = weights.about
+    assert about["source"] == "glyphs-v1" and about["source_options"]["classes"] == 6
+    assert {"steps": 3, "batch": 4, "lr": 0.001}.items() <= about["hyper"].items()
+    assert about["model"] == "conv4(width=4)"
+    assert about["version"] == lifelong.__version__ and len(about["content"]) == 6
+    assert weights.params["conv0.weight"].shape == (4, 1, 3, 3)
+
+
+def damage(file, tmp_path, change):
+    data = bytearray(file.read_bytes())
+    path = tmp_path / "damaged.safetensors"
+    path.write_bytes(bytes(change(data)))
+    return path
+
+
+@pytest.mark.parametrize("change", [lambda d: d[:len(d) // 2], lambda d: d[:4], lambda d: b"", lambda d: b"no start",
+                                    lambda d: d[:-1] + bytes([d[-1] ^ 1])])
+def test_a_damaged_file_is_refused_in_one_sentence(file, tmp_path, change):
+    path = damage(file, tmp_path, change)
+    with pytest.raises(ValueError, match=f"{path.name} (is damaged|holds weights)") as caught:
+        load(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_flipped_byte_of_the_weights_is_noticed(file, tmp_path):
+    size = len(file.read_bytes())
+    for at in range(size - 1, size - 400, -7):
+        def flip(data, at=at):
+            data[at] ^= 0x10
+            return data
+        with pytest.raises(ValueError, match="damaged"):
+            load(damage(file, tmp_path, flip))
+
+
+def test_weights_of_another_architecture_are_refused(file, tmp_path):
+    weights = load(file)
+    lost = {k: p for k, p in weights.params.items() if k != "conv1.bias"}
+    with pytest.raises(ValueError, match=r"does not fit conv4\(width=4\): conv1.bias should be \(4,\), and is missing"):
+        installed(Weights(lost, weights.about), (1, 28, 28), 5, "class")
+    with pytest.raises(ValueError, match=r"learned on examples of shape \(1, 28, 28\), and the stream's are of shape"):
+        installed(weights, (3, 28, 28), 5, "class")
+
+
+# ---- in use
+
+
+def test_what_moves_is_what_was_asked_for(file):
+    weights = load(file)
+    g = lifelong.randomness.generator(7)
+    every = installed(weights, (1, 28, 28), 9, "class", adapt="all").init(g)
+    assert torch.equal(every["conv2.weight"], weights.params["conv2.weight"])
+    assert every["head.weight"].shape[0] == 9
+    head = installed(weights, (1, 28, 28), 6, "class", adapt="head")
+    assert set(head.init(g)) == {"head.weight", "head.bias"}
+    assert not torch.equal(head.init(g)["head.weight"], weights.params["head.weight"])
+    kept = installed(weights, (1, 28, 28), 6, "class", adapt="head", head="kept")
+    assert torch.equal(kept.init(g)["head.weight"], weights.params["head.weight"])
+    with pytest.raises(ValueError, match="6 output units and the stream needs 9"):
+        installed(weights, (1, 28, 28), 9, "class", head="kept")
+
+
+def test_an_installed_network_answers_as_the_learned_one(file):
+    weights, x = load(file), torch.rand(3, 1, 28, 28)
+    whole = weights.net(6)
+    for adapt in ("head", "all"):
+        net = installed(weights, (1, 28, 28), 6, "class", adapt=adapt, head="kept")
+        params = net.init(torch.Generator())
+        torch.testing.assert_close(net.apply(params, x), whole.apply(weights.params, x))
+    scaled = installed(weights, (1, 28, 28), 6, "class", adapt="head", length=10.0)
+    torch.testing.assert_close(scaled.features({}, x).norm(dim=-1), torch.full((3,), 10.0))
+
+
+def asked(file, *terms, **options):
+    return prepare("split-glyphs(tasks=2, classes_per_task=2)", [" + ".join([f"supervised(file='{file}'{more})", *rest])
+                   for more, *rest in terms], Options(seeds=2, epochs=1, **options))
+
+
+def test_features_computed_once_give_what_computing_them_each_time_gives(file, monkeypatch):
+    def scores():
+        experiment = asked(file, ("", "er(capacity=4)"), ("", "ncm"), ("", "ewc"), dtype="float64")
+        return [run.accuracy for run in experiment.run().runs], experiment
+
+    fast, experiment = scores()
+    assert experiment.lanes([experiment.settings[0]]).stream.shape == (4 * 2 * 2,)
+    monkeypatch.setattr(lifelong.experiment, "only_head", lambda net: False)
+    slow, experiment = scores()
+    assert experiment.lanes([experiment.settings[0]]).stream.shape == (1, 28, 28)
+    for a, b in zip(fast, slow, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_part_that_makes_pixels_up_sees_pixels(file):
+    experiment = asked(file, ("", "dgr"))
+    assert experiment.lanes(experiment.settings).stream.shape == (1, 28, 28)
+
+
+def test_only_what_moves_is_trained(file):
+    experiment = asked(file, (", adapt='all'",), ("",))
+    sizes = [set(experiment.lanes([setting]).init()["params"]) for setting in experiment.settings]
+    assert len(sizes[0]) == 18 and sizes[1] == {"head.weight", "head.bias"}
+
+
+def test_a_whole_learner_learns_on_a_starts_network(file):
+    run = lifelong.run("split-glyphs(tasks=2, classes_per_task=2)", f"supervised(file='{file}') + ncm", seeds=1)
+    other = lifelong.run("split-glyphs(tasks=2, classes_per_task=2)", "ncm", seeds=1, model="conv4(width=4)")
+    assert not np.array_equal(run.accuracy, other.accuracy)
+    with pytest.raises(ValueError, match="ncm is a whole learner"):
+        prepare("split-glyphs", [f"supervised(file='{file}') + ncm + er"], Options(seeds=1))
+
+
+def test_a_start_that_is_not_there_yet_is_learned_once_and_kept(tmp_path):
+    told = []
+
+    class Watcher(lifelong.experiment.Watcher):
+        def begin(self, title):
+            told.append(title)
+
+    def go():
+        experiment = prepare("split-glyphs(tasks=2, classes_per_task=2)",
+                             ["supervised(steps=3, source='glyphs(classes=6)') + er"], Options(seeds=1, epochs=1))
+        return experiment.run(tmp_path, Watcher()).runs[0]
+
+    first = go()
+    assert told[0] == "learning supervised(steps=3)" and len(told) == 2
+    (kept,) = tmp_path.glob("pretrain-glyphs-v1-supervised-*.safetensors")
+    assert first.spec["start"]["strategy"] == "supervised(steps=3)"
+    shutil.rmtree(first.about["folder"])
+    again = go()
+    assert len(told) == 3  # the start was found
+    np.testing.assert_array_equal(first.accuracy, again.accuracy)
+    assert load(kept).about["steps"] == 3
+
+
+@pytest.mark.parametrize(("stream", "strategy", "options", "what"), [
+    ("split-digits", "supervised", {}, "split-digits-v1 names no source"),
+    ("split-digits", "supervised(source='rotated-digits', model='mlp')", {}, "was learned on 10 of the classes that"),
+    ("split-glyphs", "supervised", {"model": "mlp"}, "brings its own network"),
+    ("split-glyphs", "supervised + supervised(lr=0.1)", {}, "a sum can have one start"),
+    ("split-glyphs", "supervised(adapt='body')", {}, "adapt must be one of 'head', 'ungated', 'all'"),
+    ("split-glyphs", "supervised(file='none.safetensors')", {}, "there is no file none.safetensors"),
+    ("split-glyphs", "supervised(source='glyph')", {}, "there is no source called 'glyph'; did you mean glyphs"),
+    ("split-glyphs", "supervised(source='permuted-digits', model='mlp')", {}, r"shape \(1, 8, 8\)"),
+])
+def test_what_makes_no_sense_is_refused_before_anything_is_learned(stream, strategy, options, what):
+    with pytest.raises((ValueError, LookupError, OSError), match=what):
+        prepare(stream, [strategy], Options(seeds=1, **options))
+
+
+def test_whoever_insists_may_test_on_what_was_learned_on_and_the_record_says_so():
+    experiment = prepare("split-digits", ["supervised(source='rotated-digits', model='mlp', steps=2)"],
+                         Options(seeds=1, epochs=1, overlap=True))
+    assert experiment.settings[0].spec["overlap"] == 10
+    assert experiment.run().runs[0].spec["overlap"] == 10
+
+
+def test_a_file_of_another_start_is_refused(file, tmp_path):
+    weights = load(file)
+    save(tmp_path / "other.safetensors", Weights(weights.params, dict(weights.about) | {"start": "oml"}))
+    with pytest.raises(ValueError, match=r"other.safetensors holds oml, not supervised: write oml\(file=...\)"):
+        asked(tmp_path / "other.safetensors", ("",))
+
+
+@pytest.mark.parametrize("strategy", ["supervised", "supervised + er + ewc", "supervised + ncm"])
+def test_what_is_added_to_a_start_keeps_the_contract(strategy):
+    assert not checks.failures(strategy)
+
+
+def test_a_starts_numbers_are_no_lanes():
+    assert not registry.is_real(supervised, "lr")
+    assert isinstance(supervised(), Initialization)
+
+
+# ---- the command
+
+
+def test_the_command_writes_the_file_and_finds_it_again(lifelong, tmp_path):
+    words = ("pretrain", "glyphs(classes=6)", LEARNED, "--out", "s.safetensors")
+    said = lifelong(*words)
+    assert said.code == 0 and "3 steps on glyphs-v1" in said.out and "s.safetensors" in said.out
+    first = (tmp_path / "s.safetensors").read_bytes()
+    (kept,) = (tmp_path / "runs").glob("*.safetensors")
+    assert load(kept).about["loss"] and not list((tmp_path / "runs").glob(".stacks"))
+    assert lifelong(*words, "--quiet") == (0, "", "")
+    assert (tmp_path / "s.safetensors").read_bytes() == first
+
+
+def test_a_file_can_be_looked_into(lifelong, file, tmp_path):
+    said = lifelong("list", file)
+    assert said.code == 0 and "glyphs-v1" in said.out and "6 names, glyphs/1000000 to glyphs/1000005" in said.out
+    assert json.loads(lifelong("list", file, "--json").out)["steps"] == 3
+    (tmp_path / "no.safetensors").write_bytes(b"no start")
+    refused(lifelong("list", "no.safetensors"), "no.safetensors is damaged or no start")
+    refused(lifelong("list", "none.safetensors"), "there is no file none.safetensors")
+
+
+@pytest.mark.parametrize(("words", "what"), [
+    (("glyphs", "er"), "'er' is not a start that is learned: there are"),
+    (("glyphs", "supervised(steps=0)"), "supervised: steps must be 1 or more, got 0"),
+    (("glyphs", "supervised(lr=[0.1,0.2])"), "supervised: lr takes one value"),
+    (("glyps", "supervised"), "there is no source called 'glyps'; did you mean glyphs"),
+    (("glyphs(classes=0)", "supervised"), "classes must be a whole number of 1 or more, got 0"),
+    (("glyphs", "supervised", "--precision", "half"), "--precision must be one of"),
+    (("glyphs", "supervised", "--out", "nowhere/s.safetensors"), "there is no folder nowhere"),
+    (("glyphs", "supervised(model='er')"), "there is no model called 'er'; it is one of the strategies"),
+])
+def test_what_the_command_refuses(lifelong, tmp_path, words, what):
+    refused(lifelong("pretrain", *words), what)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_divergence_names_the_last_good_checkpoint(lifelong, tmp_path):
+    (tmp_path / "mine.py").write_text("""
+import torch
+from lifelong.optim import sgd
+from lifelong.start import Recipe, pretrained
+
+@pretrained()
+def blows(steps: int = 400, lr: float = 1.3):
+    "A number that runs away."
+    return Recipe("mlp", steps, lambda sampler: {}, lambda net, params, episode: (params["w"].square().sum(), {}),
+                  lambda step: sgd(lr), more=lambda net, params: {"w": torch.ones(1)})
+""")
+    said = lifelong("pretrain", "glyphs(classes=6)", "./mine.py:blows", "--save-every", "0", "--quiet")
+    refused(said, "diverged", "the last good checkpoint is")
+    named = said.err.split("the last good checkpoint is ")[1].split(";")[0]
+    checkpoint = torch.load(tmp_path / named, weights_only=True)["inner"]
+    assert checkpoint["losses"][:checkpoint["step"]].isfinite().all()
+    assert json.loads((tmp_path / named).with_name("stack.json").read_text())["specs"][0]["strategy"]
