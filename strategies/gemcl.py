@@ -32,8 +32,8 @@ def gemcl_features(steps: int = 20000, way: int = 20, shots: int = 5, queries: i
 
     Source: Banayeeanzade et al. 2021, "Generative vs. discriminative: rethinking the meta-continual learning", with the
         numbers of its code for Omniglot. It keeps the best of its checkpoints on validation characters, here the last;
-        it fits the prior to the variances of whole classes, here their marginal likelihood is greatest, with alpha above 1, so
-        that the expected variance exists.
+        it fits the prior to the variances of whole classes, here their marginal likelihood is greatest, with alpha 1
+        or more, so that 'map' has a variance after one example.
     """
     at_least(2, way=way)
     at_least(1, shots=shots, queries=queries, halve=halve)
@@ -90,7 +90,7 @@ def _scores(asked: Tensor, z: Tensor, y: Tensor, way: int, head: str, alpha: flo
 
 
 def fitted(spread: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """The alpha above 1 and beta of greatest marginal likelihood, of variances that are inverse-gamma, where of `n`
+    """The alpha, 1 or more, and beta of greatest marginal likelihood, of variances that are inverse-gamma, where of `n`
     numbers under each the sums of squares about their mean are `spread`.
 
     That of one sum s is, but for what neither changes, with h = (n - 1) / 2,
