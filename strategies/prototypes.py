@@ -9,7 +9,7 @@ from torch import Tensor
 from lifelong.learner import Batch, Learner, State
 from lifelong.models import Net, Params
 from lifelong.randomness import generator
-from lifelong.registry import above, at_most, one_of
+from lifelong.registry import above, at_least, at_most, one_of
 from lifelong.stream import Pool
 
 
@@ -159,7 +159,7 @@ def gemcl(net: Net, head: str = "predictive", alpha: float | None = None, beta: 
     Args:
         net: whose features are used; never trained.
         head: 'predictive' or 'map'.
-        alpha: above 0 ('map': above 1); None: what the start learned, of features as they are, else 100.
+        alpha: above 0 ('map': 1 or more); None: what the start learned, of features as they are, else 100.
         beta: above 0; None: likewise, else 1000.
         learned: what a start learned beside its network's parameters.
 
@@ -170,8 +170,9 @@ def gemcl(net: Net, head: str = "predictive", alpha: float | None = None, beta: 
     own = learned or {}
     a = own.get("prior.alpha", ALPHA) if alpha is None else alpha
     b = own.get("prior.beta", BETA) if beta is None else beta
-    above(1 if head == "map" else 0, alpha=a)
-    above(0, beta=b)
+    above(0, alpha=a, beta=b)
+    if head == "map":
+        at_least(1, alpha=a)
 
     def seen(state: State, x: Tensor) -> Tensor:
         return _features(net, state["params"], x)
