@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--search", type=int, default=3, help="seeds to choose step sizes with")
     parser.add_argument("--model", default="oml_net(width=64)")
     parser.add_argument("--pre", default="steps=2000", help="hyper-parameters of the supervised start")
-    parser.add_argument("--oml", default="classes=1, shots=20, others=0, remember=64, steps=2000")
+    parser.add_argument("--oml", default="classes=1, shots=20, others=0, remember=64, steps=1500, lr=0.0003")
     parser.add_argument("--tasks", type=int, help="tasks of both streams, for a quick look")
     parser.add_argument("--steps", type=int, help="steps a task and of small starts; two methods on one stream")
     parser.add_argument("--data")
