@@ -353,6 +353,8 @@ def fewshot(
                                                   "cache].")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     overlap: Annotated[bool, typer.Option("--overlap", help="Though the start was learned on these classes.")] = False,
+    transductive: Annotated[bool, typer.Option(help="Also answer all queries of an episode together, where the network "
+                                                    "has batch normalisation; the slower part.")] = True,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -366,7 +368,7 @@ def fewshot(
     try:
         with _watcher(quiet or as_json) as watcher:
             found = Evaluation(make_source(source, data), find(start, where, data, store, watcher), way, shots, queries,
-                               episodes, seed, where, overlap).run(watcher)
+                               episodes, seed, where, overlap, transductive).run(watcher)
     except Diverged as error:
         _say(str(error))
         raise typer.Exit(2) from None
