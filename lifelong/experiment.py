@@ -216,6 +216,8 @@ class Experiment:
             stream = replace(stream, x=x, shape=tuple(x.shape[1:]), scale=1.0)
             net = mlp(stream.shape, stream.n_classes, ())._replace(init=net.init)
         beside = set(weights.params) - set(weights.net(stream.n_classes).init(generator(0, "init")))
+        if use["length"] or use["power"] != 1 or use["views"] != 1:
+            beside = set()  # it was learned about the features as they are
         return stream, Initialization(lambda net, seed: net.init(generator(seed, "init")), net=self._precise(net),
                                       learned={k: weights.params[k].to(self.device) for k in sorted(beside)})
 

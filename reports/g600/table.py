@@ -1,4 +1,5 @@
-"""Chooses heads on validation characters, and prints accuracies: `table.py best STORE START`, `table.py table STORE`."""
+"""Chooses heads on validation characters, and prints accuracies: `table.py best STORE START`, `table.py table
+STORE`."""
 
 import re
 import sys
