@@ -210,10 +210,14 @@ class Experiment:
                         head=use["head"], length=use["length"], power=use["power"], views=use["views"],
                         device=self.device, dtype=self.dtype)
         if only_head(net) and stream.warp is None and not pixels:
-            x = encoded(net, stream.pool(self.device, self.dtype)).cpu()
+            rows = torch.cat([stream.train.flatten(), stream.test.flatten()])
+            used = torch.unique(rows[rows >= 0] % len(stream.y))
+            x = encoded(net, stream.pool(self.device, self.dtype), used).cpu()
             stream = replace(stream, x=x, shape=tuple(x.shape[1:]), scale=1.0)
             net = mlp(stream.shape, stream.n_classes, ())._replace(init=net.init)
         beside = set(weights.params) - set(weights.net(stream.n_classes).init(generator(0, "init")))
+        if use["length"] or use["power"] != 1 or use["views"] != 1:
+            beside = set()  # it was learned about the features as they are
         return stream, Initialization(lambda net, seed: net.init(generator(seed, "init")), net=self._precise(net),
                                       learned={k: weights.params[k].to(self.device) for k in sorted(beside)})
 

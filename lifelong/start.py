@@ -462,12 +462,14 @@ def only_head(net: Net) -> bool:
 
 
 @torch.no_grad()
-def encoded(net: Net, pool: Pool, at_once: int = 512) -> Tensor:
-    """Features [N, F] of every example of a pool without warps, computed once."""
+def encoded(net: Net, pool: Pool, used: Tensor | None = None, at_once: int = 512) -> Tensor:
+    """Features [N, F] of every example of a pool without warps, computed once; of those that are not `used`, zeros."""
     if net.features is None:
         raise ValueError("this network does not say what its features are")
-    return torch.cat([net.features({}, pool.fetch(rows)[0]) for rows in
-                      torch.arange(len(pool.y), device=pool.y.device).split(at_once)])
+    used = torch.arange(len(pool.y)) if used is None else used
+    parts = [net.features({}, pool.fetch(rows)[0]) for rows in used.to(pool.y.device).split(at_once)]
+    z = parts[0].new_zeros(len(pool.y), *parts[0].shape[1:])
+    return z.index_copy_(0, used.to(z.device), torch.cat(parts))
 
 
 # ---- written as strategies

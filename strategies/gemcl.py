@@ -4,13 +4,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lifelong.gaussians import ALPHA, BETA, HEADS, fitted, scored
 from lifelong.models import Net, Params
 from lifelong.optim import adam
 from lifelong.registry import above, at_least, one_of
 from lifelong.start import Episode, Recipe, Sampler, fresh, pretrained, settled
-from strategies.prototypes import ALPHA, BETA, HEADS, gaussian, student
 
-FITTED, FITTED_NUMBERS = 500, 200_000  # classes of the source and variances, at most, that the prior is fitted to
+FITTED = 500  # classes of the source, at most, whose variances the prior is fitted to
 
 
 @pretrained(adapt="head")
@@ -84,39 +84,4 @@ def _scores(asked: Tensor, z: Tensor, y: Tensor, way: int, head: str, alpha: flo
     n = unit.sum(0).unsqueeze(-1)
     m = unit.mT @ z / n
     spread = unit.mT @ (z - m[y]).square()
-    if head == "map":
-        return gaussian(asked, m, spread, n, alpha, beta)
-    return student(asked, m, spread, n, alpha, beta, asked.dtype)
-
-
-def fitted(spread: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """The alpha, 1 or more, and beta of greatest marginal likelihood, of variances that are inverse-gamma, where of `n`
-    numbers under each the sums of squares about their mean are `spread`.
-
-    That of one sum s is, but for what neither changes, with h = (n - 1) / 2,
-    Gamma(alpha + h) / Gamma(alpha) * beta^alpha / (beta + s / 2)^(alpha + h). Features that are off for a whole class
-    have s = 0, which no prior but beta = 0 explains: they are left out.
-    """
-    s, half = spread.double().flatten() / 2, (n - 1) / 2
-    s = s[s > 1e-8 * s.mean()]
-    s = s[::-(-len(s) // FITTED_NUMBERS)]
-    size = s.mean() / half  # beta is sought in units of the mean variance
-    s = s / size
-    free = torch.zeros(2, dtype=s.dtype, device=s.device, requires_grad=True)
-    search = torch.optim.LBFGS([free], max_iter=50, line_search_fn="strong_wolfe")
-
-    def prior() -> tuple[Tensor, Tensor]:
-        return 1 + free[0].exp(), free[1].exp()
-
-    def unlikely() -> Tensor:
-        search.zero_grad()
-        alpha, beta = prior()
-        loss = (torch.lgamma(alpha) - torch.lgamma(alpha + half) - alpha * beta.log()
-                + (alpha + half) * (beta + s).log().mean())
-        loss.backward()
-        return loss
-
-    with torch.enable_grad():
-        search.step(unlikely)
-    alpha, beta = prior()
-    return alpha.detach(), beta.detach() * size
+    return scored(head, asked, m, spread, n, alpha, beta, asked.dtype)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lifelong.gaussians import ALPHA, BETA, HEADS, scored
 from lifelong.learner import Batch, Learner, State
 from lifelong.models import Net, Params
 from lifelong.randomness import generator
@@ -138,10 +139,6 @@ def slda(net: Net, shrinkage: float = 1e-4) -> Learner:
     return Learner(init, observe, predict)
 
 
-HEADS = ("predictive", "map")
-ALPHA, BETA = 100.0, 1000.0
-
-
 def gemcl(net: Net, head: str = "predictive", alpha: float | None = None, beta: float | None = None,
           learned: Mapping[str, Tensor] | None = None) -> Learner:
     """GeMCL: a Gaussian with a variance of its own for every class and feature, under a prior that all of them share.
@@ -189,37 +186,7 @@ def gemcl(net: Net, head: str = "predictive", alpha: float | None = None, beta: 
         z, n = seen(state, x), state["count"].clamp(min=1).unsqueeze(-1)
         m = state["sum"] / n
         spread = (state["square"] - n * m.square()).clamp(min=0)
-        scores = gaussian(z, m, spread, n, a, b) if head == "map" else student(z, m, spread, n, a, b, pool.dtype)
+        scores = scored(head, z, m, spread, n, a, b, pool.dtype)
         return torch.where(state["count"] > 0, scores, -torch.inf)
 
     return Learner(init, observe, predict)
-
-
-def gaussian(z: Tensor, m: Tensor, spread: Tensor, n: Tensor, alpha: float | Tensor, beta: float | Tensor) -> Tensor:
-    """Scores [B, C] of GeMCL's 'map' head: z [B, F]; means and sums of squares about them [C, F]; counts n [C, 1]."""
-    v = (beta + spread / 2) / (alpha + n / 2 - 1)
-    return z @ (m / v).mT - z.square() @ (0.5 / v).mT - (m.square() / v + v.log()).sum(-1) / 2
-
-
-def student(z: Tensor, m: Tensor, spread: Tensor, n: Tensor, alpha: float | Tensor, beta: float | Tensor,
-            dtype: torch.dtype = torch.float64) -> Tensor:
-    """Scores [B, C] of GeMCL's 'predictive' head, without what is the same for all classes; arguments as `gaussian`'s.
-
-    Args:
-        dtype: of the differences z - m, of which there are B C F.
-    """
-    a, b = alpha + n / 2, 2 * (beta + spread / 2) * (1 + 1 / n)
-    weight = a.squeeze(-1) + 0.5
-    level = torch.lgamma(weight) - torch.lgamma(a.squeeze(-1))
-    constant = level * z.shape[-1] - b.log().sum(-1) / 2
-    root, z, one = b.rsqrt(), z.to(dtype).unsqueeze(-2), torch.ones((), dtype=dtype, device=z.device)
-    at_once = max(1, 2**21 // z.numel())  # classes whose differences a processor's cache holds
-    far = []
-    for part, r in zip((-m * root).to(dtype).split(at_once), root.to(dtype).split(at_once), strict=True):
-        ratio = torch.addcmul(part, z, r)
-        ratio = torch.addcmul(one, ratio, ratio)
-        if ratio.shape[-1] % 4 == 0:  # one logarithm for four features: of B C F, they take longest
-            a1, a2, a3, a4 = ratio.clamp(max=1e9).chunk(4, -1)
-            ratio = a1 * a2 * (a3 * a4)
-        far.append(ratio.log().sum(-1))
-    return constant - weight * torch.cat(far, -1)

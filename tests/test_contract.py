@@ -16,7 +16,7 @@ SUMS = ["er + ewc", "er + lwf", "agem + ewc", "random + er + lwf", "er(memory='c
         "er_ace + lwf", "derpp + ewc", "mir + der", "gss + er_ace", "ewc(labels='batched', batch=4)",
         "ewc(samples=7, labels='sampled') + si", "er + si", "mas + lwf", "rwalk(every=2) + er + l2", "xdg + si",
         "xdg + ewc(mode='online')", "packnet(after=2)", "er(combine='tasks') + si", "gem + er", "icarl + ewc",
-        "dgr(distil=True) + ewc"]
+        "dgr(distil=True) + ewc", "ncm(distance='cosine')", "ncm(distance='mahalanobis')", "gemcl(head='map')"]
 SUBJECTS = [*registry.catalogue("strategies"), *SUMS]
 
 

@@ -3,11 +3,12 @@
 import pytest
 import torch
 
+from lifelong.gaussians import fitted
 from lifelong.learner import Batch
 from lifelong.models import conv4, mlp
 from lifelong.start import learn
 from lifelong.stream import Pool
-from strategies.gemcl import _scores, fitted, gemcl_features
+from strategies.gemcl import _scores, gemcl_features
 from strategies.prototypes import gemcl
 from streams import glyphs
 

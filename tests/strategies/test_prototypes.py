@@ -6,10 +6,11 @@ import scipy.stats
 import torch
 from torch import Tensor
 
+from lifelong.gaussians import gaussian, student
 from lifelong.learner import Batch, Learner, State
 from lifelong.models import mlp
 from lifelong.stream import Pool
-from strategies.prototypes import gaussian, gemcl, ncm, slda, student
+from strategies.prototypes import gemcl, ncm, slda
 
 
 def pool(x: Tensor, y: Tensor, n_classes: int | None = None) -> Pool:
