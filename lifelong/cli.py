@@ -259,14 +259,15 @@ def _show(runs: list[Run], folder: Path, quiet: bool) -> None:
         return
     console = Console()
     for group in report.groups(runs):
-        header, rows = _fitting(*report.cells(group), console.width)
-        table = Table(title=Text(group.title, overflow="fold"), title_justify="left", box=SIMPLE)
-        for i, title in enumerate(header):
-            table.add_column(Text(title.replace(" ", "\n", 1)), justify="left" if i == 0 else "right", no_wrap=i > 0,
-                             overflow="fold")
-        for row in rows:
-            table.add_row(*map(Text, row))
-        console.print(table)
+        several = [_fitting(*report.cells(group), console.width), report.length_cells(group)]
+        for header, rows in several if several[1][1] else several[:1]:
+            table = Table(title=Text(group.title, overflow="fold"), title_justify="left", box=SIMPLE)
+            for i, title in enumerate(header):
+                table.add_column(Text(title.replace(" ", "\n", 1)), justify="left" if i == 0 else "right",
+                                 no_wrap=i > 0, overflow="fold")
+            for row in rows:
+                table.add_row(*map(Text, row))
+            console.print(table)
     console.print(Text("percent, mean ± half width of the 95 % t interval over seeds; every metric, its definition and "
                        "the tests between strategies are in report.md"))
     for run in runs:

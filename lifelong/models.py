@@ -105,7 +105,8 @@ def mlp(shape: tuple[int, ...], n_classes: int, hidden: Sequence[int] = (100, 10
             for i in range(len(layers) - 1, last - 1, -1):
                 weight, bias = f"{layers[i]}.weight", f"{layers[i]}.bias"
                 if weight in names:
-                    grads[weight] = grad.mT @ inputs[i]
+                    # Of one example an outer product, which a matrix product takes twice as long for.
+                    grads[weight] = grad.mT * inputs[i] if grad.shape[-2] == 1 else grad.mT @ inputs[i]
                 if bias in names:
                     grads[bias] = grad.sum(-2)
                 if i > last:  # the derivative of relu is 1 where its value is above 0

@@ -139,17 +139,23 @@ def _notes(group: Group, header: Sequence[str], lines: Sequence[Sequence[str]]) 
 
 def _lengths(group: Group) -> str:
     """The table of accuracy by length, of a stream that has lengths."""
-    if not group.options.get("lengths"):
+    header, lines = length_cells(group)
+    if not lines:
         return ""
-    found = [(label, by_length(run)) for label, run in zip(group.labels, group.runs, strict=True)]
-    lengths = group.options["lengths"]
-    table = ["| classes | | " + " | ".join(map(str, lengths)) + " |", "|" + " --- |" * 2 + " ---: |" * len(lengths)]
-    for label, kinds in found:
-        table += [f"| {_code(label)} | {kind} | " + " | ".join(percent(v) for v in values.T) + " |"
-                  for kind, values in kinds.items()]
+    table = ["| " + " | ".join(header) + " |", "|" + " --- |" * 2 + " ---: |" * (len(header) - 2)]
+    table += ["| " + " | ".join([_code(label), *cells]) + " |" for label, *cells in lines]
     said = ("Over all classes met so far, each weighing the same: `test` on held-out examples, `train` on those that "
             "were learned.")
     return "\n".join(table) + "\n\n" + said
+
+
+def length_cells(group: Group) -> tuple[list[str], list[list[str]]]:
+    """Header and lines of a group's table by length, as `cells`; no lines for a stream without lengths."""
+    if not group.options.get("lengths"):
+        return [], []
+    lines = [[label, kind, *(percent(v) for v in values.T)] for label, run in zip(group.labels, group.runs, strict=True)
+             for kind, values in by_length(run).items()]
+    return ["classes", "", *map(str, group.options["lengths"])], lines
 
 
 def by_length(run: Run) -> dict[str, Array]:

@@ -210,7 +210,7 @@ def test_a_user_who_named_no_folder_gets_a_download(tmp_path: Path, few: None,
 @pytest.mark.parametrize(("options", "sentence"), [
     ({"tasks": 7}, "7 tasks of 1 classes need 7 classes, but there are 6"),
     ({"part": "both"}, "part 'both' is not offered; there are 'background', 'evaluation'"),
-    ({"size": 32}, "size 32 is not offered; there are 28, 84, 105"),
+    ({"size": 32}, "size 32 is not offered; there are 28, 42, 84, 105"),
     ({"drawings": "some", "tasks": 2}, "drawings 'some' is not offered"),
     ({"scenario": "task", "tasks": 2}, "the task scenario needs 2 or more classes in every task"),
 ])
