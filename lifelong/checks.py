@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lifelong import registry
 from lifelong.engine import Measured, Rhythm, train
-from lifelong.learner import Initialization, Learner, State, gradient_learner
+from lifelong.learner import Initialization, Learner, State, View, gradient_learner
 from lifelong.lift import Lanes, tree
 from lifelong.models import mlp
 from lifelong.objects import Training, train_object
@@ -364,6 +364,35 @@ def learns(subject: Subject) -> str | None:
     return None
 
 
+def slopes_are_gradients(subject: Subject) -> str | None:
+    """What a part calls the gradient of its loss, by the scores of what it recalled, is that: central differences."""
+    lanes = subject.lanes([0], stacked=False)
+    stages, wrong, far = lanes.learner.stages, [], 1e-5
+
+    def watched(name: str, slope: Callable[[View], tuple[Tensor, Tensor]]) -> Callable[[View], tuple[Tensor, Tensor]]:
+        def call(view: View) -> tuple[Tensor, Tensor]:
+            loss, grad = slope(view)
+            seen = view.recalled
+            way = torch.arange(1, seen.scores.numel() + 1, dtype=seen.scores.dtype).sin().view_as(seen.scores)
+            ahead, back = (slope(view._replace(recalled=seen._replace(scores=seen.scores + by * way)))[0]
+                           for by in (far, -far))
+            rise, said = float(ahead - back) / (2 * far), float((grad * way).sum())
+            if abs(rise - said) > 1e-6 * max(1.0, abs(rise)):
+                wrong.append(f"the slope of {name} is not the gradient of its loss: along one direction the loss rises "
+                             f"by {rise:.6g}, the slope says {said:.6g}")
+            return loss, grad
+
+        return call
+
+    if stages is None or not any(part.slope for part in stages.parts.values()):
+        return None
+    parts = {name: replace(part, slope=watched(name, part.slope)) if part.slope else part
+             for name, part in stages.parts.items()}
+    learner = gradient_learner(stages.net, stages.optimizer, parts, stages.start)
+    deque(_steps(replace(lanes, make=lambda hyper: learner)), maxlen=0)
+    return wrong[0] if wrong else None
+
+
 def settings_are_lanes(subject: Subject) -> str | None:
     """Real-valued hyper-parameters may differ from lane to lane, and each lane is its run alone."""
     for i, term in enumerate(subject.terms):
@@ -386,7 +415,7 @@ def settings_are_lanes(subject: Subject) -> str | None:
 
 CHECKS: tuple[Callable[[Subject], str | None], ...] = (
     state_is_tensors, observe_is_pure, one_equals_many, seeds_do_not_mix, resumes_to_the_same_bits, pads_do_not_count,
-    predicts_scores, learns, settings_are_lanes,
+    predicts_scores, learns, slopes_are_gradients, settings_are_lanes,
 )
 
 
