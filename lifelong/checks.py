@@ -147,9 +147,10 @@ def _guarded(lanes: Lanes, budget: Budget) -> None:
 
 @dataclass(frozen=True)
 class Subject:
-    """A strategy under test: its terms, and how a learner is made of them."""
+    """A strategy under test: its terms, how many rows a task has, and how a learner is made of them."""
 
     terms: list[Term]
+    length: int = 14
 
     def make(self, net: Any, seed: int = 0) -> Callable[[Mapping[Any, Any]], Any]:
         """(hyper) -> learner, with plain gradient descent."""
@@ -167,7 +168,7 @@ class Subject:
         net = mlp((8,), 6, hidden=(12,))
         distinct = sorted(set(at))
         told = getattr(self.make(net)({}), "told", False)
-        stream = tiny(distinct, scenario="task" if told else "class", length=14)
+        stream = tiny(distinct, scenario="task" if told else "class", length=self.length)
         return Lanes(stream, distinct, [distinct.index(s) for s in at], self.make(net), hyper or {}, dtype=dtype,
                      stacked=stacked)
 

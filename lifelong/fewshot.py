@@ -20,7 +20,7 @@ from lifelong.randomness import generator
 from lifelong.start import Source, Weights, load, nearest_mean
 
 Answer = Callable[[Net, Params, Tensor, Tensor, Tensor, int], Tensor]
-TOGETHER = 4  # episodes: the images of more leave a processor's cache
+TOGETHER = 8  # episodes: the images of more leave a processor's cache
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,9 @@ class Pretraining:
         start = registry.build(term, {})
         assert isinstance(start, Initialization)
         self.recipe, self.source = start.recipe, source
+        if self.recipe.full and precision == "bfloat16":
+            raise ValueError(f"{term.name} cannot be learned in bfloat16, for torch has no such gradients of "
+                             "convolutions for many tasks at once: use --precision float32")
         self.seed, self.device, self.precision = seed, torch.device(device), precision
         self.model = str(start.use["model"] or self.recipe.model)
         self.units = self.recipe.units(source)

@@ -94,7 +94,9 @@ class Term:
 
     def __str__(self) -> str:
         defaults = {k: p.default for k, p in hyper_parameters(self.factory).items()}
-        args = ", ".join(f"{k}={_literal(v)}" for k, v in self.given.items() if v != defaults[k])
+        # In the factory's order, so that however it was typed it is one and the same run.
+        args = ", ".join(f"{k}={_literal(self.given[k])}" for k, v in defaults.items()
+                         if k in self.given and self.given[k] != v)
         where = f"{self.path}:" if self.path else ""
         return f"{where}{self.name}({args})" if args else f"{where}{self.name}"
 

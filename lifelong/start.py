@@ -163,6 +163,7 @@ class Recipe:
             after it was shown a few examples of `way` new classes, as many of each, class after class; None: by the
             nearest mean of features. Few-shot evaluation lifts it to many episodes by vmap.
         units: (source) -> output units while it is learned.
+        full: whether it cannot be learned in bfloat16, as where gradients of convolutions are lifted over tasks.
     """
 
     model: str
@@ -175,6 +176,7 @@ class Recipe:
     finish: Callable[[Net, Params, Sampler], Params] | None = None
     answer: Callable[[Net, Params, Tensor, Tensor, Tensor, int], Tensor] | None = None
     units: Callable[[Source], int] = lambda source: source.n_classes
+    full: bool = False
 
     def __post_init__(self) -> None:
         registry.at_least(1, steps=self.steps)

@@ -105,7 +105,7 @@ def anil(steps: int = 5000, way: int = 5, shots: int = 1, queries: int = 1, task
         assert net.features is not None
         return _linear(net, head, net.features(params, query))
 
-    return _recipe(steps, way, shots, queries, tasks, lr, fall, loss, answer)
+    return _recipe(steps, way, shots, queries, tasks, lr, fall, loss, answer, full=False)
 
 
 @pretrained()
@@ -168,7 +168,7 @@ def reptile(steps: int = 5000, way: int = 5, shots: int = 10, tasks: int = 5, in
         return _asked(net, params | learned(net, params, x[turn], y[turn], test_inner, test_batch), x, query)
 
     return Recipe(MODEL, steps, draw, loss, lambda step: sgd(lr * (1 - step / steps)), finish=settled, answer=answer,
-                  units=_units(way))
+                  units=_units(way), full=True)
 
 
 def _maml(steps: int, way: int, shots: int, queries: int, tasks: int, inner: int, rate: float, lr: float,
@@ -207,7 +207,8 @@ def _check(way: int, shots: int, queries: int, tasks: int, inner: int, rate: flo
 
 
 def _recipe(steps: int, way: int, shots: int, queries: int, tasks: int, lr: float, fall: bool, loss: Loss,
-            answer: Answer, more: Callable[[Net, Params], Params] = lambda net, params: {}) -> Recipe:
+            answer: Answer, more: Callable[[Net, Params], Params] = lambda net, params: {},
+            full: bool = True) -> Recipe:
     def draw(sampler: Sampler) -> Episode:
         rows = torch.stack([sampler.task(way, shots + queries) for _ in range(tasks)])
         x, _ = sampler.fetch(rows)
@@ -216,7 +217,7 @@ def _recipe(steps: int, way: int, shots: int, queries: int, tasks: int, lr: floa
                 "query": x[:, :, shots:].flatten(1, 2), "asked": units.repeat_interleave(queries)}
 
     return Recipe(MODEL, steps, draw, loss, lambda step: adam(lr * (falling(step, steps) if fall else 1)), more=more,
-                  finish=settled, answer=answer, units=_units(way))
+                  finish=settled, answer=answer, units=_units(way), full=full)
 
 
 def _units(way: int) -> Callable[[Source], int]:

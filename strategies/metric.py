@@ -25,7 +25,8 @@ def protonet(steps: int = 2000, way: int = 60, shots: int = 1, queries: int = 5,
 
     Source: Snell et al. 2017, arXiv:1703.05175, algorithm 1, with its numbers for Omniglot. It stops where validation
         no longer improves; here after `steps`. Statistics of batch normalisation are set after the last step, not
-        while learning.
+        while learning. Of a source of several domains the output layer is set to the distances to each class's mean
+        over 50 domains, up to what all classes share; else it is not learned.
     """
     at_least(2, way=way)
     at_least(1, shots=shots, queries=queries, halve=halve)
@@ -46,6 +47,16 @@ def protonet(steps: int = 2000, way: int = 60, shots: int = 1, queries: int = 5,
         scores = closeness(z[len(y):], means(z[:len(y)], y, count))
         return F.cross_entropy(scores, asked), {"accuracy": (scores.argmax(-1) == asked).float().mean()}
 
+    def finish(net: Net, params: Params, sampler: Sampler) -> Params:
+        params = settled(net, params, sampler)
+        if sampler.source.domains == 1:
+            return params
+        assert net.features is not None
+        tasks = [sampler.fetch(sampler.task(way, shots + queries))[0] for _ in range(50)]
+        z = torch.stack([net.features(params, x.flatten(0, 1)).view(*x.shape[:2], -1).mean(1) for x in tasks]).mean(0)
+        weight, bias = net.head  # -|q - z|^2 = 2 q z - |z|^2 - |q|^2
+        return params | {weight: (2 * z).to(params[weight].dtype), bias: -z.square().sum(1).to(params[bias].dtype)}
+
     return Recipe("conv4(width=64, norm='batch', down='pool')", steps, draw, loss,
-                  lambda step: adam(lr * 0.5 ** (step // halve)), finish=settled, answer=nearest_mean,
+                  lambda step: adam(lr * 0.5 ** (step // halve)), finish=finish, answer=nearest_mean,
                   units=lambda source: source.n_classes if source.domains > 1 else 1)

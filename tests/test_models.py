@@ -153,6 +153,13 @@ def test_settled_statistics_are_averages_over_random_batches() -> None:
     torch.testing.assert_close(fresh(plain, held, images()), plain.features(held, images()))
 
 
+def test_random_rows_are_different_ones_even_where_most_are_asked_for() -> None:
+    sampler = glyphs.source(classes=3).sampler(g())
+    for count in (5, 55, 60):  # waiting for 55 different ones of 60 by luck takes for ever
+        assert len(set(sampler.any(count).tolist())) == count
+    assert len(sampler.any(70)) == 70
+
+
 @pytest.mark.parametrize("adapt", ["head", "ungated", "all"])
 def test_an_installed_network_never_moves_statistics(adapt: str) -> None:
     net = conv4(SHAPE, 3, 4, norm="batch")

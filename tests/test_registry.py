@@ -51,6 +51,7 @@ def test_numbers_become_the_type_that_is_declared():
 @pytest.mark.parametrize(("text", "canonical"), [
     ("er(capacity=500)+ewc( strength=50.0 )", "er + ewc(strength=50)"),
     ("ewc(mode='separate')", "ewc"),
+    ("er(replay=3, capacity=5)", "er(capacity=5, replay=3)"),
     ("ewc(strength=1e-5)", "ewc(strength=1e-05)"),
     ("ewc(strength=0.1234567891)", "ewc(strength=0.1234567891)"),
     ("ewc(strength=[1,10.0])", "ewc(strength=[1, 10])"),

@@ -25,18 +25,17 @@ for which in $WHICH; do
     file="$store/starts/$which.safetensors"
     lifelong pretrain "$source" "$start" --out "$file" --store "$store/starts" --precision "$PRECISION" --quiet
     use="${start%%(*}(file='$file'"
-    lifelong run "$SEARCH" "$use) + ncm" "$use) + ncm(distance='cosine')" "$use) + gemcl" "$use) + gemcl(head='map')" \
-        "$use) + ncm(distance='mahalanobis', shrinkage=[0.03,0.1])" "$use, power=0.5) + ncm(distance='cosine')" \
-        "$use, power=0.5, length=1) + ncm(distance='mahalanobis', shrinkage=[0.03,0.1])" \
-        "$use, power=0.5, views=4) + ncm(distance='cosine')" \
-        "$use, power=0.5, views=4) + ncm(distance='mahalanobis', shrinkage=[0.03,0.1])" \
-        --seeds 5 --store "$store/search" "$@"
+    own="omniglot-g600(lengths=$LENGTHS, size=$SIZE)"
+    if [ "$which" != supervised ]; then
+        lifelong run "$own" "$use) + ncm" "$use) + gemcl(head='map')" "$use) + gemcl" --seeds "$EPISODES" \
+            --store "$store/test" "$@"
+        continue
+    fi
+    lifelong run "$SEARCH" "$use) + ncm" "$use) + ncm(distance='cosine')" "$use) + gemcl(alpha=2.0, beta=0.01)" \
+        "$use) + ncm(distance='mahalanobis')" "$use, power=0.5) + ncm(distance='cosine')" \
+        "$use, power=0.5, length=1) + ncm(distance='mahalanobis')" "$use, power=0.5, views=4) + ncm(distance='cosine')" \
+        "$use, power=0.5, views=4) + ncm(distance='mahalanobis')" --seeds 5 --store "$store/search" "$@"
     best=$(python3 reports/g600/table.py best "$store" "$which")
-    case $which in
-        protonet) heads="$use) + ncm" ;;
-        gemcl) heads="$use) + gemcl" ;;
-        *) heads="$use) + ncm(distance='cosine')" ;;
-    esac
-    lifelong run "omniglot-g600(lengths=$LENGTHS, size=$SIZE)" "$heads" "$best" --seeds "$EPISODES" --store "$store/test" "$@"
+    lifelong run "$own" "$use) + ncm(distance='cosine')" "$best" --seeds "$EPISODES" --store "$store/test" "$@"
 done
 python3 reports/g600/table.py table "$store"

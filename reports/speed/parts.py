@@ -271,19 +271,19 @@ def profile(record: Record, case: Case, methods: list[str], seeds: list[int], to
     kinds = [*_KINDS, "elementwise, sums, copies"]
     table = Table(f"Profile: {case.model}, batch {case.batch}, {case.device}",
                   ["method", "S", "us a step", *kinds, "Python, lift, autograd", "operations a step"])
-    table.notes = ["us a step: without the profiler, the first quartile; shares: of a step under the profiler, "
+    table.notes = ["us a step: without the profiler, the least; shares: of a step under the profiler, "
                    "in which every operation and every line of Python takes longer, small ones most.",
                    "every operation's time, and every gap's between two, is its median over the steps, so that other "
                    "work on the machine does not count; Python, lift, autograd: the gaps."]
     costliest = Table("The costliest operations", ["method", "S", "us a step under the profiler (calls)"])
     for method in methods:
         for s in seeds:
-            walls, spent, gaps = _profiled(record, case, method, s)
+            wall, spent, gaps = _profiled(record, case, method, s)
             shares = dict.fromkeys(kinds, 0.0)
             for name, times in spent.items():
                 shares[_kind(name)] += sum(times)
             whole = sum(shares.values()) + gaps
-            table.rows.append([method, str(s), number(statistics.quantiles(walls, n=4)[0]),
+            table.rows.append([method, str(s), number(wall),
                                *(f"{v / whole:.0%}" for v in (*shares.values(), gaps)),
                                number(sum(map(len, spent.values())))])
             some = sorted(spent, key=lambda name: -sum(spent[name]))[:top]
@@ -301,8 +301,8 @@ def _kind(name: str) -> str:
     return "elementwise, sums, copies"
 
 
-def _profiled(record: Record, case: Case, method: str, seeds: int) -> tuple[list[float], dict[str, list[float]], float]:
-    """Microseconds: of steps without the profiler; of every call of every operation in a step; of all that is none."""
+def _profiled(record: Record, case: Case, method: str, seeds: int) -> tuple[float, dict[str, list[float]], float]:
+    """Microseconds: of a step without the profiler; of every call of every operation in a step; of all that is none."""
     lanes, budget = lanes_of(case, METHODS[method], seeds)
     state = lanes.init()
     # In the second task, where memories are filled and penalties pull.
@@ -321,8 +321,8 @@ def _profiled(record: Record, case: Case, method: str, seeds: int) -> tuple[list
         return found
 
     steps()
-    walls = [wall for _ in range(record.repeats) for wall in steps()]
-    record.keep("profile", method, {f"lifelong, S={seeds}": walls}, "us a step")
+    wall = min(least for _ in range(record.repeats) for least in steps())
+    record.keep("profile", method, {f"lifelong, S={seeds}": [wall]}, "us a step")
     kinds = [torch.profiler.ProfilerActivity.CPU]
     if case.device == "cuda":
         kinds.append(torch.profiler.ProfilerActivity.CUDA)
@@ -335,4 +335,4 @@ def _profiled(record: Record, case: Case, method: str, seeds: int) -> tuple[list
         spent.setdefault(event.name.removeprefix("aten::"), []).append(each)
     outer = [e.time_range for e in events if e.cpu_parent is None or not e.cpu_parent.name.startswith("aten::")]
     between = torch.tensor([b.start - a.end for a, b in zip(outer, [*outer[1:], outer[-1]], strict=True)])
-    return walls, spent, float(between.view(len(todo), -1).median(0).values.clamp(min=0).sum())
+    return wall, spent, float(between.view(len(todo), -1).median(0).values.clamp(min=0).sum())

@@ -140,7 +140,7 @@ def test_they_forget_less_than_finetuning(strategy):
 
 
 def test_gdumb_remembers_an_equal_share_of_every_class():
-    lanes = Subject(parse("gdumb(capacity=20, steps=1)")).lanes([0], stacked=False)
+    lanes = Subject(parse("gdumb(capacity=20, steps=1)"), 24).lanes([0], stacked=False)
     state = lanes.init()
     for task, counts in enumerate(([10, 10, 0, 0, 0, 0], [5, 5, 5, 5, 0, 0], [4, 4, 3, 3, 3, 3])):
         for _, batch in batches(lanes, plan(lanes.stream, [0], task, "task", BUDGET), task, 0):

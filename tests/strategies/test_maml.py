@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lifelong.models import Net, Params, conv4, mlp
+from lifelong.pretrain import Pretraining, parse
 from lifelong.start import Recipe, Source, learn
 from strategies import maml as family
 from streams import digits, glyphs
@@ -277,6 +278,18 @@ def test_an_answer_takes_as_many_steps_as_asked_for() -> None:
     assert own.answer is not None
     scores = own.answer(net, params, TASK["x"][0], TASK["y"], TASK["query"][0], 2)
     np.testing.assert_allclose(scores.numpy(), TASK["query"][0].numpy() @ at[0].T + at[1], atol=1e-12)
+
+
+@pytest.mark.parametrize(("name", "precise"), [("maml", True), ("fomaml", True), ("meta_sgd", True), ("reptile", True),
+                                               ("anil", False)])
+def test_bfloat16_is_refused_where_torch_has_no_gradients_for_it(name: str, precise: bool) -> None:
+    term, source = parse(f"{name}(steps=1, way=3, tasks=2, model='conv4(width=2)')"), glyphs.source(classes=4)
+    if precise:
+        with pytest.raises(ValueError, match=f"{name} cannot be learned in bfloat16"):
+            Pretraining(term, source, precision="bfloat16")
+    else:
+        todo = Pretraining(term, source, precision="bfloat16")
+        learn(todo.recipe, todo.net, source, precision="bfloat16")
 
 
 @pytest.mark.parametrize(("make", "said"), [

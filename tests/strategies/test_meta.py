@@ -25,7 +25,7 @@ def module_of(params: dict[str, Tensor]) -> nn.Module:
 
 def after(strategy: str, steps: int) -> tuple[Lanes, State, list[Batch]]:
     """A lane, its state after some steps on task 0, and the batches it has seen and has yet to see."""
-    lanes = Subject(parse(strategy)).lanes([0], stacked=False)
+    lanes = Subject(parse(strategy), 24).lanes([0], stacked=False)
     given = [batch for _, batch in batches(lanes, plan(lanes.stream, [0], 0, "task", BUDGET), 0, 0)]
     state = lanes.init()
     for batch in given[:steps]:
@@ -140,6 +140,6 @@ def test_la_maml_leaves_alone_what_has_a_step_size_below_zero():
 
 @pytest.mark.parametrize("strategy", ["mer(capacity=60)", "la_maml(capacity=60, glances=5)"])
 def test_they_forget_less_than_finetuning(strategy):
-    plain, kept = (train(Subject(parse(s)).lanes([0, 1, 2]), BUDGET._replace(epochs=2)).accuracy[:, -1].mean()
+    plain, kept = (train(Subject(parse(s), 24).lanes([0, 1, 2]), BUDGET._replace(epochs=2)).accuracy[:, -1].mean()
                    for s in ("finetune", strategy))
     assert float(kept) > float(plain) + 0.2

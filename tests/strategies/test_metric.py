@@ -74,3 +74,19 @@ def test_units_and_halving() -> None:
         recipe.optimizer(step).update(moved, grads, recipe.optimizer(step).init(moved))
         sizes.append(-float(moved["p"]))  # the first step of Adam is its step size
     assert sizes == pytest.approx([0.8, 0.8, 0.4, 0.2], rel=1e-5)
+
+
+def test_of_several_domains_the_output_layer_answers_by_the_nearest_mean_over_them() -> None:
+    source, net = digits.rotations(domains=6), mlp((1, 8, 8), 10, (16,))
+    recipe = protonet(steps=1, shots=2, queries=3).recipe
+    params = net.init(torch.Generator().manual_seed(0))
+    assert recipe.finish is not None
+    set_ = recipe.finish(net, params, source.sampler(torch.Generator().manual_seed(1)))
+    sampler = source.sampler(torch.Generator().manual_seed(1))
+    tasks = torch.stack([sampler.fetch(sampler.task(9, 5))[0] for _ in range(50)])
+    centres = net.features(params, tasks.flatten(0, 2)).view(50, 10, 5, 16).mean((0, 2))
+    x, y = sampler.fetch(sampler.task(9, 3))
+    scores, z = net.apply(set_, x.flatten(0, 1)), net.features(params, x.flatten(0, 1))
+    torch.testing.assert_close(scores - z.square().sum(1, keepdim=True), closeness(z, centres), rtol=1e-3, atol=1e-4)
+    assert float((scores.argmax(1) == y.flatten()).float().mean()) > 0.3
+    assert all(torch.equal(set_[k], params[k]) for k in params if k not in net.head)
