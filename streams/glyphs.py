@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lifelong import build
 from lifelong.randomness import generator
+from lifelong.registry import at_least
 from lifelong.start import Source
 from lifelong.stream import Stream
 
@@ -55,18 +56,21 @@ def split(seeds: Sequence[int], *, tasks: int = 10, classes_per_task: int = 5, c
                        boundaries=boundaries, defaults=_DEFAULTS, options=options)
 
 
-def source(*, classes: int = 500, turned: bool = False) -> Source:
+def source(*, classes: int = 500, first: int = 0, turned: bool = False) -> Source:
     """Made-up characters that no stream of glyphs has: what a start for them is learned from.
 
     Args:
         classes: characters, 20 drawings each.
+        first: the first of them, 0 or more; others are other characters.
         turned: whether every character turned by 90, 180 and 270 degrees is a further class.
     """
     build.check_counts("glyphs-v1", [0], classes=classes)
-    rows = torch.arange(classes * DRAWINGS)
-    images = build.Images(drawings(classes, _OTHERS).view(-1, 1, _SIDE, _SIDE), rows // DRAWINGS, rows, rows[:0],
-                          scale=1 / 255, names=[f"glyphs/{_OTHERS + c}" for c in range(classes)])
-    return build.source("glyphs-v1", images, turned=turned, options={"classes": classes, "turned": turned})
+    at_least(0, first=first)
+    rows, begin = torch.arange(classes * DRAWINGS), _OTHERS + first
+    images = build.Images(drawings(classes, begin).view(-1, 1, _SIDE, _SIDE), rows // DRAWINGS, rows, rows[:0],
+                          scale=1 / 255, names=[f"glyphs/{begin + c}" for c in range(classes)])
+    return build.source("glyphs-v1", images, turned=turned,
+                        options={"classes": classes, "first": first, "turned": turned})
 
 
 def drawings(classes: int, start: int = 0) -> Tensor:

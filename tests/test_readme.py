@@ -124,7 +124,7 @@ def test_streams_go_to_avalanche_and_back():
 
 
 def test_there_are_commands_of_every_kind():
-    assert {"list", "run", "pretrain", "report", "check"} == {words[1] for words in commands()}
+    assert {"list", "run", "pretrain", "fewshot", "report", "check"} == {words[1] for words in commands()}
 
 
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
@@ -146,6 +146,8 @@ def test_a_command_is_one_that_the_command_line_takes(words, folder):
         known = registry.hyper_parameters(stream.factory)
         for option in ("tasks", "classes_per_task", "scenario", "boundaries"):
             assert given[option] is None or option in known, f"{stream.name} has no {option}"
+    if words[1] == "fewshot":
+        assert registry.parse(given["source"], "sources") and given["start"].endswith(".safetensors")
     if words[1] == "pretrain":
         assert pretrain.parse(given["start"]) and registry.parse(given["source"], "sources")
     if words[1] == "list" and given.get("name") and not given["name"].endswith(".safetensors"):

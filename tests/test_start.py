@@ -348,6 +348,7 @@ def test_a_file_can_be_looked_into(lifelong, file, tmp_path):
     (("glyphs", "supervised(steps=0)"), "supervised: steps must be 1 or more, got 0"),
     (("glyphs", "supervised(lr=[0.1,0.2])"), "supervised: lr takes one value"),
     (("glyps", "supervised"), "there is no source called 'glyps'; did you mean glyphs"),
+    (("glyphs(first=-1)", "supervised"), "glyphs: first must be 0 or more, got -1"),
     (("glyphs(classes=0)", "supervised"), "classes must be a whole number of 1 or more, got 0"),
     (("glyphs", "supervised", "--precision", "half"), "--precision must be one of"),
     (("glyphs", "supervised", "--out", "nowhere/s.safetensors"), "there is no folder nowhere"),
