@@ -8,8 +8,8 @@ store=${1:-reports/g600/runs}
 : "${SIZE:=28}" "${FEWSHOT:=400}" "${STEPS:=5000}" "${EPISODES:=10}" "${LENGTHS:=(600,)}" "${MODEL:=resnet}"
 : "${SOURCE:=omniglot(classes=763, size=$SIZE)}" "${TURNED:=omniglot(classes=763, size=$SIZE, turned=True)}"
 : "${SEARCH:=omniglot-g600(part='background', first=763, lengths=(200,), size=$SIZE)}" "${PRECISION:=bfloat16}"
-: "${WHICH:=protonet gemcl supervised}" "${BATCH:=500}" "${LR:=0.002}"
-set -- --batch-size "$BATCH" --quiet "$@"
+: "${WHICH:=protonet gemcl supervised}" "${BATCH:=500}" "${LR:=0.002}" "${DEVICE:=cpu}"
+set -- --batch-size "$BATCH" --device "$DEVICE" --quiet "$@"
 mkdir -p "$store/starts"
 for which in $WHICH; do
     source=$SOURCE
@@ -23,7 +23,8 @@ for which in $WHICH; do
         *) echo "there is no start $which here" >&2; exit 2 ;;
     esac
     file="$store/starts/$which.safetensors"
-    lifelong pretrain "$source" "$start" --out "$file" --store "$store/starts" --precision "$PRECISION" --quiet
+    lifelong pretrain "$source" "$start" --out "$file" --store "$store/starts" --precision "$PRECISION" \
+        --device "$DEVICE" --quiet
     use="${start%%(*}(file='$file'"
     own="omniglot-g600(lengths=$LENGTHS, size=$SIZE)"
     if [ "$which" != supervised ]; then
