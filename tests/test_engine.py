@@ -532,10 +532,11 @@ def test_kept_test_examples_are_those_that_would_be_made(make, at, monkeypatch):
     assert all(map(torch.equal, accuracy, evaluate(again, again.init()))) and again._examined is None
 
 
-def test_derivatives_by_hand_are_those_of_autograd():
+@pytest.mark.parametrize("count", [1, 7])
+def test_derivatives_by_hand_are_those_of_autograd(count):
     net = mlp((2, 3), 4, hidden=(5, 3))
     params = {k: p.double() for k, p in net.init(generator(0)).items()}
-    x, towards = (torch.randn(7, *s, generator=generator(1), dtype=torch.float64) for s in ((2, 3), (4,)))
+    x, towards = (torch.randn(count, *s, generator=generator(1), dtype=torch.float64) for s in ((2, 3), (4,)))
     leaves = {k: p.clone().requires_grad_() for k, p in params.items()}
     whole = dict(zip(leaves, torch.autograd.grad(net.apply(leaves, x), list(leaves.values()), towards), strict=True))
     assert net.vjp is not None
