@@ -6,7 +6,9 @@ import torch
 from lifelong.gaussians import fitted
 from lifelong.learner import Batch
 from lifelong.models import conv4, mlp
-from lifelong.start import learn
+from lifelong.request import prepare
+from lifelong.setting import Options
+from lifelong.start import Weights, learn, save
 from lifelong.stream import Pool
 from strategies.gemcl import _scores, gemcl_features
 from strategies.prototypes import gemcl
@@ -73,3 +75,19 @@ def test_it_learns_and_its_file_has_the_prior_of_its_features():
 def test_what_makes_no_sense_is_refused(given, words):
     with pytest.raises(ValueError, match=words):
         gemcl_features(**given)
+
+
+@pytest.mark.parametrize(("use", "alpha"), [("", 3.0), (", length=2", None)])
+def test_the_learner_has_the_prior_of_the_start_where_features_are_as_they_are(use, alpha, tmp_path):
+    source = glyphs.source(classes=3)
+    file, net = tmp_path / "start.safetensors", conv4(source.shape, 1, width=2)
+    prior = {"prior.alpha": torch.tensor(3.0), "prior.beta": torch.tensor(0.5)}
+    about = {"start": "gemcl_features", "model": "conv4(width=2)", "shape": list(source.shape), "units": 1,
+             "domains": 1, "content": [], "source": "glyphs"}
+    save(file, Weights(net.init(torch.Generator().manual_seed(0)) | prior, about))
+    experiment = prepare("split-glyphs(tasks=2)", [f"gemcl_features(file='{file}'{use}) + gemcl"], Options(seeds=1))
+    stream, _ = experiment.installed(experiment.settings[0])
+    learned = experiment.context(experiment.settings[0])["learned"]
+    assert learned.get("prior.alpha") == alpha
+    used = torch.cat([stream.train.flatten(), stream.test.flatten()])
+    assert stream.x[used[used >= 0]].abs().sum(1).min() > 0
