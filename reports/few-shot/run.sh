@@ -34,8 +34,12 @@ short)
     ask protonet --shots 5 --no-transductive
     ask protonet --way 20 --no-transductive
     ask protonet --way 20 --shots 5 --no-transductive
-    for name in maml fomaml reptile30 reptile100 reptile300; do
+    for name in maml fomaml; do
         ask "$name"
+        ask "$name" --queries 1
+    done
+    for steps in 30 100 300; do
+        ask "reptile$steps" --episodes 200 --no-transductive
     done
     ;;
 full)
