@@ -14,7 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-# Three kinds of strategy in one store, and a start that is learned first; killed in each.
+from lifelong.start import load
+
+# Three kinds of strategy in one store, killed in each.
 DROPS = """
 import math
 import torch
@@ -48,9 +50,7 @@ class Drops:
         self.net.load_state_dict(state["net"])
         self.optimizer.load_state_dict(state["optimizer"])
 """
-STRATEGIES = ("er(memory='class-balanced')", "er + ewc", "./drops.py:Drops",
-              "supervised(source='rotated-digits(domains=2)', model='mlp', steps=500) + er")
-STACKS = (*STRATEGIES[:3], "supervised(steps=500)")
+THREE = ("er(memory='class-balanced')", "er + ewc", "./drops.py:Drops")
 
 
 class Command:
@@ -62,7 +62,7 @@ class Command:
 
     def start(self, store: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            [str(Path(sys.executable).with_name("lifelong")), "run", "rotated-digits", *STRATEGIES, "--seeds", "2",
+            [str(Path(sys.executable).with_name("lifelong")), "run", "rotated-digits", *THREE, "--seeds", "2",
              "--epochs", "1", "--tasks", "3", "--save-every", "0.1", "--quiet", "--device", "cpu", "--store", store],
             cwd=self.folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE)
 
@@ -107,12 +107,12 @@ def commands_killed(folder: Path, kills: int, each: int) -> dict[str, int]:
     command, dice = Command(folder), random.Random(f"kill the command {kills}")
     command.whole("whole")
     whole = command.arrays("whole")
-    assert set(whole) == set(STRATEGIES)
-    hits, after, round_ = dict.fromkeys(STACKS, 0), dict.fromkeys(STACKS, 0), 0
+    assert set(whole) == set(THREE)
+    hits, after, round_ = dict.fromkeys(THREE, 0), dict.fromkeys(THREE, 0), 0
     while min(hits.values()) < kills:
         assert round_ < 3 * kills, f"too few kills hit: {hits}"
         store = f"killed{round_}"
-        for strategy in STACKS:
+        for strategy in THREE:
             for _ in range(min(each, kills - hits[strategy])):
                 if command.killed(store, strategy, dice.uniform(0, 0.5)):
                     hits[strategy] += 1
@@ -139,3 +139,45 @@ def test_the_command_killed_ten_times_in_each_strategy_leaves_no_trace(tmp_path)
     after = commands_killed(tmp_path, 10, 3)
     print(f"kills after a checkpoint: {after}")
     assert all(n > 0 for n in after.values())
+
+
+def pretraining_killed(folder: Path, kills: int) -> int:
+    """Kills the learning of a start `kills` times, then lets it end; how many kills came after a checkpoint. What is
+    kept must be what an uninterrupted one keeps, bit for bit."""
+    def start(store: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [str(Path(sys.executable).with_name("lifelong")), "pretrain", "rotated-digits(domains=2)",
+             "supervised(steps=3000, model='mlp')", "--save-every", "0.05", "--quiet", "--store", store],
+            cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE)
+
+    dice, after = random.Random(f"kill a start {kills}"), 0
+    for _ in range(kills):
+        process = start("killed")
+        try:
+            while process.poll() is None and not list((folder / "killed").glob(".stacks/*/stack.json")):
+                time.sleep(0.002)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(dice.uniform(0, 0.6))
+        finally:
+            process.kill()  # SIGKILL
+            process.communicate()
+        after += bool(list((folder / "killed").glob(".stacks/*/checkpoint.json")))
+    kept = {}
+    for store in ("killed", "whole"):
+        process = start(store)
+        assert process.communicate()[1] == b"" and process.returncode == 0
+        (file,) = (folder / store).glob("pretrain-*.safetensors")
+        kept[store] = load(file)
+        assert not (folder / store / ".stacks").exists()
+    assert kept["killed"].about["sha256"] == kept["whole"].about["sha256"]
+    assert kept["killed"].about["loss"] == kept["whole"].about["loss"]
+    return after
+
+
+def test_a_start_killed_while_it_is_learned_is_the_start_that_was_not(tmp_path):
+    assert pretraining_killed(tmp_path, 2) > 0
+
+
+@pytest.mark.slow
+def test_a_start_killed_ten_times_while_it_is_learned_is_the_start_that_was_not(tmp_path):
+    assert pretraining_killed(tmp_path, 10) > 4
