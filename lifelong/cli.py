@@ -259,8 +259,10 @@ def _show(runs: list[Run], folder: Path, quiet: bool) -> None:
         return
     console = Console()
     for group in report.groups(runs):
-        several = [_fitting(*report.cells(group), console.width), report.length_cells(group)]
-        for header, rows in several if several[1][1] else several[:1]:
+        lengths = report.length_cells(group)
+        several = [_fitting(*report.cells(group), console.width, _SPARE),
+                   _fitting(*lengths, console.width, tuple(reversed(lengths[0][3:-1])))]
+        for header, rows in several if lengths[1] else several[:1]:
             table = Table(title=Text(group.title, overflow="fold"), title_justify="left", box=SIMPLE)
             for i, title in enumerate(header):
                 table.add_column(Text(title.replace(" ", "\n", 1)), justify="left" if i == 0 else "right",
@@ -283,11 +285,14 @@ _SPARE = ("learning accuracy", "forward transfer", "intransigence", "average inc
           "seeds")
 
 
-def _fitting(header: list[str], rows: list[list[str]], width: int) -> tuple[list[str], list[list[str]]]:
-    """The table without the columns for which `width` characters have no room."""
-    for spare in ("", *_SPARE):
+def _fitting(header: list[str], rows: list[list[str]], width: int,
+             spares: tuple[str, ...]) -> tuple[list[str], list[list[str]]]:
+    """The table without those of the columns `spares`, the first ones first, for which `width` has no room."""
+    for spare in ("no column", *spares):
         keep = [i for i, title in enumerate(header) if title != spare]
         header, rows = [header[i] for i in keep], [[row[i] for i in keep] for row in rows]
+        if not rows:
+            break
         needed = [max(map(len, [*(row[i] for row in rows), *title.split(" ", 1)])) for i, title in enumerate(header)]
         if min(needed[0], 30) + sum(needed[1:]) + 3 * len(header) <= width:
             break
