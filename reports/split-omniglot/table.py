@@ -66,6 +66,7 @@ def main() -> None:
     parser.add_argument("--model", default="oml_net(width=64)")
     parser.add_argument("--pre", default="steps=2000", help="hyper-parameters of the supervised start")
     parser.add_argument("--oml", default="classes=1, shots=20, others=0, remember=64, steps=1500, lr=0.0003")
+    parser.add_argument("--file", help="of a supervised start, for a further column: its features, of length 10")
     parser.add_argument("--starts", default=",".join(STARTS), help="which of them")
     parser.add_argument("--tasks", type=int, help="tasks of both streams, for a quick look")
     parser.add_argument("--steps", type=int, help="steps a task and of small starts; two methods on one stream")
@@ -80,6 +81,8 @@ def main() -> None:
     common = f", model='{asked.model}', source='{SOURCE}'"
     starts = {name: text.format(pre=asked.pre + common, oml=asked.oml + common) for name, text in STARTS.items()
               if name in asked.starts.split(",")}
+    if asked.file:
+        starts["file"] = f"supervised(file='{asked.file}', length=10)"
     print(f"# Split Omniglot from three starts\n\nMade by `sh reports/split-omniglot/run.sh`; network {asked.model}, "
           f"supervised({asked.pre}), oml({asked.oml}), both from {SOURCE}; {asked.seeds} seeds. Accuracy on 5 held-out "
           "drawings of each character after the stream, percent; ± is half a 95 % t interval over seeds. In brackets "
@@ -92,7 +95,7 @@ def main() -> None:
             cells = []
             for heading, start in starts.items():
                 value, own = cell(tasks, each, start, method, asked)
-                known = PUBLISHED[each].get(name)
+                known = PUBLISHED[each].get(name) if heading in STARTS else None
                 cells.append(f"{value} ({known[list(STARTS).index(heading)]:.1f})" if known else value)
                 chosen.append(f"{heading}, {name}: {own}")
             print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
