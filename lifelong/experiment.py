@@ -80,6 +80,7 @@ class Experiment:
     device: torch.device
     named: bool = True  # whether the stream was named in an expression
     starts: dict[str, Weights | Pretraining] = field(default_factory=dict)  # by the start's expression
+    trying: bool = False  # whether a step is only tried, so that one example's features stand for all
     _installed: dict[str, tuple[Stream, Initialization]] = field(default_factory=dict)
 
     def run(self, root: Path | None = None, watcher: Watcher = Watcher()) -> Outcome:
@@ -211,7 +212,7 @@ class Experiment:
                         device=self.device, dtype=self.dtype)
         if only_head(net) and stream.warp is None and not pixels:
             rows = torch.cat([stream.train.flatten(), stream.test.flatten()])
-            used = torch.unique(rows[rows >= 0] % len(stream.y))
+            used = torch.unique(rows[rows >= 0] % len(stream.y))[:1 if self.trying else None]
             x = encoded(net, stream.pool(self.device, self.dtype), used).cpu()
             stream = replace(stream, x=x, shape=tuple(x.shape[1:]), scale=1.0)
             net = mlp(stream.shape, stream.n_classes, ())._replace(init=net.init)
@@ -226,8 +227,7 @@ class Experiment:
         stream, start = self.installed(setting)
         facts = {"shape": stream.shape, "n_classes": stream.n_classes, "n_tasks": stream.n_tasks}
         if start:
-            training = Training(setting.optimizer, self.budget, stream.scenario == "task",
-                                self.dtype)
+            training = Training(setting.optimizer, self.budget, stream.scenario == "task", self.dtype)
             return facts | {"net": start.net, "start": start, "learned": start.learned, "seed": seed,
                             "device": self.device, "training": training}
         model = registry.build(setting.model, facts)
@@ -238,8 +238,7 @@ class Experiment:
         if model.still:
             raise ValueError(f"{setting.model}: batch normalisation needs statistics, which a start brings: learn "
                              "one with `lifelong pretrain`, or use norm='group'")
-        training = Training(setting.optimizer, self.budget, self.stream.scenario == "task",
-                            self.dtype)
+        training = Training(setting.optimizer, self.budget, self.stream.scenario == "task", self.dtype)
         return facts | {"net": self._precise(model), "seed": seed, "device": self.device, "training": training}
 
     def make(self, setting: Setting, seed: int = 0) -> Callable[[Mapping[Any, Any]], Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -93,8 +94,9 @@ def prepare(stream: str | Stream, strategies: Sequence[Any], options: Options = 
                 for (model,) in models for (optimizer,) in optimizers]
     unique = list({store.digest(s.spec): s for s in settings}.values())
     experiment = Experiment(stream, unique, options, budget, where, named, starts)
+    trial = replace(experiment, trying=True, _installed={})
     for setting in unique:
-        _check(experiment, setting)
+        _check(trial, setting)
     return experiment
 
 

@@ -118,6 +118,13 @@ class Sampler:
             return self.way(way, each)
         return self.some(self.source.rows[int(torch.randint(self.source.domains, (), generator=self.g))], each)
 
+    def episode(self, way: int, shots: int, queries: int) -> Episode:
+        """A few-shot task: `x`, the shots of all classes and then the queries; their units, `y` and `asked`."""
+        x, _ = self.fetch(self.task(way, shots + queries))
+        units = torch.arange(len(x), device=x.device)
+        return {"x": torch.cat([x[:, :shots].flatten(0, 1), x[:, shots:].flatten(0, 1)]),
+                "y": units.repeat_interleave(shots), "asked": units.repeat_interleave(queries)}
+
     def some(self, rows: Tensor, each: int) -> Tensor:
         """Of `rows` [C, n] of C classes, `each` different ones of every class in random order, [C, each].
 

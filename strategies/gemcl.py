@@ -40,13 +40,6 @@ def gemcl_features(steps: int = 20000, way: int = 20, shots: int = 5, queries: i
     one_of("by", by, HEADS)
     above(0, lr=lr)
 
-    def draw(sampler: Sampler) -> Episode:
-        rows = sampler.task(way, shots + queries)
-        x, _ = sampler.fetch(rows)
-        units = torch.arange(len(rows), device=x.device)
-        return {"x": torch.cat([x[:, :shots].flatten(0, 1), x[:, shots:].flatten(0, 1)]),
-                "y": units.repeat_interleave(shots), "asked": units.repeat_interleave(queries)}
-
     def loss(net: Net, params: Params, episode: Episode) -> tuple[Tensor, dict[str, Tensor]]:
         y, asked = episode["y"], episode["asked"]
         z = fresh(net, params, episode["x"])
@@ -72,7 +65,8 @@ def gemcl_features(steps: int = 20000, way: int = 20, shots: int = 5, queries: i
         z = net.features(params, torch.cat([x, query])).double()
         return _scores(z[len(x):], z[:len(x)], y, way, by, params["prior.alpha"], params["prior.beta"])
 
-    return Recipe("conv4(width=64, norm='batch', down='pool')", steps, draw, loss,
+    return Recipe("conv4(width=64, norm='batch', down='pool')", steps,
+                  lambda sampler: sampler.episode(way, shots, queries), loss,
                   lambda step: adam(lr * 0.5 ** (step // halve)), more=more, finish=finish, answer=answer,
                   units=lambda source: source.n_classes if source.domains > 1 else 1)
 

@@ -32,13 +32,6 @@ def protonet(steps: int = 2000, way: int = 60, shots: int = 1, queries: int = 5,
     at_least(1, shots=shots, queries=queries, halve=halve)
     above(0, lr=lr)
 
-    def draw(sampler: Sampler) -> Episode:
-        rows = sampler.task(way, shots + queries)
-        x, _ = sampler.fetch(rows)
-        units = torch.arange(len(rows), device=x.device)
-        return {"x": torch.cat([x[:, :shots].flatten(0, 1), x[:, shots:].flatten(0, 1)]),
-                "y": units.repeat_interleave(shots), "asked": units.repeat_interleave(queries)}
-
     def loss(net: Net, params: Params, episode: Episode) -> tuple[Tensor, dict[str, Tensor]]:
         y, asked = episode["y"], episode["asked"]
         z = fresh(net, params, episode["x"])
@@ -57,6 +50,7 @@ def protonet(steps: int = 2000, way: int = 60, shots: int = 1, queries: int = 5,
         weight, bias = net.head  # -|q - z|^2 = 2 q z - |z|^2 - |q|^2
         return params | {weight: (2 * z).to(params[weight].dtype), bias: -z.square().sum(1).to(params[bias].dtype)}
 
-    return Recipe("conv4(width=64, norm='batch', down='pool')", steps, draw, loss,
+    return Recipe("conv4(width=64, norm='batch', down='pool')", steps,
+                  lambda sampler: sampler.episode(way, shots, queries), loss,
                   lambda step: adam(lr * 0.5 ** (step // halve)), finish=finish, answer=nearest_mean,
                   units=lambda source: source.n_classes if source.domains > 1 else 1)

@@ -239,6 +239,17 @@ def test_features_computed_once_give_what_computing_them_each_time_gives(file, m
         np.testing.assert_array_equal(a, b)
 
 
+def test_no_features_are_computed_for_a_run_that_is_there(file, tmp_path, monkeypatch):
+    asked(file, ("", "er(capacity=4)")).run(tmp_path)
+    sizes, real = [], lifelong.experiment.encoded
+    monkeypatch.setattr(lifelong.experiment, "encoded",
+                        lambda net, pool, used: sizes.append(len(used)) or real(net, pool, used))
+    assert asked(file, ("", "er(capacity=4)")).run(tmp_path).found == 1
+    assert sizes == [1]  # of one example, to try a step
+    asked(file, ("", "er(capacity=5)")).run(tmp_path)
+    assert sizes == [1, 1, 80]
+
+
 def test_a_part_that_makes_pixels_up_sees_pixels(file):
     experiment = asked(file, ("", "dgr"))
     assert experiment.lanes(experiment.settings).stream.shape == (1, 28, 28)
