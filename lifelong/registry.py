@@ -177,6 +177,8 @@ def lookup(kind: str, name: str) -> Callable[..., Any]:
         return bridged
     known = catalogue(kind)
     if name not in known:
+        if kind == "strategies":
+            known = known | catalogue("starts")  # either may be a term of a sum
         near = nearest(name, known)
         elsewhere = [other for other in KINDS if name in catalogue(other)]
         hint = f"did you mean {near}?" if near else f"known: {', '.join(known)}"

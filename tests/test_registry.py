@@ -315,3 +315,8 @@ def test_context_is_filled_in_and_hyper_parameters_are_the_rest():
     assert list(registry.hyper_parameters(factory)) == ["widths", "lr", "name"]
     assert registry.is_real(factory, "lr") and not registry.is_real(factory, "name")
     assert registry.build(Term("factory", factory), {"net": None, "n_classes": 4, "seed": 1}) == 4
+
+
+def test_a_misspelt_start_is_told_what_it_may_have_meant():
+    with pytest.raises(LookupError, match="called 'supervized'; did you mean supervised"):
+        parse("supervized + er")
