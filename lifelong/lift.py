@@ -170,12 +170,8 @@ class Lanes:
         resumed: State = tree(lambda leaf: leaf.to(self.device), state)
         return resumed
 
-    def needed(self, batch_size: int) -> tuple[int, int]:
-        """Bytes that one lane takes in training, estimated, and how many its parameters are of them.
-
-        Counted are its state twice, for a step makes a new one; a gradient and a temporary; and a step's examples on
-        their way from the pool and through the network.
-        """
+    def size(self) -> tuple[int, int]:
+        """Bytes of one lane's state, and of the parameters in it."""
         one = replace(self, at=self.at[:1], hyper={k: v[:1] for k, v in self.hyper.items()}, stacked=False)
         state, found = one.init(), {"state": 0, "params": 0}
 
@@ -184,8 +180,17 @@ class Lanes:
 
         tree(lambda leaf: add("state", leaf), state)
         tree(lambda leaf: add("params", leaf), state.get("params", {}))
+        return found["state"], found["params"]
+
+    def needed(self, batch_size: int) -> tuple[int, int]:
+        """Bytes that one lane takes in training, estimated, and how many its parameters are of them.
+
+        Counted are its state twice, for a step makes a new one; a gradient and a temporary; and a step's examples on
+        their way from the pool and through the network.
+        """
+        state, params = self.size()
         example = math.prod(self.stream.shape) * (9 + 8 * self.dtype.itemsize)
-        return 2 * found["state"] + 2 * found["params"] + 2 * batch_size * example, found["params"]
+        return 2 * state + 2 * params + 2 * batch_size * example, params
 
     def observe(self, state: State, batch: Batch) -> tuple[State, dict[str, Tensor]]:
         """One step of all lanes; the state given is used up."""
