@@ -124,7 +124,7 @@ def test_streams_go_to_avalanche_and_back():
 
 
 def test_there_are_commands_of_every_kind():
-    assert {"list", "run", "pretrain", "fewshot", "report", "check"} == {words[1] for words in commands()}
+    assert {"list", "run", "tune", "pretrain", "fewshot", "report", "check"} == {words[1] for words in commands()}
 
 
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
