@@ -164,7 +164,7 @@ def test_options_that_are_only_named_in_the_text_exist():
 
 
 def test_eight_runs_in_one_stack_are_eight():
-    (words,) = [w for w in commands() if "--optimizer" in w]
+    (words,) = [w for w in commands() if w[1] == "run" and "--optimizer" in w]
     strategies = registry.settings(registry.parse(words[3]))
     optimizers = registry.settings(registry.parse(words[words.index("--optimizer") + 1], "optimizers"))
     assert len(strategies) * len(optimizers) == 8
