@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from lifelong.store import Run
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
@@ -194,6 +196,8 @@ def run(
     boundaries: Boundaries = None,
     tuned: Annotated[Path | None, typer.Option(help="A file of `lifelong tune`: the strategies, with the values and "
                                                     "optimizers, that it chose.")] = None,
+    log: Annotated[list[str] | None, typer.Option(help="Also write every run to csv, tensorboard or wandb (offline, "
+                                                       "unless $WANDB_MODE says otherwise); may be repeated.")] = None,
     eval_every: Annotated[int, typer.Option(help="Also measure every so many steps inside a task; 0: never.")] = 0,
     dtype: Dtype = "float32",
     save_every: SaveEvery = 30.0,
@@ -204,6 +208,7 @@ def run(
     """Runs a benchmark: strategies on a stream. What the store has already is found, what was interrupted goes on."""
     from lifelong.request import prepare
     from lifelong.setting import Options
+    from lifelong.sinks import Sinks
 
     extra = _given(scenario=scenario, tasks=tasks, classes_per_task=classes_per_task, boundaries=boundaries)
     options = Options(seeds, epochs, steps, batch_size, optimizer, model, eval_every, device, dtype, data, save_every,
@@ -214,8 +219,9 @@ def run(
         experiment = chosen(tuned, stream, strategies or [], options, extra)
     else:
         experiment = prepare(stream, strategies or DEFAULTS, options, extra)
+    sinks = Sinks(log or [], store / "log")
     try:
-        with _watcher(quiet) as watcher:
+        with sinks, _watcher(quiet, sinks.made) as watcher:
             outcome = experiment.run(store, watcher)
     except KeyboardInterrupt:
         _say("interrupted; the same command goes on from the last checkpoint")
@@ -224,8 +230,8 @@ def run(
         print(f"{outcome.found} of {len(experiment.settings)} found in {store}")
     if outcome.runs:
         _show(outcome.runs, store / "latest", quiet)
-    for failure in outcome.failures:
-        _say(failure)
+    for sentence in (*outcome.failures, *sinks.warnings):
+        _say(sentence)
     diverged = any(r.about["status"] == "diverged" for r in outcome.runs)
     raise typer.Exit(3 if outcome.damaged else 1 if outcome.failures or diverged else 0)
 
@@ -318,21 +324,27 @@ def _print_choice(choice: Any) -> None:
                        f"{len(choice.best.accuracy)} seeds; {len(choice.tried)} settings took {choice.seconds:g} s\n"))
 
 
-def _watcher(quiet: bool) -> Any:
-    """A context manager that gives a watcher: a bar with the time left, or nothing."""
+def _watcher(quiet: bool, made: Callable[[Run], None] = lambda run: None) -> Any:
+    """A context manager that gives a watcher: a bar with the time left, or nothing; `made` is told of runs."""
     import contextlib
 
     from rich import progress
 
     from lifelong.experiment import Watcher
 
+    class Quiet(Watcher):
+        """Passes runs on."""
+
+        def made(self, run: Run) -> None:
+            made(run)
+
     if quiet:
-        return contextlib.nullcontext(Watcher())
+        return contextlib.nullcontext(Quiet())
     bar = progress.Progress(
         progress.TextColumn("{task.description}", markup=False), progress.BarColumn(), progress.TaskProgressColumn(),
         progress.TimeElapsedColumn(), progress.TextColumn("left"), progress.TimeRemainingColumn())
 
-    class Bar(Watcher):
+    class Bar(Quiet):
         """Draws progress on the terminal."""
 
         def __enter__(self) -> Bar:

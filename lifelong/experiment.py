@@ -51,6 +51,9 @@ class Watcher:
     def say(self, sentence: str) -> None:
         """Something the user should know."""
 
+    def made(self, run: Run) -> None:
+        """A run is there: found, or trained."""
+
 
 @dataclass
 class Outcome:
@@ -114,10 +117,13 @@ class Experiment:
             else:
                 ready[store.digest(setting.spec)] = run
                 outcome.found += 1
+                watcher.made(run)
         missing = self._learned(missing, starts or root, watcher, outcome)
         for stack in self._stacks(missing, root):
             try:
-                ready |= {store.digest(run.spec): run for run in self._train(stack, root, watcher)}
+                for run in self._train(stack, root, watcher):
+                    ready[store.digest(run.spec)] = run
+                    watcher.made(run)
             except Busy as error:
                 outcome.failures.append(str(error))
             except StoreError:
