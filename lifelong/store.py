@@ -14,7 +14,7 @@ import zipfile
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +153,17 @@ def find(root: Path, spec: Mapping[str, Any]) -> Run | None:
     """The finished run of `spec`, or None; StoreError where it is there but damaged."""
     place = folder(root, spec)
     return load(place) if (place / "run.json").exists() else None
+
+
+def note(run: Run, **more: Any) -> Run:
+    """The same run with `more` in its record, on the disk as well where it is kept there."""
+    if "folder" not in run.about:
+        return replace(run, about={**run.about, **more})
+    place = Path(run.about["folder"])
+    record = json.loads((place / "run.json").read_bytes())
+    record["about"] |= more
+    write(place / "run.json", json.dumps(record, indent=2, allow_nan=False).encode() + b"\n")
+    return load(place)
 
 
 def runs(root: Path) -> tuple[list[Run], list[str]]:
