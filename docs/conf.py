@@ -25,6 +25,7 @@ html_title = "lifelong"
 html_show_copyright = False
 html_show_sourcelink = False
 default_role = "code"
+smartquotes = False  # quotes in docstrings are typed
 myst_heading_anchors = 3
 napoleon_use_ivar = True
 autodoc_member_order = "bysource"
@@ -37,10 +38,11 @@ _CODE = re.compile(r"(``?[^`]+``?)")
 
 def plain(text: str) -> str:
     """A Google docstring of plain words and single backticks as one that reStructuredText does not stumble over."""
-    lines, section = [], False
+    lines, section = [], ""
     for line in re.sub(r"^(Source): (.+(?:\n +\S.*)*)", _source, text, flags=re.MULTILINE).split("\n"):
+        line = re.sub(r"^( {4})(\w+), (\w+): ", r"\1\2: see `\3`.\n\1\3: ", line) if section == "Attributes:" else line
         if line.strip() and not line.startswith(" "):
-            section = line in ("Args:", "Raises:", "Attributes:", "Returns:")
+            section = line if line in ("Args:", "Raises:", "Attributes:", "Returns:") else ""
         item = None if section else re.match(r" {4}('?\w+'?): (.*)", line)  # a list of names outside any section
         lines += ["", f"    - ``{item[1]}``: {item[2]}"] if item else [
             line if section else re.sub("^ {8}", " " * 6, line)]
