@@ -14,7 +14,6 @@ import numpy as np
 from lifelong.metrics import average_accuracy, forgetting, holm, mean_interval, paired_difference
 from lifelong.store import Run, runs
 
-
 PLAIN = ("finetune", "er", "derpp", "agem", "dgr")
 SUMS = (("er", "ewc"), ("er", "lwf"), ("derpp", "ewc"), ("agem", "si"), ("er", "mas"), ("dgr", "ewc"))
 
