@@ -80,12 +80,14 @@ def picture(content: memoryview, side: int, resize: bool, name: str) -> np.ndarr
         with Image.open(io.BytesIO(content), formats=["JPEG", "PNG"]) as image:
             width, height = image.size
             if width * height > PIXELS:
-                raise ValueError(f"{name} claims {width}x{height} pixels, more than the {PIXELS:,} of any of these "
-                                 f"pictures; get it anew")
+                raise Image.DecompressionBombError
             if not resize and (width, height) != (side, side):
                 raise ValueError(f"{name} is of {width}x{height} pixels instead of {side}x{side}")
             colours = image.convert("RGB")
-    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as problem:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ValueError(f"{name} claims to be of more than {PIXELS:,} pixels, which none of these pictures is; get it "
+                         f"anew") from None
+    except (OSError, SyntaxError, EOFError) as problem:
         said = str(problem) if "BytesIO" not in str(problem) else "it is no JPEG or PNG"
         raise ValueError(f"{name} is damaged ({said}); get it anew") from problem
     if (width, height) != (side, side):
@@ -270,9 +272,9 @@ def _column(file: Any, place: Place, names: Sequence[str]) -> str:
 
 
 def _described_parquet(files: Files, place: Place) -> list[Any]:
+    file = _parquet(files, place)
     import pyarrow
 
-    file = _parquet(files, place)
     column = _column(file, place, ("label", "labels", "class"))
     try:
         labels = file.read(columns=[column]).column(column).to_pylist()

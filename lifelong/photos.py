@@ -26,8 +26,8 @@ from lifelong.start import Source
 SPLITS = ("train", "val", "test")
 _PICTURES = (".jpg", ".jpeg", ".png")
 _PICKLES = (".pkl", ".pickle", ".p")
-_CLASS = re.compile(r"(?:.*/)??(?:(train|val|validation|test)/)?(n\d{8})/(?:images/)?[^/]+", re.IGNORECASE)
-_NAMED = re.compile(r"(?:.*/)??(train|val|validation|test)/([^/]+)/(?:images/)?[^/]+", re.IGNORECASE)
+_CLASS = re.compile(r"(?:.*?/)??(?:(train|val|validation|test)/)?(n\d{8})/(?:images/)?[^/]+", re.IGNORECASE)
+_NAMED = re.compile(r"(?:.*?/)??(train|val|validation|test)/([^/]+)/(?:images/)?[^/]+", re.IGNORECASE)
 _MANY = 2_000_000  # files of a folder
 
 
@@ -362,7 +362,7 @@ def _classes(what: Collection, root: Path, groups: Groups) -> list[tuple[str, st
     _check_complete(what, root, found)
     for (_, title, refs), parts in zip(found, splits.values(), strict=True):
         if len(refs) not in (what.images, *what.more):
-            each = " and ".join(f"{len(refs)} in {split}" for split, refs in parts.items() if split) or str(len(refs))
+            each = " and ".join(f"{len(parts[split])} in {split}" for split in SPLITS if split in parts) or len(refs)
             raise ValueError(f"{root}: class {title.split('/', 1)[1]} of {what.name} should have {what.images} images, "
                              f"and has {each}; get it anew")
     order = list(what.parts)
@@ -378,7 +378,7 @@ def _part(what: Collection, root: Path, own: str | None, name: Any, parts: Itera
         return what.synsets[name]
     if len(what.parts) == 1:
         return next(iter(what.parts))
-    lies = [split for split in parts if split]
+    lies = [split for split in SPLITS if split in parts]
     if len(lies) > 1:
         raise ValueError(f"{root}: class {name} lies in {' and in '.join(lies)}, but no class may be both learned and "
                          f"meta-tested on")
