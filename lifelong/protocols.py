@@ -9,8 +9,8 @@ from lifelong import build
 from lifelong.photos import Photos
 from lifelong.stream import Stream
 
-_MODEL = "conv4(width=32)"
-ONE_PASS = {"model": _MODEL, "optimizer": "adam(lr=0.001)", "epochs": 1, "batch_size": 1}
+_MODEL = "resnet18"
+ONE_PASS = {"model": "conv4(width=32)", "optimizer": "adam(lr=0.001)", "epochs": 1, "batch_size": 1}
 
 
 def split(name: str, seeds: Sequence[int], photos: Photos, *, train: int, test: int, examples: str, tasks: int,
@@ -42,7 +42,8 @@ def agem(name: str, seeds: Sequence[int], photos: Photos, *, train: int, test: i
     return split(name, seeds, own, train=train, test=test, examples="fixed", tasks=(last - first) // 5,
                  classes_per_task=5, scenario="task", boundaries=boundaries, source=source,
                  options={"part": part, "boundaries": boundaries},
-                 defaults={"optimizer": "sgd(lr=0.03)", "epochs": 1, "batch_size": 10})
+                 defaults={"model": "resnet18(width=64, stem='large', pool=0)", "optimizer": "sgd(lr=0.03)",
+                           "epochs": 1, "batch_size": 10})
 
 
 def gpm(name: str, seeds: Sequence[int], photos: Photos, *, train: int, test: int, boundaries: bool,

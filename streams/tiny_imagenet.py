@@ -74,7 +74,8 @@ def der(seeds: Sequence[int], *, data: str | Path | None = None, scenario: str =
         name, seeds, _load(_WHOLE, name, seeds, data), train=500, test=50, examples="fixed", tasks=10,
         classes_per_task=20, scenario=scenario, boundaries=boundaries, source="tiny-imagenet-100",
         options={"scenario": scenario, "boundaries": boundaries},
-        defaults={"optimizer": "sgd(lr=0.03)", "epochs": 100, "batch_size": 32})
+        defaults={"model": "resnet18(width=64, pool=0)", "optimizer": "sgd(lr=0.03)", "epochs": 100,
+                  "batch_size": 32})
 
 
 def split_100(seeds: Sequence[int], *, data: str | Path | None = None, tasks: int = 10,

@@ -124,7 +124,7 @@ def test_streams_go_to_avalanche_and_back():
 
 
 def test_there_are_commands_of_every_kind():
-    assert {"list", "run", "pretrain", "fewshot", "report", "check"} == {words[1] for words in commands()}
+    assert {"list", "run", "tune", "pretrain", "fewshot", "report", "check"} == {words[1] for words in commands()}
 
 
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
@@ -164,7 +164,7 @@ def test_options_that_are_only_named_in_the_text_exist():
 
 
 def test_eight_runs_in_one_stack_are_eight():
-    (words,) = [w for w in commands() if "--optimizer" in w]
+    (words,) = [w for w in commands() if w[1] == "run" and "--optimizer" in w]
     strategies = registry.settings(registry.parse(words[3]))
     optimizers = registry.settings(registry.parse(words[words.index("--optimizer") + 1], "optimizers"))
     assert len(strategies) * len(optimizers) == 8
