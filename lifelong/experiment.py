@@ -247,9 +247,9 @@ class Experiment:
             model = from_module(lambda: registry.build(setting.model, facts))
         if not isinstance(model, Net):
             raise ValueError(f"{setting.model.name} makes a {type(model).__name__}, not a torch module")
-        if model.still:
-            raise ValueError(f"{setting.model}: batch normalisation needs statistics, which a start brings: learn "
-                             "one with `lifelong pretrain`, or use norm='group'")
+        if model.still and model.train is None:
+            raise ValueError(f"{setting.model}: {model.still[0]} is moved by no gradient, and the network does not say "
+                             "by what: give its Net a `train`, or use norm='group'")
         training = Training(setting.optimizer, self.budget, self.stream.scenario == "task", self.dtype)
         return facts | {"net": self._precise(model), "seed": seed, "device": self.device, "training": training}
 

@@ -471,7 +471,7 @@ def installed(weights: Weights, shape: tuple[int, ...], n_classes: int, scenario
         return F.linear(features(params, x), *((still | params)[k] for k in net.head))
 
     return net._replace(init=init, apply=apply, features=features if net.features else None,
-                        vjp=None if still or length else net.vjp, fresh=None, still=())
+                        vjp=None if still or length else net.vjp, fresh=None, still=(), train=None)
 
 
 def _raised(z: Tensor, power: float) -> Tensor:
