@@ -263,6 +263,9 @@ def factory(name: str) -> Callable[..., Any]:
         if missing:
             raise ValueError(f"avalanche.{name} needs a value for {' and '.join(missing)}: avalanche.{name}"
                              f"({', '.join(f'{key}=...' for key in missing)})")
+        if net.still:
+            raise ValueError(f"avalanche.{name} trains what a gradient moves, which the statistics of batch "
+                             "normalisation are not: use a network with norm='group'")
         return Learner(strategy, hyper, net, shape, n_classes, n_tasks, seed, device, training, online)
 
     context = [p for p in inspect.signature(make).parameters.values() if p.kind is not p.VAR_KEYWORD]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from lifelong import registry
 from lifelong.engine import Measured, Rhythm, train
 from lifelong.learner import Initialization, Learner, State, View, gradient_learner
 from lifelong.lift import Lanes, tree
-from lifelong.models import mlp
+from lifelong.models import Net, mlp
 from lifelong.objects import Training, train_object
 from lifelong.randomness import generator
 from lifelong.registry import Term
@@ -147,10 +147,11 @@ def _guarded(lanes: Lanes, budget: Budget) -> None:
 
 @dataclass(frozen=True)
 class Subject:
-    """A strategy under test: its terms, how many rows a task has, and how a learner is made of them."""
+    """A strategy under test: its terms, how many rows a task has, the network, and how a learner is made of them."""
 
     terms: list[Term]
     length: int = 14
+    net: Net = field(default_factory=lambda: mlp((8,), 6, hidden=(12,)))
 
     def make(self, net: Any, seed: int = 0) -> Callable[[Mapping[Any, Any]], Any]:
         """(hyper) -> learner, with plain gradient descent."""
@@ -165,11 +166,10 @@ class Subject:
     def lanes(self, at: list[int], stacked: bool = True, dtype: torch.dtype = torch.float64,
               hyper: Mapping[Any, list[float]] | None = None) -> Lanes:
         """A stack on the tiny stream; `at` are seeds."""
-        net = mlp((8,), 6, hidden=(12,))
         distinct = sorted(set(at))
-        told = getattr(self.make(net)({}), "told", False)
+        told = getattr(self.make(self.net)({}), "told", False)
         stream = tiny(distinct, scenario="task" if told else "class", length=self.length)
-        return Lanes(stream, distinct, [distinct.index(s) for s in at], self.make(net), hyper or {}, dtype=dtype,
+        return Lanes(stream, distinct, [distinct.index(s) for s in at], self.make(self.net), hyper or {}, dtype=dtype,
                      stacked=stacked)
 
 
@@ -408,7 +408,11 @@ def settings_are_lanes(subject: Subject) -> str | None:
             for lane, v in enumerate(values):
                 alone = subject.lanes([0], stacked=False, hyper={(i, name): [v]})
                 for state, b in zip(a, _steps(alone), strict=False):
-                    if (gap := _difference(_lane(state, lane), b)) > 1e-9:
+                    if (gap := _difference(_lane(state, lane), b)) == float("inf"):
+                        return (f"with {name}={v:g} the state of a lane has other shapes, types or integers than that "
+                                f"of its run alone, in which {name} is no tensor: make state from parameters, as in "
+                                "p.new_zeros(())")
+                    if gap > 1e-9:
                         return f"with {name}={v:g} a lane differs by {gap:.1e} from its run alone"
     return None
 

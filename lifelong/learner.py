@@ -195,6 +195,11 @@ class Stages:
                          if any(getattr(part, name) not in (None, rehearsal)
                                 for part in self.parts.values() for name in names))
 
+    @cached_property
+    def fixed(self) -> frozenset[str]:
+        """Parameters that no gradient moves: statistics of batch normalisation."""
+        return frozenset(self.net.still)
+
     @property
     def told(self) -> bool:
         """Whether answers depend on the task."""
@@ -218,7 +223,7 @@ class Stages:
     def init(self, seed: int, pool: Pool) -> State:
         """Parameters, the optimizer's state, and every part's own."""
         params = {k: p.to(pool.dtype) for k, p in self.start.params(self.net, seed).items()}
-        trained = {k: p for k, p in params.items() if not self.start.frozen(k)}
+        trained = {k: p for k, p in params.items() if k not in self.fixed and not self.start.frozen(k)}
         own = {}
         for name, part in self.parts.items():
             if part.init:
@@ -250,6 +255,13 @@ class Stages:
     def apply(self, pool: Pool, trained: Params, state: State, batch: Batch, x: Tensor) -> Tensor:
         """Scores of everything that is looked at in this step."""
         return self.net.apply(self._applied(state["params"] | trained, state, pool, batch.task), x)
+
+    def train(self, pool: Pool, trained: Params, state: State, batch: Batch, real: Tensor,
+              x: Tensor) -> tuple[Tensor, Params]:
+        """The same where the network has batch normalisation, whose statistics are of the `real` of them [n] bool; and
+        the running statistics after it."""
+        assert self.net.train is not None
+        return self.net.train(state["params"] | trained, x, real)
 
     def loss(self, pool: Pool, trained: Params, state: State, batch: Batch, recalled: Recalled, x: Tensor, y: Tensor,
              scores: Tensor) -> Tensor:
@@ -343,6 +355,9 @@ def gradient_learner(net: Net, optimizer: Optimizer, parts: dict[str, Part],
         if part.slope and not part.recall:
             raise ValueError(f"{name} has a slope, which is by the scores of what it recalls, but recalls nothing")
     for one, part in parts.items():
+        if part.weights and net.still:
+            raise ValueError(f"{one} gives every task weights of its own, and batch normalisation has statistics that "
+                             "tasks share: use a network with norm='group'")
         for other, mate in parts.items():
             if not part.weights or one == other:
                 continue
@@ -370,12 +385,14 @@ class Way(NamedTuple):
         fetch: (rows) -> x, y for all lanes, in one gather.
         rivals: (y) -> the units that compete, or None: see `Pool.rivals`.
         forward: `Net.vjp` for all lanes; None: the network too goes through `each`, and autograd.
+        train: the same of `Net.train`, where the network has it.
     """
 
     each: Callable[[str], Callable[..., Any]]
     fetch: Callable[[Tensor], tuple[Tensor, Tensor]]
     rivals: Callable[[Tensor], Tensor | None]
     forward: Callable[[Params, Tensor], tuple[Tensor, Back]] | None = None
+    train: Callable[[Params, Tensor, Tensor], tuple[Tensor, Back, Params]] | None = None
 
 
 @torch.no_grad()
@@ -391,16 +408,19 @@ def gradient_step(stages: Stages, way: Way, state: State, batch: Batch) -> tuple
         state: owned by the caller.
         batch: of all lanes.
     """
-    trained = {k: p for k, p in state["params"].items() if not stages.start.frozen(k)}
+    trained = {k: p for k, p in state["params"].items() if k not in stages.fixed and not stages.start.frozen(k)}
     # Every tensor that goes through the lift costs about a microsecond, so none goes in vain.
     visible = {"params": state["params"], "parts": state["parts"]}
     rows = way.each("recall")(visible, batch) if "recall" in stages.uses else {}
     x, y = way.fetch(torch.cat([batch.rows, *rows.values()], -1) if rows else batch.rows)
     recalled = {name: (r, real(r, batch.weight.dtype)) for name, r in rows.items()}
-    losses, scores, grads = _differentiated(stages, way, state, trained, batch, recalled, x, y)
+    losses, scores, grads, moved = _differentiated(stages, way, state, trained, batch, recalled, x, y)
     if "transform" in stages.uses:
         grads = way.each("transform")(visible, batch, grads)
     stages.optimizer.update(trained, grads, state["optimizer"])
+    for k, value in moved.items():
+        if not stages.start.frozen(k):
+            state["params"][k].copy_(value)
     if "after" in stages.uses:
         seen = {k: _own(batch, v) for k, v in (("x", x), ("y", y), ("scores", scores))}
         state = state | {"parts": apart(way.each("after")(visible, batch, grads, seen), state["params"])}
@@ -413,22 +433,20 @@ def _own(batch: Batch, value: Tensor) -> Tensor:
 
 
 def _differentiated(stages: Stages, way: Way, state: State, trained: Params, batch: Batch, recalled: Recalled,
-                    x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Params]:
-    """Losses, the scores of the batch and of what was recalled, and the gradients of the trained parameters.
+                    x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Params, Params]:
+    """Losses, the scores of the batch and of what was recalled, the gradients of the trained parameters, and where the
+    statistics of batch normalisation go.
 
     Where the network has a derivative by hand, autograd sees only what the parts do with the scores, and with the
     parameters directly.
     """
-    leaves, back = trained, None
-    if way.forward is None or "loss" in stages.uses:
+    leaves = trained
+    lifts = (way.train if stages.net.train else way.forward) is None
+    if lifts or "loss" in stages.uses:
         leaves = {k: p.detach().requires_grad_() for k, p in trained.items()}
     still = {"params": {k: p for k, p in state["params"].items() if k not in trained}, "parts": state["parts"]}
-    if way.forward is None:
-        with torch.enable_grad():
-            answers = way.each("apply")(leaves, still, batch, x)
-        scores = answers.detach()
-    else:
-        scores, back = way.forward(state["params"], x)
+    answers, back, moved = _answers(stages, way, state["params"], leaves, still, batch, recalled, x)
+    scores = answers.detach()
     weight = batch.weight if "criterion" not in stages.uses else torch.zeros_like(batch.weight)
     if recalled:
         counts = (w if stages.parts[name].loss is rehearsal else torch.zeros_like(w)
@@ -457,7 +475,23 @@ def _differentiated(stages: Stages, way: Way, state: State, trained: Params, bat
     else:
         grads = dict(zip(leaves, torch.autograd.grad(answers, list(leaves.values()), towards, materialize_grads=True),
                          strict=True))
-    return losses, scores, {k: grads[k] + direct[k] if k in direct else grads[k] for k in trained}
+    return losses, scores, {k: grads[k] + direct[k] if k in direct else grads[k] for k in trained}, moved
+
+
+def _answers(stages: Stages, way: Way, params: Params, leaves: Params, still: State, batch: Batch,
+             recalled: Recalled, x: Tensor) -> tuple[Tensor, Back | None, Params]:
+    """The scores, their derivative by hand where there is one, and where the statistics of batch normalisation go."""
+    if stages.net.train:
+        real = torch.cat([batch.rows, *(rows for rows, _ in recalled.values())], -1) >= 0
+        if way.train:
+            return way.train(params, x, real)
+        with torch.enable_grad():
+            answers, moved = way.each("train")(leaves, still, batch, real, x)
+        return answers, None, moved
+    if way.forward:
+        return *way.forward(params, x), {}
+    with torch.enable_grad():
+        return way.each("apply")(leaves, still, batch, x), None, {}
 
 
 def apart(state: State, params: Params) -> State:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lifelong.learner import Batch, Learner, Params, State, Way, apart, gradient_step
-from lifelong.models import Back, looped
+from lifelong.models import Back, looped, looped_train
 from lifelong.stream import Pool, Stream
 
 try:  # what torch.func.vmap calls; its own handling of nested arguments costs ten times as much as these
@@ -87,7 +87,7 @@ class Lanes:
     @cached_property
     def stages(self) -> dict[str, Callable[..., Any]]:
         """The stages of a gradient learner for all lanes."""
-        names = ("recall", "apply", "loss", "slope", "transform", "after")
+        names = ("recall", "apply", "train", "loss", "slope", "transform", "after")
         return {name: self.each(lambda learner, pool, *args, name=name: getattr(learner.stages, name)(pool, *args))
                 for name in names}
 
@@ -203,7 +203,10 @@ class Lanes:
     @cached_property
     def way(self) -> Way:
         """How a step of a sum of parts is carried out here."""
-        return Way(self.stages.__getitem__, self.fetch, self.rivals, self.forward)
+        net, train = self.learner.stages.net if self.learner.stages else None, None
+        if net is not None and net.train and self.forward is not None:
+            train = looped_train(net)
+        return Way(self.stages.__getitem__, self.fetch, self.rivals, self.forward, train)
 
     @cached_property
     def forward(self) -> Callable[[Params, Tensor], tuple[Tensor, Back]] | None:

@@ -72,9 +72,25 @@ def each(net: Net, pool: Pool, rows: Tensor) -> Callable[[Params], Tensor]:
 
 
 def fit(net: Net, pool: Pool, rows: Tensor, weight: Tensor) -> Callable[[Params], Tensor]:
-    """The cross-entropy of `rows` [R], weighted by `weight` [R], as a function of the parameters."""
-    losses = each(net, pool, rows)
-    return lambda params: (losses(params) * weight).sum()
+    """The cross-entropy of `rows` [R], weighted by `weight` [R], as a function of the parameters; as in training, where
+    batch normalisation uses the statistics of these rows, and not the running ones."""
+    both = practice(net, pool, rows, weight)
+    return lambda params: both(params)[0]
+
+
+def practice(net: Net, pool: Pool, rows: Tensor, weight: Tensor) -> Callable[[Params], tuple[Tensor, Params]]:
+    """The same, and the running statistics of batch normalisation after it, without gradient."""
+    if net.train is None:
+        losses = each(net, pool, rows)
+        return lambda params: ((losses(params) * weight).sum(), {})
+    train, (x, y) = net.train, pool.fetch(rows)
+    rivals = pool.rivals(y)
+
+    def loss(params: Params) -> tuple[Tensor, Params]:
+        scores, moved = train(params, x, rows >= 0)
+        return _nll(_log_p(scores, rivals), y, weight), moved
+
+    return loss
 
 
 def distillation(scores: Tensor, teacher: Tensor, units: Tensor, temperature: float | Tensor) -> Tensor:
@@ -169,7 +185,8 @@ def _batch_squares(net: Net, params: Params, pool: Pool, rows: Tensor, weight: T
     for part, w in chunks(rows, weight, size):
         share = w.sum()
         w = w / share.clamp(min=torch.finfo(w.dtype).tiny)
-        grads = torch.func.grad(fit(net, pool, part, w))(params)
+        losses = each(net, pool, part)
+        grads = torch.func.grad(lambda params, losses=losses, w=w: (losses(params) * w).sum())(params)
         total = {k: total[k] + g.square() for k, g in grads.items()}
         count = count + (share > 0)  # a batch of pads alone is none
     return {k: value / count.clamp(min=1) for k, value in total.items()}

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lifelong.norms import NORMS, moved, norm_layer, normalised
+from lifelong.optim import lifted
 from lifelong.registry import one_of
 
 Params = dict[str, Tensor]
@@ -36,6 +38,11 @@ class Net(NamedTuple):
         gated: (params, x, mask) -> `features` with this mask in place of the gate's own.
         dtype: what it calculates in; None: in the precision of its parameters.
         layout: how the weights of convolutions lie in memory while a start is learned, as measured on a CPU.
+        train: (params, x [B, *shape], real [B] bool) -> scores [B, C] in training, normalised by the statistics of the
+            batch's real examples, and the parameters in `still` after it: running statistics, moved as
+            torch.nn.BatchNorm2d does by default. None: scores are those of `apply`. In a sum one pass serves the batch
+            and all rehearsed examples, so the statistics are of both together, where some published code passes them
+            one after the other.
     """
 
     init: Callable[[torch.Generator], Params]
@@ -49,6 +56,7 @@ class Net(NamedTuple):
     gated: Callable[[Params, Tensor, Tensor], Tensor] | None = None
     dtype: torch.dtype | None = None
     layout: torch.memory_format = torch.channels_last
+    train: Callable[[Params, Tensor, Tensor], tuple[Tensor, Params]] | None = None
 
 
 def _uniform(shape: tuple[int, ...], fan_in: int, g: torch.Generator) -> Tensor:
@@ -130,69 +138,71 @@ def looped(net: Net) -> Callable[[Params, Tensor], tuple[Tensor, Back]]:
     """`Net.vjp` of a stack by autograd, lane after lane: convolutions on a CPU are slower when lanes are batched."""
 
     def vjp(params: Params, x: Tensor) -> tuple[Tensor, Back]:
-        lanes = [{k: p[i].detach().requires_grad_() for k, p in params.items()} for i in range(len(x))]
-        with torch.enable_grad():
-            scores = [net.apply(lane, x[i]) for i, lane in enumerate(lanes)]
-
-        def back(grad: Tensor, names: Collection[str]) -> Params:
-            wanted = [name for name in params if name in names]
-            every = [torch.autograd.grad(scores[i], [lane[k] for k in wanted], grad[i], materialize_grads=True)
-                     for i, lane in enumerate(lanes)]
-            return {name: torch.stack(column) for name, column in zip(wanted, zip(*every, strict=True), strict=True)}
-
-        return torch.stack([s.detach() for s in scores]), back
+        return _by_lane(params, len(x), lambda i, lane: (net.apply(lane, x[i]), {}))[:2]
 
     return vjp
 
 
-_lifted = getattr(torch._C._functorch, "maybe_current_level", lambda: 0)  # None outside of vmap and grad
-NORMS = ("group", "batch", "instance", "none")
-_EPS = 1e-5
+def looped_train(net: Net) -> Callable[[Params, Tensor, Tensor], tuple[Tensor, Back, Params]]:
+    """The same of `Net.train`: (params, x, real) -> scores, back, and the parameters in `still` after it."""
+    train = net.train
+    assert train is not None
+    return lambda params, x, real: _by_lane(params, len(x), lambda i, lane: train(lane, x[i], real[i]))
 
 
-def norm_layer(params: Params, name: str, width: int, how: str) -> None:
-    """Adds the parameters of a normalisation of `width` channels: scale, shift, and for 'batch' its statistics."""
-    if how == "none":
-        return
-    params[f"{name}.weight"], params[f"{name}.bias"] = torch.ones(width), torch.zeros(width)
-    if how == "batch":
-        params[f"{name}.mean"], params[f"{name}.var"] = torch.zeros(width), torch.ones(width)
+def _by_lane(params: Params, n: int, f: Callable[[int, Params], tuple[Tensor, Params]]) -> tuple[Tensor, Back, Params]:
+    lanes = [{k: p[i].detach().requires_grad_() for k, p in params.items()} for i in range(n)]
+    with torch.enable_grad():
+        found = [f(i, lane) for i, lane in enumerate(lanes)]
+
+    def back(grad: Tensor, names: Collection[str]) -> Params:
+        wanted = [name for name in params if name in names]
+        every = [torch.autograd.grad(found[i][0], [lane[k] for k in wanted], grad[i], materialize_grads=True)
+                 for i, lane in enumerate(lanes)]
+        return {name: torch.stack(column) for name, column in zip(wanted, zip(*every, strict=True), strict=True)}
+
+    return (torch.stack([scores.detach() for scores, _ in found]), back,
+            {k: torch.stack([more[k] for _, more in found]) for k in found[0][1]})
 
 
-def normalised(params: Params, name: str, x: Tensor, how: str, own: Params | None = None) -> Tensor:
-    """Images [B, C, H, W] normalised, scaled and shifted.
+Through = Callable[..., Tensor]
+
+
+def classifier(init: Callable[[torch.Generator], Params], through: Through, still: tuple[str, ...] = ()) -> Net:
+    """The network whose scores are linear in the features of images.
 
     Args:
-        params, name: of `norm_layer`.
-        x: the images.
-        how: 'group' (each image over all channels), 'instance' (each channel of each image), 'batch' or 'none'.
-        own: for 'batch': None uses the statistics in `params`; a dict uses the batch's own, and takes them (means and
-            variances, without gradient).
+        init: as of `Net`; with `head.weight` and `head.bias`.
+        through: (params, x, own, real) -> features [B, F]; for the last two, which default to None, see `normalised`.
+        still: names of the statistics of batch normalisation; () where there are none.
     """
-    if how == "none":
-        return x
-    weight, bias = params[f"{name}.weight"], params[f"{name}.bias"]
-    if how != "batch":
-        return F.group_norm(x, 1 if how == "group" else len(weight), weight, bias, _EPS)
-    if own is None:
-        return F.batch_norm(x, params[f"{name}.mean"], params[f"{name}.var"], weight, bias, eps=_EPS)
-    if _lifted() is not None:
-        # Its fused form has wrong second derivatives under vmap (torch 2.14).
-        mean = x.mean((0, 2, 3))
-        x = x - mean.view(-1, 1, 1)
-        var = x.square().mean((0, 2, 3))
-        own[f"{name}.mean"], own[f"{name}.var"] = mean.detach(), var.detach()
-        return x * (weight * (var + _EPS).rsqrt()).view(-1, 1, 1) + bias.view(-1, 1, 1)
-    x, mean, scale = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, _EPS)
-    own[f"{name}.mean"], own[f"{name}.var"] = mean.detach(), scale.detach()**-2 - _EPS
-    return x
+    head = ("head.weight", "head.bias")
+
+    def apply(params: Params, x: Tensor) -> Tensor:
+        return F.linear(through(params, x), *(params[k] for k in head))
+
+    def fresh(params: Params, x: Tensor) -> tuple[Tensor, Params]:
+        own: Params = {}
+        z = through(params, x, own)
+        return z, {k: own[k] for k in still}
+
+    def train(params: Params, x: Tensor, real: Tensor) -> tuple[Tensor, Params]:
+        own: Params = {}
+        # Where this can be known at no price and all are real, torch's fused normalisation does, several times as fast.
+        known = x.device.type == "cpu" and not lifted() and bool(real.all())
+        z = through(params, x, own, None if known else real)
+        return F.linear(z, *(params[k] for k in head)), moved(params, own)
+
+    if not still:
+        return Net(init, apply, through, head)
+    return Net(init, apply, through, head, fresh=fresh, still=still, train=train)
 
 
 def conv4(shape: tuple[int, ...], n_classes: int, width: int = 32, norm: str = "group", down: str = "stride") -> Net:
     """Four 3x3 convolutions that each halve the image, with normalisation and ReLU, then a linear head.
 
-    Group normalisation (one group) keeps no statistics: an example's scores do not depend on its batch. Batch
-    normalisation is for starts that are learned, which bring their statistics along.
+    Group normalisation (one group) keeps no statistics: an example's scores do not depend on its batch. For batch
+    normalisation see `Net.train`.
 
     Args:
         shape: of one example, [channels, height, width].
@@ -229,24 +239,17 @@ def conv4(shape: tuple[int, ...], n_classes: int, width: int = 32, norm: str = "
         _layer(params, "head", n_classes, (width * math.prod(sides[4]),), g)
         return params
 
-    def through(params: Params, x: Tensor, own: Params | None = None) -> Tensor:
+    def through(params: Params, x: Tensor, own: Params | None = None, real: Tensor | None = None) -> Tensor:
         for i in range(4):
             x = F.conv2d(x, params[f"conv{i}.weight"], params[f"conv{i}.bias"], stride=2 if down == "stride" else 1,
                          padding=1)
-            x = normalised(params, f"norm{i}", x, norm, own)
+            x = normalised(params, f"norm{i}", x, norm, own, real)
             # The maximum first: the same numbers, of which ReLU then has a quarter.
             x = (x if down == "stride" else F.max_pool2d(x, 2)).relu()
         return x.flatten(1)
 
-    def fresh(params: Params, x: Tensor) -> tuple[Tensor, Params]:
-        own: Params = {}
-        return through(params, x, own), own
-
-    def apply(params: Params, x: Tensor) -> Tensor:
-        return F.linear(through(params, x), params["head.weight"], params["head.bias"])
-
     still = tuple(f"norm{i}.{what}" for i in range(4) for what in ("mean", "var")) if norm == "batch" else ()
-    return Net(init, apply, through, ("head.weight", "head.bias"), fresh=fresh if still else None, still=still)
+    return classifier(init, through, still)
 
 
 def from_module(make: Callable[[], nn.Module]) -> Net:

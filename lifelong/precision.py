@@ -22,16 +22,19 @@ def in_bfloat16(net: Net) -> Net:
 
     Parameters, gradients once they are made, optimizers, losses and whatever parts remember stay in float32.
     """
-    return net._replace(apply=_rounded(net.apply), features=net.features and _rounded(net.features),
-                        vjp=net.vjp and _by_hand(net.vjp), fresh=net.fresh and _rounded(net.fresh),
-                        mask=net.mask and _rounded(net.mask), gated=net.gated and _rounded(net.gated), dtype=LOW)
+    kept = tuple(name.rpartition(".")[0] + "." for name in net.still)  # a running mean would lose what a step adds
 
+    def rounded(f: Callable[..., Any]) -> Callable[..., Any]:
+        def call(params: Params, *x: Tensor) -> Any:
+            low = {k: p if k.startswith(kept) else _packed(p) for k, p in params.items()}
+            return _wide(f(low, *(t if t.dtype == torch.bool else _packed(t) for t in x)), x[0].dtype)
 
-def _rounded(f: Callable[..., Any]) -> Callable[..., Any]:
-    def call(params: Params, *x: Tensor) -> Any:
-        return _wide(f({k: _packed(p) for k, p in params.items()}, *map(_packed, x)), x[0].dtype)
+        return call
 
-    return call
+    return net._replace(apply=rounded(net.apply), features=net.features and rounded(net.features),
+                        vjp=net.vjp and _by_hand(net.vjp), fresh=net.fresh and rounded(net.fresh),
+                        mask=net.mask and rounded(net.mask), gated=net.gated and rounded(net.gated), dtype=LOW,
+                        train=net.train and rounded(net.train))
 
 
 def _by_hand(vjp: Vjp) -> Vjp:

@@ -1,4 +1,4 @@
-"""A residual network with batch normalisation, sized for small images and a processor."""
+"""Residual networks: one that is sized for small images and a processor, and the three that are called ResNet-18."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lifelong.models import Net, Params, norm_layer, normalised
+from lifelong.models import Net, Params, classifier
+from lifelong.norms import NORMS, norm_layer, normalised
+from lifelong.registry import one_of
 
 
 def resnet(shape: tuple[int, ...], n_classes: int, widths: Sequence[int] = (32, 64, 160, 320)) -> Net:
@@ -44,16 +46,14 @@ def resnet(shape: tuple[int, ...], n_classes: int, widths: Sequence[int] = (32, 
             fan_out = outputs * side * side
             params[f"{name}.weight"] = torch.randn(outputs, inputs, side, side, generator=g) * math.sqrt(2 / fan_out)
             norm_layer(params, f"{name}.norm", outputs, "batch")
-        bound = 1 / math.sqrt(widths[-1])
-        params["head.weight"] = (torch.rand(n_classes, widths[-1], generator=g) * 2 - 1) * bound
-        params["head.bias"] = (torch.rand(n_classes, generator=g) * 2 - 1) * bound
+        _head(params, n_classes, widths[-1], g)
         return params
 
-    def through(params: Params, x: Tensor, own: Params | None = None) -> Tensor:
+    def through(params: Params, x: Tensor, own: Params | None = None, real: Tensor | None = None) -> Tensor:
         def layer(name: str, x: Tensor) -> Tensor:
             weight = params[f"{name}.weight"]
             x = F.conv2d(x, weight, padding=0 if name == "conv0" else weight.shape[-1] // 2)
-            return normalised(params, f"{name}.norm", x, "batch", own)
+            return normalised(params, f"{name}.norm", x, "batch", own, real)
 
         x = F.pad(x, (1, 1, 1, 1), "replicate").contiguous(memory_format=torch.channels_last)
         x = F.max_pool2d(layer("conv0", x).relu(), 2)
@@ -62,12 +62,79 @@ def resnet(shape: tuple[int, ...], n_classes: int, widths: Sequence[int] = (32, 
             x = (layer(f"conv{i}b", layer(f"conv{i}a", x).relu()) + layer(f"short{i}", x)).relu()
         return x.float().mean((2, 3)) if x.dtype == torch.bfloat16 else x.mean((2, 3))
 
-    def fresh(params: Params, x: Tensor) -> tuple[Tensor, Params]:
-        own: Params = {}
-        return through(params, x, own), own
+    return classifier(init, through, tuple(f"{name}.norm.{k}" for name in layers for k in ("mean", "var")))
 
-    def apply(params: Params, x: Tensor) -> Tensor:
-        return F.linear(through(params, x), params["head.weight"], params["head.bias"])
 
-    still = tuple(f"{name}.norm.{k}" for name in layers for k in ("mean", "var"))
-    return Net(init, apply, through, ("head.weight", "head.bias"), fresh=fresh, still=still)
+def resnet18(shape: tuple[int, ...], n_classes: int, width: int = 20, norm: str = "batch", stem: str = "small",
+             pool: int = 4) -> Net:
+    """ResNet-18 for small images: a convolution, eight blocks of two, of which three halve the image, a linear head.
+
+    Convolutions are of 3x3 without biases, with normalisation and ReLU; a block whose input differs in shape adds it
+    through a convolution of 1x1. By its arguments it is each of the networks that papers call so:
+
+        resnet18                                  the reduced one of GEM: of 84x84 (and of 64x64) 2x2 squares of 160
+                                                  channels, 640 features; of 32x32 160
+        resnet18(width=64, pool=0)                that of DER on Tiny-ImageNet: 512 features
+        resnet18(width=64, pool=0, stem='large')  that of A-GEM and ORTHOG-SUBSPACE on mini-ImageNet: 512 features
+
+    Args:
+        shape: of one example, [channels, height, width].
+        n_classes: output units.
+        width: channels of the first convolution and the first two blocks; 2, 4 and 8 times as many after each halving.
+        norm: 'batch' (see `Net.train`), 'group', 'instance' or 'none'.
+        stem: the first convolution, of stride 1: 'small' is of 3x3, 'large' of 7x7; no maximum is taken after it.
+        pool: side of the squares that are averaged, side by side, each to a feature a channel; what is left over at
+            the edge is left out. 0: the average over all places.
+
+    Source: He et al. 2016, arXiv:1512.03385; reduced in the code of Lopez-Paz & Ranzato 2017, arXiv:1706.08840. Weights
+        begin as torch's default has them, as in that code.
+    """
+    if len(shape) != 3:
+        raise ValueError(f"resnet18 needs images [channels, height, width], got examples of shape {tuple(shape)}")
+    if width < 1 or pool < 0:
+        raise ValueError(f"resnet18: width must be 1 or more and pool 0 or more, got width={width}, pool={pool}")
+    one_of("norm", norm, NORMS)
+    edge = {"small": 3, "large": 7}[one_of("stem", stem, ("small", "large"))]
+    last = [-(-side // 8) for side in shape[1:]]
+    if pool > min(last):
+        raise ValueError(f"resnet18: images of {shape[1]}x{shape[2]} pixels leave a map of {last[0]}x{last[1]}, which "
+                         f"has no square of pool={pool}: use pool=0, the average of all of it")
+    if norm == "instance" and math.prod(last) == 1:
+        raise ValueError(f"resnet18: images of {shape[1]}x{shape[2]} pixels shrink to one pixel, of which instance "
+                         "normalisation leaves nothing: use norm='group'")
+    layers = {"conv0": (width, shape[0], edge)}
+    widths = [width] + [width * 2**(i // 2) for i in range(8)]
+    for i, (a, b) in enumerate(pairwise(widths), 1):
+        layers |= {f"conv{i}a": (b, a, 3), f"conv{i}b": (b, b, 3)} | ({f"short{i}": (b, a, 1)} if a != b else {})
+    squares = 1 if pool == 0 else math.prod(side // pool for side in last)
+
+    def init(g: torch.Generator) -> Params:
+        params: Params = {}
+        for name, (outputs, inputs, side) in layers.items():
+            bound = 1 / math.sqrt(inputs * side * side)
+            params[f"{name}.weight"] = (torch.rand(outputs, inputs, side, side, generator=g) * 2 - 1) * bound
+            norm_layer(params, f"{name}.norm", outputs, norm)
+        _head(params, n_classes, widths[-1] * squares, g)
+        return params
+
+    def through(params: Params, x: Tensor, own: Params | None = None, real: Tensor | None = None) -> Tensor:
+        def layer(name: str, x: Tensor, stride: int = 1) -> Tensor:
+            weight = params[f"{name}.weight"]
+            x = F.conv2d(x, weight, stride=stride, padding=weight.shape[-1] // 2)
+            return normalised(params, f"{name}.norm", x, norm, own, real)
+
+        x = layer("conv0", x).relu()
+        for i in range(1, 9):
+            down = f"short{i}" in layers
+            straight = layer(f"short{i}", x, 2) if down else x
+            x = (layer(f"conv{i}b", layer(f"conv{i}a", x, 2 if down else 1).relu()) + straight).relu()
+        return F.avg_pool2d(x, pool).flatten(1) if pool else x.mean((2, 3))
+
+    return classifier(init, through, tuple(f"{name}.norm.{k}" for name in layers for k in ("mean", "var"))
+                      if norm == "batch" else ())
+
+
+def _head(params: Params, n_classes: int, features: int, g: torch.Generator) -> None:
+    bound = 1 / math.sqrt(features)
+    params["head.weight"] = (torch.rand(n_classes, features, generator=g) * 2 - 1) * bound
+    params["head.bias"] = (torch.rand(n_classes, generator=g) * 2 - 1) * bound

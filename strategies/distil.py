@@ -19,7 +19,7 @@ def lwf(strength: float = 1.0, temperature: float = 2.0) -> Part:
         temperature: T > 0 that softens both sets of scores.
 
     Source: Li & Hoiem 2016, arXiv:1606.09282, without its warm-up of the new head; weighted as in van de Ven & Tolias
-        2019, arXiv:1904.07734.
+        2019, arXiv:1904.07734. The network before answers with the running statistics of batch normalisation it had.
     """
     at_least(0, strength=strength)
     above(0, temperature=temperature)

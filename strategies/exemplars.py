@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lifelong.learner import Batch, Learner, Params, Part, State, View, real
-from lifelong.losses import fit
+from lifelong.losses import practice
 from lifelong.memory import class_balanced
 from lifelong.models import Net
 from lifelong.randomness import generator, many
@@ -169,10 +169,10 @@ def gdumb(net: Net, capacity: int = 500, steps: int = 300, replay: int = 32, lr:
         speed = {k: torch.zeros_like(p) for k, p in params.items()}
         picked = keep.pick(state["memory"], many(batch.u["gdumb"][0], steps * replay)).view(steps, replay)
         for step, rows in enumerate(picked):
-            grads = torch.func.grad(fit(net, pool, rows, real(rows, pool.dtype)))(params)
+            grads, moved = torch.func.grad(practice(net, pool, rows, real(rows, pool.dtype)), has_aux=True)(params)
             speed = {k: momentum * v + grads[k] for k, v in speed.items()}
             rate = lr * (1 + math.cos(math.pi * step / steps)) / 2
-            params = {k: p - rate * speed[k] for k, p in params.items()}
+            params = {k: p - rate * speed[k] for k, p in params.items()} | moved
         return state | {"params": params}
 
     return Learner(init, observe, lambda state, pool, x: net.apply(state["params"], x), end_task,

@@ -74,7 +74,7 @@ def dgr(distil: bool = False, temperature: float = 2.0, hidden: Sequence[int] = 
 
     Source: Shin et al. 2017, arXiv:1705.08690, with the autoencoder and the weights of van de Ven & Tolias 2019,
         arXiv:1904.07734. Units of later tasks compete in the loss, as in all class-incremental learning here. Pixels
-        should lie in [0, 1].
+        should lie in [0, 1]. Invented examples are answered with the running statistics of batch normalisation.
     """
     above(0, temperature=temperature, rate=rate)
     at_least(1, latent=latent)

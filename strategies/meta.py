@@ -35,6 +35,7 @@ def mer(net: Net, capacity: int = 500, replay: int = 5, steps: int = 2, lr: floa
     at_least(1, capacity=capacity, steps=steps)
     at_least(0, replay=replay)
     above(0, lr=lr, beta=beta, gamma=gamma)
+    _one_by_one("mer", net)
     keep = reservoir(capacity)
 
     def toward(params: Params, begin: Params, share: float) -> Params:
@@ -90,6 +91,7 @@ def la_maml(net: Net, capacity: int = 500, replay: int = 10, glances: int = 3, r
     at_least(1, capacity=capacity, glances=glances)
     at_least(0, replay=replay, meta_rate=meta_rate)
     above(0, rate=rate, clip=clip)
+    _one_by_one("la_maml", net)
     keep = reservoir(capacity)
 
     def cut(grads: Params) -> Params:
@@ -134,3 +136,9 @@ def la_maml(net: Net, capacity: int = 500, replay: int = 10, glances: int = 3, r
 
     return Learner(init, observe, lambda state, pool, x: net.apply(state["params"], x),
                    draws=lambda batch_size: {"la_maml": batch_size + glances * (batch_size + replay)})
+
+
+def _one_by_one(name: str, net: Net) -> None:
+    if net.still:
+        raise ValueError(f"{name} learns one example at a time, of which batch normalisation has no statistics: use a "
+                         "network with norm='group'")

@@ -19,7 +19,8 @@ def agem(capacity: int = 1000, reference: int = 256) -> Part:
         reference: remembered examples that make r at every step, 1 or more.
 
     Source: Chaudhry et al. 2019, arXiv:1812.00420. The memory is a uniform sample of all earlier tasks in place of a
-        ring for each class; use it with plain gradient descent, since momentum or Adam undo the projection.
+        ring for each class; use it with plain gradient descent, since momentum or Adam undo the projection. Batch
+        normalisation sees the memory as a batch of its own, as in published code.
     """
     at_least(1, capacity=capacity, reference=reference)
     keep = reservoir(capacity)

@@ -171,7 +171,8 @@ def mir(capacity: int = 500, replay: int = 0, subsample: int = 50, lr: float = 0
 
     Source: Aljundi et al. 2019, arXiv:1908.04742 (ER-MIR, growth since the last update). The subsample is drawn with
         replacement; an example that was drawn twice is rehearsed twice only where there are no others. The step that is
-        tried has its own length, whatever the optimizer, and moves frozen parameters too.
+        tried has its own length, whatever the optimizer, and moves frozen parameters too; with batch normalisation it
+        follows the gradient of a training pass, and growth is measured with the running statistics.
     """
     at_least(1, subsample=subsample)
     above(0, lr=lr)

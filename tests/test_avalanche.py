@@ -264,6 +264,9 @@ def test_options_that_do_not_go_with_it_are_refused(tmp_path):
 
     assert "must be told where a task ends" in asked(tiny([0], boundaries=False))
     assert "trained in float32" in asked(dtype="float64")
+    (tmp_path / "net.py").write_text("from lifelong.models import mlp\ndef normed(shape, n_classes):\n    return mlp("
+                                     "shape, n_classes)._replace(still=('norm',), train=lambda *given: given)\n")
+    assert "statistics of batch normalisation" in asked(model=f"{tmp_path}/net.py:normed")
     (tmp_path / "own.py").write_text("from lifelong.optim import sgd\ndef mine(lr: float = 0.1):\n    return sgd(lr)\n")
     assert "use sgd or adam" in asked(optimizer=f"{tmp_path}/own.py:mine")
     with pytest.raises(RuntimeError, match="classes of their own in every task"):

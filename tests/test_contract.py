@@ -6,9 +6,13 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
+import torch.nn.functional as F
 
 from lifelong import registry
 from lifelong.checks import CHECKS, Subject, failures, run_checks
+from lifelong.models import Net, Params, classifier, mlp
+from lifelong.norms import norm_layer, normalised
 
 SUMS = ["er + ewc", "er + lwf", "agem + ewc", "random + er + lwf", "er(memory='class-balanced') + ewc(mode='online')",
         "joint + ewc", "cumulative + er", "finetune + er(replay=3)", "er + er(capacity=2)",
@@ -24,6 +28,30 @@ SUBJECTS = [*registry.catalogue("strategies"), *SUMS]
 @pytest.mark.parametrize("strategy", SUBJECTS)
 def test_a_strategy_keeps_the_contract(strategy, check):
     assert check(Subject(registry.parse(strategy))) is None
+
+
+PLAIN = mlp((8,), 6, (12,))
+
+
+def with_batch_norm() -> Net:
+    """The network of the other subjects, with batch normalisation of its hidden layer."""
+
+    def init(g: torch.Generator) -> Params:
+        params = PLAIN.init(g)
+        norm_layer(params, "norm0", 12, "batch")
+        return params
+
+    def through(params: Params, x: torch.Tensor, own: Params | None = None, real: torch.Tensor | None = None):
+        z = F.linear(x, params["hidden0.weight"], params["hidden0.bias"])
+        return normalised(params, "norm0", z[:, :, None, None], "batch", own, real).flatten(1).relu()
+
+    return classifier(init, through, ("norm0.mean", "norm0.var"))
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("strategy", ["er + lwf", "derpp + agem", "gdumb(steps=20)"])
+def test_a_strategy_keeps_the_contract_with_batch_normalisation(strategy, check):
+    assert check(Subject(registry.parse(strategy), net=with_batch_norm())) is None
 
 
 def test_two_bounds_cannot_be_summed():

@@ -10,8 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import lifelong
-from lifelong.models import Net, Params, conv4, normalised
+from lifelong.models import Net, Params, conv4
+from lifelong.norms import normalised
 from lifelong.optim import adam
+from lifelong.request import prepare
+from lifelong.schedule import batches, plan
+from lifelong.setting import Options
 from lifelong.start import Recipe, Weights, fresh, fresh_scores, installed, learn, settled
 from streams import glyphs
 
@@ -68,7 +72,8 @@ def test_the_statistics_of_a_batch_by_hand() -> None:
     params = {"n.weight": torch.tensor([2.0]), "n.bias": torch.tensor([1.0]), "n.mean": torch.tensor([3.0]),
               "n.var": torch.tensor([2.0])}
     out = normalised(params, "n", x, "batch", own)
-    torch.testing.assert_close(own, {"n.mean": torch.tensor([3.0]), "n.var": torch.tensor([2.0])})
+    torch.testing.assert_close(own, {"n.mean": torch.tensor([3.0]), "n.var": torch.tensor([2.0]),
+                                     "n.count": torch.tensor(4.0, dtype=torch.float64)})
     torch.testing.assert_close(out.flatten(), 1 + 2 * torch.tensor([-2.0, 0, 0, 2]) / 2**0.5)
     torch.testing.assert_close(normalised(params, "n", x, "batch"), out)
 
@@ -173,6 +178,18 @@ def test_an_installed_network_never_moves_statistics(adapt: str) -> None:
     assert moved.fresh is None and moved.still == ()
 
 
-def test_a_plain_run_refuses_batch_normalisation() -> None:
-    with pytest.raises(ValueError, match="batch normalisation needs statistics"):
+def test_a_plain_run_moves_the_statistics_of_batch_normalisation() -> None:
+    experiment = prepare("split-glyphs(tasks=2)", ["er + lwf"], Options(seeds=2, model="conv4(width=4, norm='batch')"))
+    stack = experiment.lanes(experiment.settings)
+    state = stack.init()
+    before = {k: p.clone() for k, p in state["params"].items()}
+    _, batch = next(iter(batches(stack, plan(stack.stream, stack.seeds, 0, "task", experiment.budget), 0, 0)))
+    state, _ = stack.observe(state, batch)
+    assert not any(torch.equal(state["params"][k], before[k]) for k in before if k.endswith((".mean", ".var")))
+
+
+def test_a_network_that_does_not_say_how_its_statistics_move_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = conv4(SHAPE, 10, 4, norm="batch")._replace(train=None)
+    monkeypatch.setattr("lifelong.models.classifier", lambda *args: made)
+    with pytest.raises(ValueError, match=r"norm0\.mean is moved by no gradient"):
         lifelong.run("split-glyphs(tasks=2)", "er", model="conv4(norm='batch')", seeds=1, steps=1)

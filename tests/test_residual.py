@@ -1,9 +1,10 @@
-"""The residual network: its statistics, and what it refuses."""
+"""The residual networks: their statistics, the networks of papers that they are, and what they refuse."""
 
 import pytest
 import torch
+import torchvision
 
-from lifelong.residual import resnet
+from lifelong.residual import resnet, resnet18
 from lifelong.start import settled
 from streams import glyphs
 
@@ -59,3 +60,66 @@ def test_its_statistics_settle_on_a_source():
 def test_what_makes_no_sense_is_refused(shape, widths, words):
     with pytest.raises(ValueError, match=words):
         resnet(shape, 5, widths)
+
+
+# ---- ResNet-18
+
+
+def count(shape, n_classes, **options):
+    net = resnet18(shape, n_classes, **options)
+    return sum(p.numel() for k, p in net.init(torch.Generator().manual_seed(0)).items() if k not in net.still)
+
+
+def test_it_has_as_many_parameters_as_the_networks_of_papers():
+    # torchvision's on ImageNet, whose stem and pooling differ in strides alone: 11,689,512 (He et al. 2016: 11.7 million).
+    assert count((3, 224, 224), 1000, width=64, pool=0, stem="large") == 11_689_512
+    # Of the small stem, 3x3 in place of 7x7, on ten classes: 11,689,512 - 3 * 64 * (49 - 9) - 513 * 990.
+    assert count((3, 32, 32), 10, width=64, pool=0) == 11_173_962
+    # Reduced, by hand, with w = 20. Convolutions: 27 w + 9 w^2 (4 + (2 + 4 * 3) + 4 (2 + 4 * 3) + 16 (2 + 4 * 3))
+    # - each group of four has one from half the width - + 1x1: w^2 (2 + 8 + 32); norms: 2 w (1 + 4 + 5 (2 + 4 + 8)).
+    convolutions = 27 * 20 + 9 * 400 * (4 + 14 + 56 + 224) + 400 * (2 + 8 + 32)
+    assert count((3, 32, 32), 10) == convolutions + 2 * 20 * (1 + 4 + 5 * 14) + 161 * 10
+    assert count((3, 84, 84), 100) == convolutions + 2 * 20 * 75 + 641 * 100  # Linear(640, 100)
+
+
+@pytest.mark.parametrize(("stem", "pool"), [("small", 4), ("large", 0)])
+def test_resnet18_is_the_network_of_torchvision_with_another_stem(stem, pool):
+    net = resnet18((3, 40, 32), 5, width=64, stem=stem, pool=pool)
+    params = net.init(torch.Generator().manual_seed(0))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        other = torchvision.models.resnet18(num_classes=5)
+    side = {"small": 3, "large": 7}[stem]
+    other.conv1 = torch.nn.Conv2d(3, 64, side, 1, side // 2, bias=False)
+    other.maxpool = torch.nn.Identity()
+    other.avgpool = torch.nn.AvgPool2d(pool) if pool else other.avgpool
+    stages = (other.layer1, other.layer2, other.layer3, other.layer4)
+    own = {"conv0": (other.conv1, other.bn1)}
+    for i, block in enumerate((block for stage in stages for block in stage), 1):
+        own |= {f"conv{i}a": (block.conv1, block.bn1), f"conv{i}b": (block.conv2, block.bn2)}
+        own |= {f"short{i}": tuple(block.downsample)} if block.downsample else {}
+    for name, (conv, norm) in own.items():
+        conv.weight.data = params[f"{name}.weight"]
+        norm.running_mean = params[f"{name}.norm.mean"] = 0.1 * torch.rand(len(conv.weight))
+        norm.weight.data = params[f"{name}.norm.weight"] = 0.5 + torch.rand(len(conv.weight))
+    assert {k.removesuffix(".weight") for k in params if k.startswith(("conv", "short")) and "norm" not in k} == set(own)
+    other.fc.weight.data, other.fc.bias.data = params["head.weight"], params["head.bias"]
+    x = torch.rand(2, 3, 40, 32)
+    torch.testing.assert_close(net.apply(params, x), other.eval()(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("norm", ["group", "instance", "none"])
+def test_resnet18_without_batch_normalisation_has_no_statistics(norm):
+    net = resnet18((1, 28, 28), 5, width=2, norm=norm)
+    params = net.init(torch.Generator().manual_seed(0))
+    assert not net.still and net.train is None and net.fresh is None
+    assert net.features(params, torch.rand(2, 1, 28, 28)).shape == (2, 16)
+
+
+@pytest.mark.parametrize(("shape", "options", "words"), [
+    ((28,), {}, "needs images"), ((1, 8, 28), {}, "leave a map of 1x4"), ((1, 28, 28), {"width": 0}, "width must be 1"),
+    ((1, 28, 28), {"stem": "tiny"}, "stem must be one of"), ((1, 28, 28), {"norm": "layer"}, "norm must be one of"),
+    ((1, 8, 8), {"norm": "instance", "pool": 0}, "shrink to one pixel")])
+def test_what_resnet18_cannot_be_is_refused(shape, options, words):
+    with pytest.raises(ValueError, match=words):
+        resnet18(shape, 5, **options)

@@ -257,9 +257,11 @@ def _spot(axes: Axes, values: Array, row: int, look: Look) -> None:
     if not len(values):
         return
     mean, half = metrics.mean_interval(values)
-    axes.plot(values, np.full(len(values), row + 0.25), ".", color=look.colour, alpha=0.3, markersize=4, markeredgewidth=0)
+    axes.plot(values, np.full(len(values), row + 0.25), ".", color=look.colour, alpha=0.4, markersize=4,
+              markeredgewidth=0)
     bar = None if np.isnan(half) else half
-    axes.errorbar(mean, row, xerr=bar, fmt=look.marker, color=look.colour, elinewidth=1.2, capsize=2.5, markersize=5)
+    axes.errorbar(float(mean), row, xerr=bar, fmt=look.marker, color=look.colour, elinewidth=1.2, capsize=2.5,
+                  markersize=5)
 
 
 def plane(group: Group, look: Mapping[str, Look]) -> Figure:
