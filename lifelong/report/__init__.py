@@ -14,7 +14,7 @@ from lifelong.report import figures
 from lifelong.report.document import Block, Picture, Table, Words, csv_text, latex, table_csv
 from lifelong.report.document import markdown as _markdown
 from lifelong.report.frameworks import framework as framework
-from lifelong.report.page import page
+from lifelong.report.html import page
 from lifelong.report.sections import document as document
 from lifelong.report.sections import tables_of as tables_of
 from lifelong.report.selection import Selection as Selection
@@ -85,6 +85,7 @@ def _drawn(found: Sequence[Group], names: Sequence[str]) -> dict[str, dict[str, 
         from concurrent.futures import ProcessPoolExecutor
         from multiprocessing import get_context
 
+        figures.prepare()
         with ProcessPoolExecutor(min(cores, 8), get_context("fork")) as pool:
             several = list(pool.map(figures.draw, *zip(*todo, strict=True)))
     else:
@@ -95,10 +96,7 @@ def _drawn(found: Sequence[Group], names: Sequence[str]) -> dict[str, dict[str, 
 def _replaced(path: Path, content: bytes) -> Path:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        temporary.write_bytes(content)  # not forced to the disk: a report can be made again
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

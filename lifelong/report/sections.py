@@ -135,7 +135,8 @@ def _metric_notes(group: Group, names: Sequence[str], rows: Sequence[tuple[Cell,
         name = group.labels[group.reference]
         notes.append(("Intransigence is against ", Code(name), " on the same seeds."))
         if name.startswith("joint"):
-            notes.append(("It meets all tasks from the first step; the paper's reference, `cumulative`, was not run.",))
+            notes.append(("It meets all tasks from the first step; the paper's reference, ", Code("cumulative"),
+                          ", was not run."))
     return joined(notes)
 
 
