@@ -349,10 +349,12 @@ def _classes(what: Collection, root: Path, groups: Groups) -> list[tuple[str, st
         ValueError: where a class or a picture is missing, is too many, or lies in two parts.
     """
     splits: dict[Any, dict[str | None, list[Any]]] = {}
-    numbers = any(type(name) is int for _, name in groups)
+    numbers, every = any(type(name) is int for _, name in groups), set(range(what.count))
+    shared = all({name for own, name in groups if own == split} == every for split, _ in groups)
     for (split, name), refs in groups.items():
-        # Numbers begin anew in every file, so 3 of one split is another class than 3 of the next.
-        splits.setdefault((split, name) if numbers else (None, name), {}).setdefault(split, []).extend(refs)
+        # Where splits have classes of their own, numbers begin anew: 3 of one is another class than 3 of the next.
+        own = split if numbers and not shared else None
+        splits.setdefault((own, name), {}).setdefault(split, []).extend(refs)
     sizes = {split: sum(own == split for own, _ in splits) for split in {own for own, _ in splits}}
     found = []
     for (own, name), parts in splits.items():
@@ -378,13 +380,13 @@ def _part(what: Collection, root: Path, own: str | None, name: Any, parts: Itera
         return what.synsets[name]
     if len(what.parts) == 1:
         return next(iter(what.parts))
+    # By size, for of the pickles that circulate some call the 20 classes val and the 16 test.
+    if isinstance(name, int):
+        return next((part for part, count in what.parts.items() if count == sizes[own]), "") if own else ""
     lies = [split for split in SPLITS if split in parts]
     if len(lies) > 1:
         raise ValueError(f"{root}: class {name} lies in {' and in '.join(lies)}, but no class may be both learned and "
                          f"meta-tested on")
-    # By size, for of the pickles that circulate some call the 20 classes val and the 16 test.
-    if isinstance(name, int):
-        return next((part for part, count in what.parts.items() if count == sizes[own]), "") if own else ""
     return lies[0] if lies else ""
 
 
