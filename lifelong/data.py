@@ -154,15 +154,7 @@ def filled(name: str, source: str, plan: Callable[[], Plan]) -> tuple[np.ndarray
         _sweep(path)
         _check_room(path.parent, name, int(np.prod(todo.shape)))
         with _replacing(path.with_suffix(".npy")) as file:
-            np.lib.format.write_array_header_2_0(file, {"descr": "|u1", "fortran_order": False, "shape": todo.shape})
-            file.flush()
-            begin = file.tell()
-            # Its room is taken now: a mapped file that outgrows the disk ends the process without a word.
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, begin + int(np.prod(todo.shape)))
-            else:
-                file.truncate(begin + int(np.prod(todo.shape)))
-            todo.fill(Path(file.name), begin)
+            todo.fill(Path(file.name), _begin(file, todo.shape))
         _certify(path, source, todo.about)
     except OSError as problem:
         if isinstance(problem, FileNotFoundError) or "LIFELONG_CACHE" in str(problem):
@@ -173,6 +165,21 @@ def filled(name: str, source: str, plan: Callable[[], Plan]) -> tuple[np.ndarray
     if again is None:
         raise OSError(f"{path}.npy was changed while it was written: do it again")
     return again
+
+
+def _begin(file: IO[bytes], shape: tuple[int, ...]) -> int:
+    """Writes the head of an array and takes the room of the rest; the first byte of this.
+
+    A mapped file that outgrows the disk later would end the process without a word.
+    """
+    np.lib.format.write_array_header_2_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    file.flush()
+    begin = file.tell()
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, begin + int(np.prod(shape)))
+    else:
+        file.truncate(begin + int(np.prod(shape)))
+    return begin
 
 
 def _home() -> Path:
