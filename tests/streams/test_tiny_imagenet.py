@@ -162,7 +162,7 @@ def test_the_real_part_has_its_classes_and_pictures(tmp_path: Path) -> None:
     if not root.exists():
         pytest.skip("LIFELONG_DATA has no tiny-imagenet-100")
     what = tiny_imagenet._PART
-    plan = photos._plan(what, root, sorted(root.iterdir()))
+    plan = photos._plan(what, root, sorted(map(str, root.iterdir())))
     assert plan.shape == (100, 300, 3, 64, 64)
     assert plan.about["parts"] == {"train": 64, "val": 16, "test": 20}
     told = dict(line.split("\t")[:2] for line in (root / "words.txt").read_text().splitlines())
