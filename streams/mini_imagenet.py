@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lifelong import build, protocols
-from lifelong.photos import Collection, Photos, load
+from lifelong.layouts import Collection
+from lifelong.photos import Photos, load
 from lifelong.start import Source
 from lifelong.stream import Stream
 
@@ -101,9 +102,9 @@ def gpm(seeds: Sequence[int], *, data: str | Path | None = None, boundaries: boo
     Raises:
         FileNotFoundError, ValueError: as for split mini-ImageNet.
 
-    Source: Saha et al. 2021, arXiv:2103.09762, who learn batch normalisation on the first task alone and hold out some
-        training images for stopping; their script for mini-ImageNet is not public, so the learning rate is the paper's
-        for GPM.
+    Source: Saha et al. 2021, arXiv:2103.09762, whose script for mini-ImageNet is not public; the learning rate is that
+        of the code of Lin et al. 2022 (TRGP, arXiv:2202.02931), which was made from theirs and holds out a fiftieth of
+        the training images to lower it and to stop. Both learn batch normalisation on the first task alone.
     """
     name = "mini-imagenet-gpm-v1"
     return protocols.gpm(name, seeds, _load(name, seeds, data), train=TRAINED, test=TESTED, boundaries=boundaries,

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lifelong import build, protocols
-from lifelong.photos import Collection, Photos, load
+from lifelong.layouts import Collection
+from lifelong.photos import Photos, load
 from lifelong.start import Source
 from lifelong.stream import Stream
 

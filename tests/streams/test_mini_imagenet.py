@@ -116,6 +116,15 @@ def whole() -> dict[str, bytes]:
         "images": PIXELS.reshape(-1, SIDE, SIDE, 3), "labels": np.array([name for _, _, name, _ in every()])}, 5)}
 
 
+def split_by_image() -> dict[str, bytes]:
+    """Two pickles with all classes in each, numbered, as the family of GPM has them."""
+    files = {}
+    for split, own in (("train", range(5)), ("test", range(5, EACH))):
+        files[f"{split}.pkl"] = pickle.dumps({"images": [PIXELS[c, i] for i in own for c in range(6)],
+                                              "labels": [c for _ in own for c in range(6)]}, 4)
+    return files
+
+
 def parquet(names: bool = True, kind: str = "label") -> dict[str, bytes]:
     """The hub's: every class in every split, named in the file's metadata; six images and one to spare."""
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
@@ -134,7 +143,8 @@ def parquet(names: bool = True, kind: str = "label") -> dict[str, bytes]:
 
 LAYOUTS: dict[str, Callable[[], dict[str, bytes]]] = {
     "tables": tables, "folders": folders, "folders without splits": flat, "folders by image": by_image,
-    "a pickle for each split": cached, "numbered pickles": labelled, "one pickle": whole, "parquet": parquet,
+    "a pickle for each split": cached, "numbered pickles": labelled, "one pickle": whole,
+    "pickles by image": split_by_image, "parquet": parquet,
     "parquet without names": lambda: parquet(names=False), "parquet of names": lambda: parquet(False, "name"),
 }
 
@@ -172,9 +182,10 @@ def test_every_layout_is_read_to_the_same_array(tmp_path: Path, layout: str, ins
     put(tmp_path / "mini-imagenet", LAYOUTS[layout]())
     stream = split(tmp_path)
     np.testing.assert_array_equal(stream.x.view(6, EACH, 3, SIDE, SIDE), EXPECTED)
-    if layout != "numbered pickles":
+    if layout not in ("numbered pickles", "pickles by image"):
         assert stream.content == {f"imagenet/{name}" for name in NAMES}
-    assert mini_imagenet.source(data=tmp_path, part="test").rows.shape == (1, 2, EACH)
+    if layout != "pickles by image":
+        assert mini_imagenet.source(data=tmp_path, part="test").rows.shape == (1, 2, EACH)
 
 
 @pytest.mark.parametrize(("layout", "where"), [
@@ -220,7 +231,7 @@ def test_numbered_classes_have_parts_by_their_files_alone(tmp_path: Path, inside
     (tmp_path / "other").mkdir()
     put(tmp_path / "other/mini-imagenet", {"all.pkl": pickle.dumps(
         {"images": PIXELS.reshape(-1, SIDE, SIDE, 3), "labels": [c for _, c, _, _ in every()]})})
-    assert split(tmp_path / "other").n_classes == 6
+    assert split(tmp_path / "other").content == {f"mini-imagenet/all/{c}" for c in range(6)}
     with pytest.raises(ValueError, match="classes are only numbered here.*does not tell which of them"):
         mini_imagenet.source(data=tmp_path / "other")
 
@@ -411,7 +422,11 @@ def test_the_command_line_says_one_sentence(tmp_path: Path, lifelong: Any) -> No
     said = lifelong("run", "split-mini-imagenet", "finetune", "--data", tmp_path)
     refused(said, "mini-ImageNet is not in", "huggingface.co/datasets/timm/mini-imagenet")
     put(tmp_path / "mini-imagenet", folders() | {FIRST: b"no picture"})
-    refused(lifelong("run", "split-mini-imagenet(tasks=3, train=4, test=2)", "finetune", "--data", tmp_path), FIRST)
+    asked = ("run", "split-mini-imagenet(tasks=3, train=4, test=2)", "finetune", "--data", tmp_path)
+    refused(lifelong(*asked), FIRST, "is damaged")
+    shutil.rmtree(tmp_path / "mini-imagenet")
+    put(tmp_path / "mini-imagenet", {"mini-imagenet-cache-train.pkl": b"cos\nsystem\n(S'echo ran'\ntR."})
+    refused(lifelong(*asked), "cache-train.pkl is not read", "os.system")
 
 
 # ---- the streams
