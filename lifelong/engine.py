@@ -17,6 +17,7 @@ from lifelong.lift import Lanes, tree
 from lifelong.schedule import Budget, batches, plan, whole_task
 
 # Examples whose scores are made at once, over all lanes: on a CPU what its cache holds, else what fills the device.
+# They are of 784 numbers or fewer; of larger ones there are fewer, for a network's layers grow with them.
 EVALUATED = {"cpu": 4096, "cuda": 65536}
 Tell = Callable[[int, int, int], None]
 Save = Callable[[dict[str, Any]], None]
@@ -33,6 +34,7 @@ class Measured:
         loss: [L, T], mean training loss of each task.
         diverged: [L, 2], task and step of the first loss or score that was not finite; -1 where there was none.
         curve: [E, L, T] accuracies inside tasks, and `curve_step` [E, 2], the task and step each was measured after.
+        steps: [L, T], steps made on each task; 0 where it was not learned to its end.
     """
 
     accuracy: Tensor
@@ -42,6 +44,11 @@ class Measured:
     diverged: Tensor
     curve: Tensor
     curve_step: Tensor
+    steps: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+
+    def __post_init__(self) -> None:
+        if not self.steps.numel():  # at first, and in checkpoints of before they were counted
+            self.steps = torch.zeros(self.loss.shape, dtype=torch.int64)
 
     @classmethod
     def nothing(cls, n_lanes: int, n_tasks: int) -> Measured:
@@ -90,6 +97,7 @@ def evaluate(lanes: Lanes, state: State, asked: Tensor | None = None) -> tuple[T
     rows, classes = (t[at].to(lanes.device) for t in (asked.flatten(1), stream.classes))
     seen = {k: v for k, v in state.items() if k != "optimizer"}
     size = max(256, EVALUATED[lanes.device.type] // lanes.n)
+    size = max(16, size * 784 // max(784, math.prod(stream.shape)))
     # A learner that is told the task answers one task's examples at a time.
     cuts = range(0, n_tasks * m, size) if not lanes.learner.told else [t * m + a for t in range(n_tasks)
                                                                        for a in range(0, m, size)]
@@ -210,7 +218,7 @@ def _one_task(lanes: Lanes, budget: Budget, rhythm: Rhythm, state: State, measur
             measured.loss[:, task] = total  # the sum so far; it becomes a mean below
             rhythm.save(_checkpoint(state, task, done, measured))
             saved = time.monotonic()
-    measured.loss[:, task] = total / length
+    measured.loss[:, task], measured.steps[:, task] = total / length, length
     if lanes.stream.boundaries:
         state = lanes.end_task(state, whole_task(lanes, task))
     measured.note(1 + task, *_finite(evaluate(lanes, state), measured, task, todo.steps))
