@@ -66,10 +66,10 @@ def _say(text: str) -> None:
 
 
 @app.command("list")
-def list_(name: Annotated[str | None, typer.Argument(help="A stream, strategy, start, source, model, "
-                                                                      "optimizer, or a start's file.")] = None,
+def list_(name: Annotated[str | None, typer.Argument(help="A stream, strategy, start, source, model, optimizer, "
+                                                         "augmentation, or a start's file.")] = None,
           as_json: Json = False) -> None:
-    """What there is: streams, strategies, starts, sources, models, optimizers; with a NAME, all about it.
+    """What there is: streams, strategies, starts, sources, models, optimizers, augmentations; with a NAME, all of it.
 
     NAME may also be the file of a start: what it was learned from, how, and by which version.
     """
@@ -181,6 +181,9 @@ def run(
         help="GiB that training may take; lanes beyond are trained in turn [default: what is free].")] = None,
     overlap: Annotated[bool, typer.Option("--overlap", help="Use a start though it was learned on classes that are "
                                                             "tested on; the run's record says so.")] = False,
+    augment: Annotated[str | None, typer.Option(
+        help="How images are changed at random where they are learned, for example \"crop(padding=4) + flip\", or none "
+             "[default: as the stream has it].")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no table.")] = False,
 ) -> None:
     """Runs a benchmark: strategies on a stream. What the store has already is found, what was interrupted goes on."""
@@ -190,7 +193,7 @@ def run(
     extra = {"scenario": scenario, "tasks": tasks, "classes_per_task": classes_per_task, "boundaries": boundaries}
     experiment = prepare(stream, strategies or DEFAULTS, Options(
         seeds, epochs, steps, batch_size, optimizer, model, eval_every, device, dtype, data, save_every, memory,
-        overlap),
+        overlap, augment),
         {k: v for k, v in extra.items() if v is not None})
     try:
         with _watcher(quiet) as watcher:
