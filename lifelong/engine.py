@@ -16,8 +16,8 @@ from lifelong.learner import State
 from lifelong.lift import Lanes, tree
 from lifelong.schedule import Budget, batches, plan, whole_task
 
-# Examples whose scores are made at once, over all lanes: on a CPU what its cache holds, else what fills the device; of
-# images of more numbers than MNIST's proportionally fewer, for a network's maps of them are larger still.
+# Examples whose scores are made at once, over all lanes: on a CPU what its cache holds, else what fills the device. Of
+# images of more numbers than MNIST's, a quarter of as many numbers: a network's maps of them take most of the memory.
 EVALUATED = {"cpu": 4096, "cuda": 65536}
 _USUAL = 784
 Tell = Callable[[int, int, int], None]
@@ -92,8 +92,8 @@ def evaluate(lanes: Lanes, state: State, asked: Tensor | None = None) -> tuple[T
     rows, classes = (t[at].to(lanes.device) for t in (asked.flatten(1), stream.classes))
     seen = {k: v for k, v in state.items() if k != "optimizer"}
     size = max(256, EVALUATED[lanes.device.type] // lanes.n)
-    if len(stream.shape) == 3:
-        size = max(16, size * _USUAL // max(_USUAL, math.prod(stream.shape)))
+    if len(stream.shape) == 3 and math.prod(stream.shape) > _USUAL:
+        size = max(16, size * _USUAL // (4 * math.prod(stream.shape)))
     # A learner that is told the task answers one task's examples at a time.
     cuts = range(0, n_tasks * m, size) if not lanes.learner.told else [t * m + a for t in range(n_tasks)
                                                                        for a in range(0, m, size)]

@@ -411,7 +411,9 @@ def gradient_step(stages: Stages, way: Way, state: State, batch: Batch) -> tuple
         state: owned by the caller.
         batch: of all lanes.
     """
-    trained = {k: p for k, p in state["params"].items() if k not in stages.fixed and not stages.start.frozen(k)}
+    trained = {k: p for k, p in state["params"].items() if not stages.start.frozen(k)}
+    if stages.net.still:
+        trained = {k: p for k, p in trained.items() if k not in stages.fixed}
     # Every tensor that goes through the lift costs about a microsecond, so none goes in vain.
     visible = {"params": state["params"], "parts": state["parts"]}
     rows = way.each("recall")(visible, batch) if "recall" in stages.uses else {}

@@ -143,6 +143,8 @@ class Lanes:
             u: [L, 1], numbers that examples are augmented by; None: they are not.
         """
         every = torch.cat([rows, *more], -1) if more else rows
+        if not self.host and not self.stacked:
+            return self.pool.fetch(every, u)
         ready = self.ahead.take(rows) if self.ahead else None
         if ready is not None and more:
             others = every[..., rows.shape[-1]:]
