@@ -408,7 +408,11 @@ def settings_are_lanes(subject: Subject) -> str | None:
             for lane, v in enumerate(values):
                 alone = subject.lanes([0], stacked=False, hyper={(i, name): [v]})
                 for state, b in zip(a, _steps(alone), strict=False):
-                    if (gap := _difference(_lane(state, lane), b)) > 1e-9:
+                    if (gap := _difference(_lane(state, lane), b)) == float("inf"):
+                        return (f"with {name}={v:g} the state of a lane has other shapes, types or integers than that "
+                                f"of its run alone, in which {name} is no tensor: make state from parameters, as in "
+                                "p.new_zeros(())")
+                    if gap > 1e-9:
                         return f"with {name}={v:g} a lane differs by {gap:.1e} from its run alone"
     return None
 

@@ -1,4 +1,4 @@
-"""The command line: list, run, pretrain, fewshot, report, check. Nothing heavy is imported before it is needed."""
+"""The command line: list, run, tune, pretrain, fewshot, report, check; nothing heavy is imported unneeded."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from lifelong.store import Run
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
@@ -21,6 +23,26 @@ DEFAULTS = ["finetune", "er", "ewc", "er + ewc", "joint"]
 
 StoreFolder = Annotated[Path, typer.Option(help="Folder in which runs are kept, found and resumed.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+StreamName = Annotated[str, typer.Argument(help="For example rotated-digits, or \"split-mnist(tasks=5)\".")]
+Data = Annotated[str | None, typer.Option(help="Folder of the raw data; else $LIFELONG_DATA, else the user's "
+                                               "cache.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Epochs = Annotated[int | None, typer.Option(help="Passes over each task's data.")]
+Steps = Annotated[int | None, typer.Option(help="Steps a task, in place of --epochs.")]
+BatchSize = Annotated[int | None, typer.Option(help="Examples a step.")]
+Optimizer = Annotated[str | None, typer.Option(help="For example \"adam(lr=1e-3)\".")]
+Model = Annotated[str | None, typer.Option(help="For example \"mlp(hidden=(256,256))\" or ./net.py:my_net.")]
+Scenario = Annotated[str | None, typer.Option(help="task, domain or class incremental.")]
+Tasks = Annotated[int | None, typer.Option(help="How many tasks.")]
+ClassesPerTask = Annotated[int | None, typer.Option(help="Classes of each task.")]
+Boundaries = Annotated[bool | None, typer.Option("--boundaries/--no-boundaries",
+                                                 help="Whether learners are told where a task ends.")]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16 (the network alone) or float64.")]
+SaveEvery = Annotated[float, typer.Option(help="Seconds between checkpoints inside a task.")]
+Memory = Annotated[float | None, typer.Option(
+    help="GiB that training may take; lanes beyond are trained in turn; else what is free.")]
+Overlap = Annotated[bool, typer.Option("--overlap", help="Use a start though it was learned on classes that are "
+                                                         "tested on; the run's record says so.")]
 
 
 def main() -> None:
@@ -155,32 +177,32 @@ def _print_catalogue(entries: list[dict[str, Any]]) -> None:
 
 @app.command()
 def run(
-    stream: Annotated[str, typer.Argument(help="For example rotated-digits, or \"split-mnist(tasks=5)\".")],
+    stream: StreamName,
     strategies: Annotated[list[str] | None, typer.Argument(
         help="For example er \"er(capacity=500) + ewc(strength=[1,10])\" ./mine.py:my_strategy. Default: "
              + ", ".join(DEFAULTS))] = None,
     store: StoreFolder = Path("runs"),
-    data: Annotated[str | None, typer.Option(help="Folder of the raw data [default: $LIFELONG_DATA, else the user's "
-                                                  "cache].")] = None,
+    data: Data = None,
     seeds: Annotated[int, typer.Option(help="Seeds, trained all at once.")] = 5,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    epochs: Annotated[int | None, typer.Option(help="Passes over each task's data.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps a task, in place of --epochs.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Examples a step.")] = None,
-    optimizer: Annotated[str | None, typer.Option(help="For example \"adam(lr=1e-3)\".")] = None,
-    model: Annotated[str | None, typer.Option(help="For example \"mlp(hidden=(256,256))\" or ./net.py:my_net.")] = None,
-    scenario: Annotated[str | None, typer.Option(help="task, domain or class incremental.")] = None,
-    tasks: Annotated[int | None, typer.Option(help="How many tasks.")] = None,
-    classes_per_task: Annotated[int | None, typer.Option(help="Classes of each task.")] = None,
-    boundaries: Annotated[bool | None, typer.Option("--boundaries/--no-boundaries",
-                                                    help="Whether learners are told where a task ends.")] = None,
+    device: Device = "auto",
+    epochs: Epochs = None,
+    steps: Steps = None,
+    batch_size: BatchSize = None,
+    optimizer: Optimizer = None,
+    model: Model = None,
+    scenario: Scenario = None,
+    tasks: Tasks = None,
+    classes_per_task: ClassesPerTask = None,
+    boundaries: Boundaries = None,
+    tuned: Annotated[Path | None, typer.Option(help="A file of `lifelong tune`: the strategies, with the values and "
+                                                    "optimizers, that it chose.")] = None,
+    log: Annotated[list[str] | None, typer.Option(help="Also write every run to csv, tensorboard or wandb (offline, "
+                                                       "unless $WANDB_MODE says otherwise); may be repeated.")] = None,
     eval_every: Annotated[int, typer.Option(help="Also measure every so many steps inside a task; 0: never.")] = 0,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 (the network alone) or float64.")] = "float32",
-    save_every: Annotated[float, typer.Option(help="Seconds between checkpoints inside a task.")] = 30.0,
-    memory: Annotated[float | None, typer.Option(
-        help="GiB that training may take; lanes beyond are trained in turn [default: what is free].")] = None,
-    overlap: Annotated[bool, typer.Option("--overlap", help="Use a start though it was learned on classes that are "
-                                                            "tested on; the run's record says so.")] = False,
+    dtype: Dtype = "float32",
+    save_every: SaveEvery = 30.0,
+    memory: Memory = None,
+    overlap: Overlap = False,
     augment: Annotated[str | None, typer.Option(
         help="How images are changed at random where they are learned, for example \"crop(padding=4) + flip\", or none "
              "[default: as the stream has it].")] = None,
@@ -189,14 +211,20 @@ def run(
     """Runs a benchmark: strategies on a stream. What the store has already is found, what was interrupted goes on."""
     from lifelong.request import prepare
     from lifelong.setting import Options
+    from lifelong.sinks import Sinks
 
-    extra = {"scenario": scenario, "tasks": tasks, "classes_per_task": classes_per_task, "boundaries": boundaries}
-    experiment = prepare(stream, strategies or DEFAULTS, Options(
-        seeds, epochs, steps, batch_size, optimizer, model, eval_every, device, dtype, data, save_every, memory,
-        overlap, augment),
-        {k: v for k, v in extra.items() if v is not None})
+    extra = _given(scenario=scenario, tasks=tasks, classes_per_task=classes_per_task, boundaries=boundaries)
+    options = Options(seeds, epochs, steps, batch_size, optimizer, model, eval_every, device, dtype, data, save_every,
+                      memory, overlap)
+    if tuned is not None:
+        from lifelong.tuning import chosen
+
+        experiment = chosen(tuned, stream, strategies or [], options, extra)
+    else:
+        experiment = prepare(stream, strategies or DEFAULTS, options, extra)
+    sinks = Sinks(log or [], store / "log")
     try:
-        with _watcher(quiet) as watcher:
+        with sinks, _watcher(quiet, sinks.made) as watcher:
             outcome = experiment.run(store, watcher)
     except KeyboardInterrupt:
         _say("interrupted; the same command goes on from the last checkpoint")
@@ -205,27 +233,121 @@ def run(
         print(f"{outcome.found} of {len(experiment.settings)} found in {store}")
     if outcome.runs:
         _show(outcome.runs, store / "latest", quiet)
-    for failure in outcome.failures:
-        _say(failure)
+    for sentence in (*outcome.failures, *sinks.warnings):
+        _say(sentence)
     diverged = any(r.about["status"] == "diverged" for r in outcome.runs)
     raise typer.Exit(3 if outcome.damaged else 1 if outcome.failures or diverged else 0)
 
 
-def _watcher(quiet: bool) -> Any:
-    """A context manager that gives a watcher: a bar with the time left, or nothing."""
+def _given(**extra: Any) -> dict[str, Any]:
+    """The options of a stream that were typed."""
+    return {k: v for k, v in extra.items() if v is not None}
+
+
+@app.command()
+def tune(
+    stream: StreamName,
+    strategies: Annotated[list[str], typer.Argument(
+        help="Each with lists of values to choose from, for example \"ewc(strength=[1,10,100])\".")],
+    store: StoreFolder = Path("runs"),
+    data: Data = None,
+    seeds: Annotated[int, typer.Option(help="Tuning streams, which are those of other seeds than a run's.")] = 5,
+    first_tasks: Annotated[int | None, typer.Option(help="Learn only so many tasks, the first ones.")] = None,
+    device: Device = "auto",
+    epochs: Epochs = None,
+    steps: Steps = None,
+    batch_size: BatchSize = None,
+    optimizer: Annotated[str | None, typer.Option(help="For example \"sgd(lr=[0.01,0.03,0.1])\".")] = None,
+    model: Model = None,
+    scenario: Scenario = None,
+    tasks: Tasks = None,
+    classes_per_task: ClassesPerTask = None,
+    boundaries: Boundaries = None,
+    dtype: Dtype = "float32",
+    save_every: SaveEvery = 30.0,
+    memory: Memory = None,
+    overlap: Overlap = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no table.")] = False,
+) -> None:
+    """Chooses hyper-parameters on streams of other seeds, by training examples held out; never on what is tested."""
+    from lifelong import tuning
+    from lifelong.setting import Options
+
+    extra = _given(scenario=scenario, tasks=tasks, classes_per_task=classes_per_task, boundaries=boundaries)
+    options = Options(seeds, epochs, steps, batch_size, optimizer, model, 0, device, dtype, data, save_every, memory,
+                      overlap)
+    try:
+        with _watcher(quiet) as watcher:
+            found = tuning.tune(stream, strategies, options, extra, root=store, first_tasks=first_tasks,
+                                watcher=watcher)
+    except KeyboardInterrupt:
+        _say("interrupted; the same command goes on from the last checkpoint")
+        raise typer.Exit(130) from None
+    if not quiet:
+        for choice in found.choices:
+            _print_choice(choice)
+    for failure in found.failures:
+        _say(failure)
+    if found.file and not quiet:
+        import shlex
+
+        shared = {"epochs": epochs, "steps": steps, "batch-size": batch_size, "scenario": scenario, "tasks": tasks,
+                  "classes-per-task": classes_per_task, "dtype": None if dtype == "float32" else dtype,
+                  "store": None if store == Path("runs") else store, "data": data}
+        words = ["lifelong", "run", stream, "--tuned", str(found.file)]
+        words += [str(word) for key, value in shared.items() if value is not None for word in (f"--{key}", value)]
+        words += [] if boundaries is None else ["--boundaries" if boundaries else "--no-boundaries"]
+        print(shlex.join(words))
+    raise typer.Exit(1 if found.failures else 0)
+
+
+def _print_choice(choice: Any) -> None:
+    """A table of the settings of one strategy, best first, and what these seeds can tell."""
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from lifelong import tuning
+
+    table = Table(title=Text(choice.asked, overflow="fold"), title_justify="left", box=SIMPLE)
+    for name in [*choice.best.values, "accuracy", "behind", ""]:
+        table.add_column(Text(name), justify="right" if name else "left")
+    for tried in choice.tried:
+        (mean, half), behind = tried.score, choice.behind(tried) if tried is not choice.best else None
+        note = "chosen" if tried is choice.best else "not told apart" if tried in choice.alike else ""
+        table.add_row(*map(tuning.shown, tried.values.values()),
+                      "diverged" if mean != mean else f"{100 * mean:.1f} ± {100 * half:.1f}".removesuffix(" ± nan"),
+                      "" if behind is None else f"{100 * behind.mean:.1f} ± {100 * behind.half_width:.1f}", note)
+    console = Console()
+    console.print(table)
+    for sentence in (choice.verdict, *choice.edges):
+        console.print(Text(sentence))
+    console.print(Text(f"percent on held-out training examples, mean ± half width of the 95 % t interval over "
+                       f"{len(choice.best.accuracy)} seeds; {len(choice.tried)} settings took {choice.seconds:g} s\n"))
+
+
+def _watcher(quiet: bool, made: Callable[[Run], None] = lambda run: None) -> Any:
+    """A context manager that gives a watcher: a bar with the time left, or nothing; `made` is told of runs."""
     import contextlib
 
     from rich import progress
 
     from lifelong.experiment import Watcher
 
+    class Quiet(Watcher):
+        """Passes runs on."""
+
+        def made(self, run: Run) -> None:
+            made(run)
+
     if quiet:
-        return contextlib.nullcontext(Watcher())
+        return contextlib.nullcontext(Quiet())
     bar = progress.Progress(
         progress.TextColumn("{task.description}", markup=False), progress.BarColumn(), progress.TaskProgressColumn(),
         progress.TimeElapsedColumn(), progress.TextColumn("left"), progress.TimeRemainingColumn())
 
-    class Bar(Watcher):
+    class Bar(Quiet):
         """Draws progress on the terminal."""
 
         def __enter__(self) -> Bar:
@@ -307,10 +429,10 @@ def pretrain(
     source: Annotated[str, typer.Argument(help="What it is learned from: for example glyphs, or "
                                                  "\"omniglot(size=84)\".")],
     start: Annotated[str, typer.Argument(help="For example oml, or \"protonet(steps=5000)\".")],
-    out: Annotated[Path | None, typer.Option(help="File to write it to [default: only the store].")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write it to; else only the store.")] = None,
     store: StoreFolder = Path("runs"),
-    data: Annotated[str | None, typer.Option(help="Folder of the raw data [default: $LIFELONG_DATA, else the user's "
-                                                  "cache].")] = None,
+    data: Annotated[str | None, typer.Option(help="Folder of the raw data; else $LIFELONG_DATA, else the user's "
+                                                  "cache.")] = None,
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     precision: Annotated[str, typer.Option(help="float32, bfloat16 (products and convolutions alone) or float64.")]
@@ -358,8 +480,8 @@ def fewshot(
     episodes: Annotated[int, typer.Option(help="How many.")] = 1000,
     seed: Annotated[int, typer.Option(help="Of the episodes.")] = 0,
     store: StoreFolder = Path("runs"),
-    data: Annotated[str | None, typer.Option(help="Folder of the raw data [default: $LIFELONG_DATA, else the user's "
-                                                  "cache].")] = None,
+    data: Annotated[str | None, typer.Option(help="Folder of the raw data; else $LIFELONG_DATA, else the user's "
+                                                  "cache.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     overlap: Annotated[bool, typer.Option("--overlap", help="Though the start was learned on these classes.")] = False,
     transductive: Annotated[bool, typer.Option(help="Also answer all queries of an episode together, where the network "
@@ -401,7 +523,7 @@ def fewshot(
 def report(
     streams: Annotated[list[str] | None, typer.Argument(help="Only these streams.")] = None,
     store: StoreFolder = Path("runs"),
-    out: Annotated[Path | None, typer.Option(help="Folder for the report [default: report, inside the store].")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the report; else report, inside the store.")] = None,
     as_json: Json = False,
 ) -> None:
     """Table and forgetting curves of what was run, from the saved runs alone."""

@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
+import random
+import shutil
 import tempfile
+import time
 import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 import numpy as np
+
+_PORTION = 1 << 24  # bytes under one checksum
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A large array that is yet to be decoded.
+
+    Attributes:
+        shape: of the array, which is of uint8.
+        about: what is known of it besides, JSON values; kept with it.
+        fill: (file, offset) decodes it into the file, from this byte on.
+    """
+
+    shape: tuple[int, ...]
+    about: Mapping[str, Any]
+    fill: Callable[[Path, int], None]
 
 
 def folder(data: str | Path | None = None) -> Path:
@@ -95,11 +117,10 @@ def decoded(name: str, source: str, decode: Callable[[], np.ndarray]) -> np.ndar
     Returns:
         The array; writing to it changes neither the file nor other readers' arrays.
     """
-    named = os.environ.get("LIFELONG_CACHE")
-    home = Path(named).expanduser() if named else _user_cache() / "arrays"
-    array = _stored(home / name, source)
-    if array is not None:
-        return array
+    home = _home()
+    found = _stored(home / name, source)
+    if found is not None:
+        return found[0]
     array = decode()
     try:
         _keep(home / name, source, array)
@@ -108,7 +129,78 @@ def decoded(name: str, source: str, decode: Callable[[], np.ndarray]) -> np.ndar
                       f"LIFELONG_CACHE at a folder that can be written to", stacklevel=2)
         return array
     stored = _stored(home / name, source)
-    return array if stored is None else stored
+    return array if stored is None else stored[0]
+
+
+def filled(name: str, source: str, plan: Callable[[], Plan]) -> tuple[np.ndarray, Mapping[str, Any]]:
+    """A large array and what is known of it, decoded once and straight into the cache, never whole in memory.
+
+    Decoding that is interrupted begins again: what it left does not count, and goes.
+
+    Args:
+        name, source: see `decoded`.
+        plan: what is to be decoded; called only where the cache has no sound entry.
+
+    Raises:
+        OSError: where the cache has no room for it, or cannot be written to.
+    """
+    path = _home() / name
+    found = _stored(path, source)
+    if found is not None:
+        return found
+    todo = plan()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path)
+        _check_room(path.parent, name, int(np.prod(todo.shape)))
+        with _replacing(path.with_suffix(".npy")) as file:
+            todo.fill(Path(file.name), _begin(file, todo.shape))
+        _certify(path, source, todo.about)
+    except OSError as problem:
+        if isinstance(problem, FileNotFoundError) or "LIFELONG_CACHE" in str(problem):
+            raise
+        raise OSError(f"cannot keep {name} in {path.parent} ({problem}): make room, or point LIFELONG_CACHE at a "
+                      f"folder that can be written to") from problem
+    again = _stored(path, source)
+    if again is None:
+        raise OSError(f"{path}.npy was changed while it was written: do it again")
+    return again
+
+
+def _begin(file: IO[bytes], shape: tuple[int, ...]) -> int:
+    """Writes the head of an array and takes the room of the rest; the first byte of this.
+
+    A mapped file that outgrows the disk later would end the process without a word.
+    """
+    np.lib.format.write_array_header_2_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    file.flush()
+    begin = file.tell()
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, begin + int(np.prod(shape)))
+    else:
+        file.truncate(begin + int(np.prod(shape)))
+    return begin
+
+
+def _home() -> Path:
+    named = os.environ.get("LIFELONG_CACHE")
+    return Path(named).expanduser() if named else _user_cache() / "arrays"
+
+
+def _check_room(home: Path, name: str, needed: int) -> None:
+    free = shutil.disk_usage(home).free
+    if free < needed + _PORTION:
+        raise OSError(f"{name} needs {needed + _PORTION:,} bytes in the cache folder {home}, where {free:,} are free: "
+                      f"make room, or point LIFELONG_CACHE at another folder")
+
+
+def _sweep(path: Path) -> None:
+    """Removes what a process that was killed left of `path` half written; a living one holds a lock."""
+    for left in path.parent.glob(f"{path.name}.*.part"):
+        with suppress(OSError), left.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if time.time() - left.stat().st_mtime > 5:  # younger ones may not have been locked yet
+                left.unlink()
 
 
 def _user_cache() -> Path:
@@ -119,14 +211,27 @@ def _first(root: Path, places: Sequence[str]) -> Path | None:
     return next((root / place for place in places if (root / place).exists()), None)
 
 
-def _stored(path: Path, source: str) -> np.ndarray | None:
-    """The array kept at `path`, or None where it is missing, damaged, or made from another source."""
+def _stored(path: Path, source: str) -> tuple[np.ndarray, Mapping[str, Any]] | None:
+    """The array kept at `path` and what is known of it, or None where it is missing, damaged, or of another source.
+
+    Checking all of 1.3 GB costs every start most of a second, and a disk that has to be read: a file of the size and
+    time that it was written with is checked in four random portions of 16 MiB, so that damage is found sooner or
+    later, and in all of them where it was copied or touched.
+    """
     try:
         manifest = json.loads(path.with_suffix(".json").read_text())
         # Mapped copy-on-write, because torch warns of arrays that it could not write to.
         array: np.ndarray = np.load(path.with_suffix(".npy"), mmap_mode="c", allow_pickle=False)
-        return array if manifest == _manifest(source, array) else None
-    except (OSError, ValueError, EOFError):
+        if manifest["source"] != source or manifest["shape"] != list(array.shape) or \
+                manifest["dtype"] != str(array.dtype):
+            return None
+        known, portions = manifest["sha256"], list(range(len(manifest["sha256"])))
+        if manifest["time"] == path.with_suffix(".npy").stat().st_mtime_ns:
+            portions = random.sample(portions, min(4, len(portions)))
+        sound = len(known) == _portions(array) and all(
+            made == known[i] for i, made in zip(portions, _digests(path, array, portions), strict=True))
+        return (array, manifest["about"]) if sound else None
+    except (OSError, ValueError, EOFError, KeyError, TypeError):
         return None
 
 
@@ -134,22 +239,40 @@ def _keep(path: Path, source: str, array: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with _replacing(path.with_suffix(".npy")) as file:
         np.save(file, array, allow_pickle=False)
-    # The manifest last: without it, or with an older one, the array does not count.
+    _certify(path, source, {})
+
+
+def _certify(path: Path, source: str, about: Mapping[str, Any]) -> None:
+    """Writes the manifest, last: without it, or with an older one, the array does not count."""
+    array = np.load(path.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
+    content = {"source": source, "shape": list(array.shape), "dtype": str(array.dtype), "about": about,
+               "time": path.with_suffix(".npy").stat().st_mtime_ns,
+               "sha256": list(_digests(path, array, range(_portions(array))))}
     with _replacing(path.with_suffix(".json")) as file:
-        file.write(json.dumps(_manifest(source, array), indent=1).encode())
+        file.write(json.dumps(content, indent=1).encode())
 
 
-def _manifest(source: str, array: np.ndarray) -> dict[str, Any]:
-    content = hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
-    return {"source": source, "shape": list(array.shape), "dtype": str(array.dtype), "sha256": content}
+def _portions(array: np.ndarray) -> int:
+    return -(-array.nbytes // _PORTION)
+
+
+def _digests(path: Path, array: np.ndarray, portions: Iterable[int]) -> Iterator[str]:
+    """The checksums of some portions of a kept array; read, not mapped, for mapped pages count as memory in use."""
+    begin = path.with_suffix(".npy").stat().st_size - array.nbytes
+    with path.with_suffix(".npy").open("rb") as file:
+        for portion in portions:
+            file.seek(begin + portion * _PORTION)
+            yield hashlib.sha256(file.read(min(_PORTION, array.nbytes - portion * _PORTION))).hexdigest()
 
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[IO[bytes]]:
     """A file to write that takes the place of `path` all at once, or not at all where writing fails."""
-    handle, made = tempfile.mkstemp(prefix=path.name, dir=path.parent)
+    handle, made = tempfile.mkstemp(prefix=f"{path.stem}.", suffix=".part", dir=path.parent)
+    os.close(handle)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(made, "wb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
             yield file
             file.flush()
             os.fsync(file.fileno())

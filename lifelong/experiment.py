@@ -52,6 +52,9 @@ class Watcher:
     def say(self, sentence: str) -> None:
         """Something the user should know."""
 
+    def made(self, run: Run) -> None:
+        """A run is there: found, or trained."""
+
 
 @dataclass
 class Outcome:
@@ -81,15 +84,17 @@ class Experiment:
     device: torch.device
     named: bool = True  # whether the stream was named in an expression
     starts: dict[str, Weights | Pretraining] = field(default_factory=dict)  # by the start's expression
+    first: int = 0  # the number of the stream's first seed
     trying: bool = False  # whether a step is only tried, so that one example's features stand for all
     _installed: dict[str, tuple[Stream, Initialization]] = field(default_factory=dict)
 
-    def run(self, root: Path | None = None, watcher: Watcher = Watcher()) -> Outcome:
+    def run(self, root: Path | None = None, watcher: Watcher = Watcher(), starts: Path | None = None) -> Outcome:
         """Trains what is not in the store at `root` yet, and returns every run asked for.
 
         Args:
             root: of the store; None keeps nothing.
             watcher: is told of progress.
+            starts: of the store that starts are kept in, if it is another.
         """
         keep_pages()
         if self.device.type != "cpu":
@@ -115,10 +120,13 @@ class Experiment:
             else:
                 ready[store.digest(setting.spec)] = run
                 outcome.found += 1
-        missing = self._learned(missing, root, watcher, outcome)
+                watcher.made(run)
+        missing = self._learned(missing, starts or root, watcher, outcome)
         for stack in self._stacks(missing, root):
             try:
-                ready |= {store.digest(run.spec): run for run in self._train(stack, root, watcher)}
+                for run in self._train(stack, root, watcher):
+                    ready[store.digest(run.spec)] = run
+                    watcher.made(run)
             except Busy as error:
                 outcome.failures.append(str(error))
             except StoreError:
@@ -127,6 +135,10 @@ class Experiment:
                 outcome.failures.append(self._failed(stack, error, root))
             finally:
                 watcher.end()
+        for setting in self.settings:
+            key = store.digest(setting.spec)
+            if key in ready and setting.tuned and ready[key].about.get("tuned") != setting.tuned:
+                ready[key] = store.note(ready[key], tuned=setting.tuned)
         outcome.runs = [ready[key] for s in self.settings if (key := store.digest(s.spec)) in ready]
         return outcome
 
@@ -277,10 +289,10 @@ class Experiment:
 
     def lanes(self, stack: list[Setting], part: slice = slice(None)) -> Lanes:
         """Every seed of every setting of a stack, setting after setting; or a part of them."""
-        seeds = range(self.stream.n_seeds)
+        seeds = range(self.first, self.first + self.stream.n_seeds)
         values = {key: [setting.reals[key] for setting in stack] for key in stack[0].reals}
         differ = {key: [v for v in value for _ in seeds] for key, value in values.items() if len(set(value)) > 1}
-        at = [s for _ in stack for s in seeds][part]
+        at = [s for _ in stack for s in range(len(seeds))][part]
         stream = self.installed(stack[0])[0]
         return Lanes(stream, seeds, at, self.make(stack[0]), {k: v[part] for k, v in differ.items()}, self.device,
                      self.dtype, stacked=len(at) > 1, host=self.host and stream.x is self.stream.x)
@@ -335,7 +347,8 @@ class Experiment:
             if pure:
                 measured = train(self.lanes(stack, part), self.budget, rhythm, current)
             else:
-                measured = train_object(partial(self.make(stack[0], first), {}), self.stream, first, first, self.budget,
+                seed = self.first + first
+                measured = train_object(partial(self.make(stack[0], seed), {}), self.stream, first, seed, self.budget,
                                         rhythm, self.device, current, self.dtype)
             done.append(dict(vars(measured)))
             current = None

@@ -18,7 +18,7 @@ from torch import Tensor
 from lifelong.augment import NONE
 from lifelong.host import Ahead, gathered
 from lifelong.learner import AUGMENT, Batch, Learner, Params, State, Way, apart, gradient_step
-from lifelong.models import Back, looped, looped_train
+from lifelong.models import Back, Net, looped, looped_train
 from lifelong.stream import Pool, Stream
 
 try:  # what torch.func.vmap calls; its own handling of nested arguments costs ten times as much as these
@@ -207,8 +207,8 @@ class Lanes:
     def needed(self, batch_size: int) -> tuple[int, int]:
         """Bytes that one lane takes in training, estimated, and how many its parameters are of them.
 
-        Counted are its state twice, for a step makes a new one; a gradient and a temporary; and a step's examples on
-        their way from the pool and through the network.
+        Counted are its state twice, for a step makes a new one; a gradient and a temporary; a step's examples on their
+        way from the pool and through the network, and what autograd keeps of them, with as many rehearsed.
         """
         one = replace(self, at=self.at[:1], hyper={k: v[:1] for k, v in self.hyper.items()}, stacked=False)
         state, found = one.init(), {"state": 0, "params": 0}
@@ -219,7 +219,26 @@ class Lanes:
         tree(lambda leaf: add("state", leaf), state)
         tree(lambda leaf: add("params", leaf), state.get("params", {}))
         example = math.prod(self.stream.shape) * (9 + 8 * self.dtype.itemsize)
+        if self.learner.stages and self.learner.stages.net.vjp is None:
+            example += self._kept(self.learner.stages.net, state["params"])
         return 2 * found["state"] + 2 * found["params"] + 2 * batch_size * example, found["params"]
+
+    def _kept(self, net: Net, params: Params) -> int:
+        """Bytes that autograd keeps of one example: of two less those of one, for the weights are kept anyhow."""
+        sizes = []
+        leaves = {k: p.detach().requires_grad_() for k, p in params.items()}
+        for n in (1, 2):
+            kept: list[int] = []
+
+            def pack(tensor: Tensor, kept: list[int] = kept) -> Tensor:
+                kept.append(tensor.numel() * tensor.element_size())
+                return tensor
+
+            x = torch.zeros(n, *self.stream.shape, dtype=self.dtype, device=self.device)
+            with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+                net.apply(leaves, x)
+            sizes.append(sum(kept))
+        return sizes[1] - sizes[0]
 
     def observe(self, state: State, batch: Batch) -> tuple[State, dict[str, Tensor]]:
         """One step of all lanes; the state given is used up."""
@@ -252,6 +271,10 @@ class Lanes:
         """(state, x [L, n, *shape], task 0-d) -> scores [L, n, C] of all lanes; unstacked without L."""
         forward, stages = self.forward, self.learner.stages
         if forward is not None and stages is not None and not any(p.predict for p in stages.parts.values()):
+            if stages.net.vjp is None:  # lane by lane, and without what a derivative would need
+                net = stages.net
+                return lambda state, x, task: torch.stack(
+                    [net.apply({k: p[i] for k, p in state["params"].items()}, x[i]) for i in range(len(x))])
             return lambda state, x, task: forward(state["params"], x)[0]
 
         def one(learner: Learner, pool: Pool, state: State, x: Tensor, task: Tensor) -> Tensor:

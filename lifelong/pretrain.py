@@ -15,11 +15,11 @@ from lifelong import __version__, registry, store
 from lifelong.experiment import Watcher, commit, environment
 from lifelong.learner import Initialization
 from lifelong.registry import Term
-from lifelong.start import Diverged, Source, Weights, learn, load, network, save
+from lifelong.start import Diverged, Source, Weights, begun, learn, load, network, save
 from lifelong.store import Workshop
 
 # What says how a start is used, not how it is learned.
-USE = ("file", "source", "adapt", "head", "length", "power", "views")
+USE = ("file", "source", "begin", "adapt", "head", "length", "power", "views")
 
 
 def parse(text: str) -> Term:
@@ -69,9 +69,12 @@ class Pretraining:
             raise ValueError(f"{term.name} cannot be learned in bfloat16, for torch has no such gradients of "
                              "convolutions for many tasks at once: use --precision float32")
         self.seed, self.device, self.precision = seed, torch.device(device), precision
-        self.model = str(start.use["model"] or self.recipe.model)
+        self.begin = load(Path(start.use["begin"])) if start.use["begin"] else None
+        self.model = str(start.use["model"] or (self.begin.about["model"] if self.begin else self.recipe.model))
         self.units = self.recipe.units(source)
         self.net = network(self.model, source.shape, self.units)
+        if self.begin:
+            self.net = begun(self.net, self.begin)
         self.recipe.draw(source.sampler(torch.Generator()))  # what the source cannot give is refused now
         hyper = {k: v for k, v in term.resolved().items() if k not in (*USE, "model")}
         asked = Term(term.name, term.factory, {k: v for k, v in term.given.items() if k in hyper}, term.path)
@@ -80,7 +83,12 @@ class Pretraining:
         self.spec: Mapping[str, Any] = json.loads(json.dumps({
             "format": 1, "stream": f"pretrain-{source.name}", "strategy": str(asked),
             "source_options": dict(source.options), "model": self.model, "hyper": hyper, "seed": seed,
-            "precision": precision, "sources": files}))
+            "precision": precision, "sources": files} | self._begun()))
+
+    def _begun(self) -> dict[str, Any]:
+        """What is recorded of the start that it begins with."""
+        told = ("start", "strategy", "source", "source_options", "seed", "steps", "commit", "sha256")
+        return {"begun": {k: self.begin.about.get(k) for k in told}} if self.begin else {}
 
     def untrained(self) -> Weights:
         """The start as it is before it is learned, to try things with."""
@@ -146,10 +154,13 @@ class Pretraining:
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "loss": [round(float(part.mean()), 6) for part in losses.split(cut)]})
 
+    def _content(self) -> frozenset[str]:
+        return self.source.content | frozenset(self.begin.about["content"] if self.begin else ())
+
     def _about(self) -> dict[str, Any]:
-        return {"start": self.name, "strategy": self.spec["strategy"], "hyper": self.spec["hyper"],
+        return self._begun() | {"start": self.name, "strategy": self.spec["strategy"], "hyper": self.spec["hyper"],
                 "source": self.source.name, "source_options": dict(self.source.options), "model": self.model,
                 "shape": list(self.source.shape), "units": self.units, "domains": self.source.domains,
-                "classes": self.source.n_classes, "content": sorted(self.source.content), "seed": self.seed,
+                "classes": self.source.n_classes, "content": sorted(self._content()), "seed": self.seed,
                 "precision": self.precision, "steps": self.recipe.steps, "version": __version__, "commit": commit(),
                 "parameters": sum(math.prod(p.shape) for p in self.net.init(torch.Generator()).values())}

@@ -34,13 +34,15 @@ def device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def make_stream(text: str, options: Options, extra: Mapping[str, Any] | None = None) -> Stream:
+def make_stream(text: str, options: Options, extra: Mapping[str, Any] | None = None,
+                seeds: Sequence[int] | None = None) -> Stream:
     """The stream of an expression such as `split-mnist(tasks=5)`.
 
     Args:
         text: name and options.
         options: seeds and data folder.
         extra: further options from the command line, by name.
+        seeds: which; None: 0 to `options.seeds` - 1.
 
     Raises:
         LookupError: for an unknown stream or option; ValueError, FileNotFoundError: as the stream says.
@@ -57,7 +59,7 @@ def make_stream(text: str, options: Options, extra: Mapping[str, Any] | None = N
     for name, value in term.given.items():
         if isinstance(value, list):
             raise ValueError(f"{term.name}: {name} takes one value; run each stream by itself")
-    stream = registry.build(term, {"seeds": range(options.seeds), "data": options.data})
+    stream = registry.build(term, {"seeds": range(options.seeds) if seeds is None else seeds, "data": options.data})
     if not isinstance(stream, Stream):
         raise ValueError(f"{term.name} makes a {type(stream).__name__}, not a Stream")
     if re.search(r"-v\d+$", term.name) and term.name != stream.name:

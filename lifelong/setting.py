@@ -105,12 +105,13 @@ def compose(terms: list[Term], context: Mapping[str, Any], optimizer: Any = None
 
 @dataclass(frozen=True)
 class Setting:
-    """One run to be: a strategy, a model and an optimizer, all with single values."""
+    """One run to be: a strategy, a model and an optimizer, all with single values; and how these were chosen, if so."""
 
     terms: list[Term]
     model: Term
     optimizer: Term
     spec: Mapping[str, Any]
+    tuned: Mapping[str, Any] | None = None
 
     @cached_property
     def reals(self) -> dict[tuple[Any, str], float]:

@@ -386,6 +386,24 @@ def _content(params: Params) -> str:
     return content.hexdigest()
 
 
+def begun(net: Net, weights: Weights) -> Net:
+    """`net` with parameters that begin as those of another start, but for an output layer of other classes.
+
+    Raises:
+        ValueError: where its network is another.
+    """
+    example = net.init(generator(0, "init"))
+    taken = {k: weights.params[k] for k, p in example.items()
+             if k in weights.params and weights.params[k].shape == p.shape}
+    missing = [k for k in example if k not in taken and k not in net.head]
+    if missing:
+        raise ValueError(f"learning cannot begin with {weights.about['start']}, which is of {weights.about['model']}: "
+                         f"it has no {missing[0]} of shape {tuple(example[missing[0]].shape)}")
+    if any(k not in taken for k in net.head):
+        taken = {k: p for k, p in taken.items() if k not in net.head}
+    return net._replace(init=lambda g: net.init(g) | {k: p.clone() for k, p in taken.items()})
+
+
 # ---- in use
 
 
@@ -489,7 +507,9 @@ def pretrained(adapt: str = "all") -> Callable[[Callable[..., Recipe]], Callable
 
         file: of `lifelong pretrain`; None: the start is learned when a run first needs it, and kept in its store.
         source: what it is learned from, an expression; None: what the stream names.
-        model: its network, an expression; None: the recipe's own.
+        model: its network, an expression; None: the recipe's own, or that of `begin`.
+        begin: file of another start with whose parameters learning begins; an output layer of other classes is drawn
+            anew. None: everything is.
         adapt: what moves on the stream: 'head', 'ungated' (all but a gate) or 'all'.
         head: on the stream the output layer is drawn anew ('new') or kept ('kept'); 'auto' keeps it where a start of
             several domains meets a domain-incremental stream with as many units.
@@ -504,8 +524,8 @@ def pretrained(adapt: str = "all") -> Callable[[Callable[..., Recipe]], Callable
     def decorate(make: Callable[..., Recipe]) -> Callable[..., Initialization]:
         own = inspect.signature(make)
         common = {"file": (None, "str | None"), "source": (None, "str | None"), "model": (None, "str | None"),
-                  "adapt": (adapt, "str"), "head": ("auto", "str"), "length": (0.0, "float"), "power": (1.0, "float"),
-                  "views": (1, "int")}
+                  "begin": (None, "str | None"), "adapt": (adapt, "str"), "head": ("auto", "str"),
+                  "length": (0.0, "float"), "power": (1.0, "float"), "views": (1, "int")}
         more = [inspect.Parameter(k, inspect.Parameter.KEYWORD_ONLY, default=v, annotation=a)
                 for k, (v, a) in common.items()]
         signature = own.replace(parameters=[*own.parameters.values(), *more], return_annotation="Initialization")

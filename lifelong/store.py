@@ -14,7 +14,7 @@ import zipfile
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +155,17 @@ def find(root: Path, spec: Mapping[str, Any]) -> Run | None:
     return load(place) if (place / "run.json").exists() else None
 
 
+def note(run: Run, **more: Any) -> Run:
+    """The same run with `more` in its record, on the disk as well where it is kept there."""
+    if "folder" not in run.about:
+        return replace(run, about={**run.about, **more})
+    place = Path(run.about["folder"])
+    record = json.loads((place / "run.json").read_bytes())
+    record["about"] |= more
+    write(place / "run.json", json.dumps(record, indent=2, allow_nan=False).encode() + b"\n")
+    return load(place)
+
+
 def runs(root: Path) -> tuple[list[Run], list[str]]:
     """All finished runs of a store in the order of their folders' names, and a sentence for each damaged one."""
     found, problems = [], []
@@ -171,6 +182,7 @@ def runs(root: Path) -> tuple[list[Run], list[str]]:
 
 
 _CHECKPOINT = re.compile(r"checkpoint-\d+\.pt")
+CHECKPOINTS = 2  # another number whenever what a checkpoint holds becomes another
 
 
 class Workshop:
@@ -219,7 +231,7 @@ class Workshop:
 
         plain(checkpoint, "checkpoint")
         buffer = io.BytesIO()
-        torch.save(checkpoint, buffer)
+        torch.save({"format": CHECKPOINTS, "content": checkpoint}, buffer)
         data = buffer.getvalue()
         kept = [self.good] if self.good else self._pointer()[0][:1]
         number = max([int(p.stem.split("-")[1]) for p in self.place.glob("checkpoint-*.pt")
@@ -234,7 +246,7 @@ class Workshop:
                 old.unlink(missing_ok=True)
 
     def load(self) -> tuple[dict[str, Any] | None, list[str]]:
-        """The latest whole checkpoint, if any, and a sentence for each that was damaged."""
+        """The latest whole checkpoint, if any, and a sentence for each that was damaged or of another version."""
         import torch
 
         entries, problems = self._pointer()
@@ -245,8 +257,12 @@ class Workshop:
                 if hashlib.sha256(data).hexdigest() != entry["sha256"]:
                     raise ValueError("not the bytes that were written")
                 checkpoint = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+                if checkpoint.get("format") != CHECKPOINTS:
+                    return None, [*problems, f"the checkpoint {file} is of another version of lifelong, and this one "
+                                             "cannot go on from it; beginning again"]
                 self.good = entry
-                return checkpoint, problems
+                content: dict[str, Any] = checkpoint["content"]
+                return content, problems
             except Exception as error:  # whatever a damaged file makes torch raise
                 way = "going back to the one before it" if i + 1 < len(entries) else "beginning again"
                 problems.append(f"the checkpoint {file} is damaged ({error}); {way}")

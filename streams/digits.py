@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 
@@ -93,6 +94,7 @@ def permutations(*, domains: int = 100) -> Source:
     return build.permutations("permuted-digits-v1", _digits(), count=domains, options={"domains": domains})
 
 
+@cache  # reading them takes 0.1 s, longer than many a run on them
 def _digits() -> build.Images:
     """All 1,797 digits; a fifth of every class tests, the same fifth for every seed."""
     from sklearn.datasets import load_digits

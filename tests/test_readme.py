@@ -25,9 +25,9 @@ TEXT = (ROOT / "README.md").read_text()
 SHORT = 25  # lines that a strategy may take
 
 
-def blocks(language: str) -> list[str]:
+def blocks(language: str, text: str = TEXT) -> list[str]:
     """The fenced blocks of a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
 def block(first: str) -> str:
@@ -36,9 +36,9 @@ def block(first: str) -> str:
     return found
 
 
-def commands() -> list[list[str]]:
+def commands(text: str = TEXT) -> list[list[str]]:
     """The words of every `lifelong ...` line of the shell blocks."""
-    lines = [line for b in blocks("sh") for line in b.splitlines() if line.startswith("lifelong ")]
+    lines = [line for b in blocks("sh", text) for line in b.splitlines() if line.startswith("lifelong ")]
     return [shlex.split(line, comments=True) for line in lines]
 
 
@@ -124,11 +124,16 @@ def test_streams_go_to_avalanche_and_back():
 
 
 def test_there_are_commands_of_every_kind():
-    assert {"list", "run", "pretrain", "fewshot", "report", "check"} == {words[1] for words in commands()}
+    assert {"list", "run", "tune", "pretrain", "fewshot", "report", "check"} == {words[1] for words in commands()}
 
 
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
 def test_a_command_is_one_that_the_command_line_takes(words, folder):
+    taken(words)
+
+
+def taken(words: list[str]) -> None:
+    """Fails unless the command line takes a command, with everything in it that is a name."""
     group = get_command(cli.app)
     assert words[1] in group.commands, "no such command"  # type: ignore[attr-defined]
     if any("avalanche." in word for word in words):
@@ -164,7 +169,7 @@ def test_options_that_are_only_named_in_the_text_exist():
 
 
 def test_eight_runs_in_one_stack_are_eight():
-    (words,) = [w for w in commands() if "--optimizer" in w]
+    (words,) = [w for w in commands() if w[1] == "run" and "--optimizer" in w]
     strategies = registry.settings(registry.parse(words[3]))
     optimizers = registry.settings(registry.parse(words[words.index("--optimizer") + 1], "optimizers"))
     assert len(strategies) * len(optimizers) == 8
@@ -194,3 +199,9 @@ def test_links_lead_to_files():
     links = [link for link in re.findall(r"\]\(([^)]+)\)", TEXT) if "://" not in link]
     assert links and all((ROOT / link).exists() for link in links)
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+def test_the_citation_is_of_this_version():
+    text = (ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {lifelong.__version__}\n" in text and f"version = {{{lifelong.__version__}}}" in TEXT
+    assert "the lifelong developers" in text and "the lifelong developers" in (ROOT / "LICENSE").read_text()

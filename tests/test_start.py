@@ -143,6 +143,32 @@ def test_bfloat16_is_near_float32_and_keeps_parameters_in_float32(source):
     assert not torch.equal(a, b)
 
 
+def test_a_start_can_begin_with_the_parameters_of_another(file, source):
+    former = load(file)
+    todo = Pretraining(parse(f"supervised(steps=1, batch=4, lr=1e-12, begin='{file}')"), source)
+    weights = todo.run(None, lifelong.experiment.Watcher())
+    assert weights.about["model"] == "conv4(width=4)"
+    torch.testing.assert_close(weights.params, former.params, rtol=0, atol=1e-9)
+    assert weights.about["begun"]["sha256"] == former.about["sha256"] and weights.about["begun"]["steps"] == 3
+    assert todo.spec["begun"] == weights.about["begun"]
+    assert "begun" not in Pretraining(parse("supervised(steps=1)"), source).spec
+
+
+def test_beginning_with_a_start_of_other_classes_keeps_all_but_its_output_layer_and_counts_what_it_has_seen(file):
+    other = make_source("glyphs(classes=4, first=20)")
+    former = load(file)
+    todo = Pretraining(parse(f"supervised(steps=1, batch=4, lr=1e-12, begin='{file}')"), other)
+    weights = todo.run(None, lifelong.experiment.Watcher())
+    assert weights.params["head.weight"].shape[0] == 4
+    torch.testing.assert_close(weights.params["conv3.weight"], former.params["conv3.weight"], rtol=0, atol=1e-9)
+    assert set(weights.about["content"]) == other.content | set(former.about["content"])
+
+
+def test_beginning_with_another_network_is_refused(file, source):
+    with pytest.raises(ValueError, match=r"cannot begin with supervised, which is of conv4\(width=4\): it has no"):
+        Pretraining(parse(f"supervised(steps=1, begin='{file}', model='mlp')"), source)
+
+
 # ---- files
 
 
@@ -385,6 +411,6 @@ def blows(steps: int = 400, lr: float = 1.3):
     said = lifelong("pretrain", "glyphs(classes=6)", "./mine.py:blows", "--save-every", "0", "--quiet")
     refused(said, "diverged", "the last good checkpoint is")
     named = said.err.split("the last good checkpoint is ")[1].split(";")[0]
-    checkpoint = torch.load(tmp_path / named, weights_only=True)["inner"]
+    checkpoint = torch.load(tmp_path / named, weights_only=True)["content"]["inner"]
     assert checkpoint["losses"][:checkpoint["step"]].isfinite().all()
     assert json.loads((tmp_path / named).with_name("stack.json").read_text())["specs"][0]["strategy"]

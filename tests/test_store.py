@@ -374,6 +374,16 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(harm, tmp_path
     assert len(problems) == 1 and str(file) in problems[0]
 
 
+def test_a_checkpoint_of_another_version_is_named_and_not_gone_on_from(tmp_path, monkeypatch):
+    shop = filled(tmp_path)
+    monkeypatch.setattr(store, "CHECKPOINTS", store.CHECKPOINTS + 1)
+    step, problems = step_of(shop)
+    assert step is None and len(problems) == 1 and "another version of lifelong" in problems[0]
+    with shop.open():
+        shop.save(a_checkpoint(9))
+    assert step_of(Workshop(tmp_path, [SPEC])) == (9, [])
+
+
 @pytest.mark.parametrize("missing", ["unlinked", "a folder"])
 def test_a_checkpoint_that_is_no_file_is_named_and_the_one_before_it_used(missing, tmp_path):
     shop = filled(tmp_path)

@@ -1,0 +1,103 @@
+"""The documentation keeps its word: its files and Python run, its commands run or parse, and it builds without a warning."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from test_readme import blocks, commands, taken
+from typer.main import get_command
+
+from lifelong import checks, cli
+from lifelong.setting import Options
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = {path.stem: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
+FILE = re.compile(r"# (\w+\.py)\n")
+# What is run, and not only parsed: it needs no data and, shortened, no second.
+QUICK = re.compile(r"lifelong (run|tune) '?(split-digits|rotated-digits|\./waves)(?!.*(--log|avalanche|first-tasks))")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A working folder with every file that a page shows, in which runs take two steps and two seeds and draw nothing."""
+    for text in PAGES.values():
+        for code in blocks("python", text):
+            if name := FILE.match(code):
+                (tmp_path / name[1]).write_text(code)
+    checked = Options.__post_init__
+
+    def shortened(self: Options) -> None:
+        checked(self)
+        for name, value in {"seeds": min(2, self.seeds), "steps": 2, "epochs": None, "device": "auto"}.items():
+            object.__setattr__(self, name, value)
+
+    monkeypatch.setattr(Options, "__post_init__", shortened)
+    monkeypatch.setattr(cli, "_show", lambda *_: None)
+    monkeypatch.chdir(tmp_path)
+    loaded = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - loaded:
+        if name.startswith("lifelong_file_"):
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_what_a_page_shows_runs(page, folder, monkeypatch):
+    for words in commands(PAGES[page]):
+        if QUICK.match(shlex.join(words)):
+            monkeypatch.setattr(sys, "argv", words)
+            with pytest.raises(SystemExit) as ended:
+                cli.main()
+            assert ended.value.code == 0, words
+        elif words not in commands():  # those of the README have tests of their own
+            taken(words)
+    names: dict[str, object] = {}
+    for code in blocks("python", PAGES[page]):
+        if not FILE.match(code) and code not in blocks("python"):
+            exec(compile(code, f"{page}.md", "exec"), names)
+
+
+def test_the_strategies_shown_keep_the_contract(folder):
+    assert checks.failures("./anchor.py:anchor + ./mine.py:hard_replay") == []
+
+
+def test_a_strategy_is_shown_once():
+    """The same file name is the same file, on every page and in the README."""
+    shown: dict[str, str] = {}
+    for text in (*PAGES.values(), (ROOT / "README.md").read_text()):
+        for code in blocks("python", text):
+            if name := FILE.match(code):
+                assert shown.setdefault(name[1], code) == code
+
+
+def test_every_option_every_name_and_every_link_exists():
+    group = get_command(cli.app)
+    known = {name for command in group.commands.values() for p in command.params  # type: ignore[attr-defined]
+             for name in (*p.opts, *p.secondary_opts)}
+    for page, text in PAGES.items():
+        assert set(re.findall(r"`(?:[^`\n]*\s)?(--[a-z-]+)[^`\n]*`", text)) <= known, page
+        for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
+            assert "://" in link or (ROOT / "docs" / link).is_file(), (page, link)
+        for name in re.findall(r"\.\. auto\w+:: ([\w.]+)|\{py:\w+\}`~?([\w.]+)`", text):
+            module, _, last = "".join(name).rpartition(".")
+            file = ROOT / (module.replace(".", "/") + ".py")
+            assert (ROOT / ("".join(name).replace(".", "/") + ".py")).is_file() or last in {
+                getattr(node, "name", None) for node in ast.parse(file.read_text()).body}, name
+
+
+@pytest.mark.slow
+def test_it_builds_without_a_warning(tmp_path):
+    pytest.importorskip("sphinx", reason="the extra docs is not installed")
+    done = subprocess.run([sys.executable, "-m", "sphinx", "-W", "-q", "-E", ROOT / "docs", tmp_path], capture_output=True,
+                          text=True)
+    assert done.returncode == 0, done.stderr
+    strategies = (tmp_path / "strategies.html").read_text()
+    for word in ("derpp", "Buzzega et al. 2020", 'href="https://arxiv.org/abs/2004.07211"'):
+        assert word in strategies
