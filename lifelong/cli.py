@@ -13,6 +13,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from lifelong.report import Group
     from lifelong.store import Run
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
@@ -372,6 +373,30 @@ def _watcher(quiet: bool, made: Callable[[Run], None] = lambda run: None) -> Any
 
 
 def _show(runs: list[Run], folder: Path, quiet: bool) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    from lifelong import report
+
+    paths = report.write(runs, folder, only=("curves", "tasks"))
+    if quiet:
+        return
+    console = Console()
+    for group in report.groups(runs):
+        _print_tables(group)
+    console.print(Text("percent, mean ± half width of the 95 % t interval over seeds; every metric, its definition and "
+                       "the tests between strategies are in report.md and report.html; `lifelong report` draws all "
+                       "figures"))
+    for run in runs:
+        if run.about["note"]:
+            console.print(Text(f"{run.spec['strategy']}: {run.about['note']}"))
+    figures = [p for p in paths if p.suffix == ".png"]
+    for title, some in (("table", paths[:3]), ("figures", figures)):
+        print(f"{title}: {', '.join(map(str, some))}")
+
+
+def _print_tables(group: Group, others: tuple[str, ...] = ()) -> None:
+    """A group's tables as wide as the terminal: of metrics, by length where it has lengths, as others compute them."""
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
@@ -379,30 +404,24 @@ def _show(runs: list[Run], folder: Path, quiet: bool) -> None:
 
     from lifelong import report
 
-    paths = report.write(runs, folder)
-    if quiet:
-        return
     console = Console()
-    for group in report.groups(runs):
-        lengths = report.length_cells(group)
-        several = [_fitting(*report.cells(group), console.width, _SPARE),
-                   _fitting(*lengths, console.width, tuple(reversed(lengths[0][3:-1])))]
-        for header, rows in several if lengths[1] else several[:1]:
-            table = Table(title=Text(group.title, overflow="fold"), title_justify="left", box=SIMPLE)
-            for i, title in enumerate(header):
-                table.add_column(Text(title.replace(" ", "\n", 1)), justify="left" if i == 0 else "right",
-                                 no_wrap=i > 0, overflow="fold")
-            for row in rows:
-                table.add_row(*map(Text, row))
-            console.print(table)
-    console.print(Text("percent, mean ± half width of the 95 % t interval over seeds; every metric, its definition and "
-                       "the tests between strategies are in report.md"))
-    for run in runs:
-        if run.about["note"]:
-            console.print(Text(f"{run.spec['strategy']}: {run.about['note']}"))
-    figures = [p for p in paths if p.suffix == ".png"]
-    for title, some in (("table", [p for p in paths if p.suffix in (".md", ".csv")]), ("figures", figures)):
-        print(f"{title}: {', '.join(map(str, some))}")
+    for found in report.tables_of(group, others):
+        # Of the metrics those in _SPARE go first; of other tables the last columns, of lengths all but the longest.
+        titles = [c.title for c in found.columns]
+        spare = (_SPARE if found.name.endswith("-metrics") else tuple(reversed(titles[3:-1]))
+                 if found.name.endswith("-lengths") else tuple(reversed(titles[2:])))
+        header, rows = _fitting(titles,
+                                [["".join(one.text) + " ≈" * (one.mark == "tied") for one in row]
+                                 for row in found.rows],
+                                console.width, spare)
+        title = "\n".join(["".join(found.caption), group.title]).strip()
+        table = Table(title=Text(title, overflow="fold"), title_justify="left", box=SIMPLE)
+        for i, name in enumerate(header):
+            table.add_column(Text(name.replace(" ", "\n", 1)), justify="left" if i == 0 else "right",
+                             no_wrap=i > 0, overflow="fold")
+        for row in rows:
+            table.add_row(*map(Text, row))
+        console.print(table)
 
 
 # What a narrow terminal does without, in this order.
@@ -521,29 +540,58 @@ def fewshot(
 
 @app.command()
 def report(
-    streams: Annotated[list[str] | None, typer.Argument(help="Only these streams.")] = None,
+    runs: Annotated[list[Path] | None, typer.Argument(
+        help="Stores, or folders of single runs; else what --store says.")] = None,
     store: StoreFolder = Path("runs"),
     out: Annotated[Path | None, typer.Option(help="Folder for the report; else report, inside the store.")] = None,
+    stream: Annotated[list[str] | None, typer.Option(help="Only this stream, or those that fit a pattern such as "
+                                                          "'split-*'; may be repeated.")] = None,
+    strategy: Annotated[list[str] | None, typer.Option(help="Only this strategy, or those that fit a pattern such as "
+                                                            "'er*'; may be repeated.")] = None,
+    since: Annotated[str | None, typer.Option(help="Only runs finished then or later, such as 2026-11-20.")] = None,
+    reference: Annotated[str | None, typer.Option(
+        help="What the others are compared with: a strategy of the table, else its first; or parts: every sum with "
+             "each of its parts.")] = None,
+    as_: Annotated[list[str] | None, typer.Option("--as", help="Also the metrics as gem, avalanche, mammoth or "
+                                                               "continuum computes them; may be repeated.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Table and forgetting curves of what was run, from the saved runs alone."""
+    """Page, tables, figures and tests between strategies of what was run, from the saved runs alone."""
     from lifelong import report as reports
-    from lifelong.store import runs as stored
 
-    runs, problems = stored(store)
-    if streams:
-        runs = [r for r in runs if any(r.spec["stream"] in (s, f"{s}-v1") or r.spec["stream"].rsplit("-v", 1)[0] == s
-                                       for s in streams)]
-    for problem in problems:
+    others = tuple(dict.fromkeys(as_ or ()))
+    for name in others:
+        reports.framework(name)
+    places = runs or [store]
+    found = reports.select([place for place in places if runs or place.is_dir()], stream or (), strategy or (), since)
+    for problem in found.damaged:
         _say(problem)
-    if not runs:
-        what = f"no finished run of {', '.join(streams)}" if streams else "no finished run"
-        raise LookupError(f"there is {what} in {store}: make one, for example with `lifelong run rotated-digits`")
+    if not found.runs:
+        raise LookupError(_nothing(places, stream, strategy, since))
+    groups = reports.groups(found.runs)
+    reports.checked_reference(groups, reference)
     if as_json:
-        print(json.dumps(reports.rows(runs), indent=2, allow_nan=False))
+        print(json.dumps(reports.rows(found.runs), indent=2, allow_nan=False))
     else:
-        _show(runs, out or store / "report", quiet=False)
-    raise typer.Exit(3 if problems else 0)
+        folder = out or (Path("report") if (places[0] / "run.json").exists() else places[0] / "report")
+        paths = reports.write(found.runs, folder, reference=reference, other=others, damaged=found.damaged,
+                              unfinished=found.unfinished, left_out=found.left_out)
+        for group in groups:
+            _print_tables(group, others)
+        for words in found.unfinished:
+            print(f"not finished: {''.join(words)}")
+        print(f"page: {paths[0]}\ntext: {paths[1]}\n{len(paths) - 3} tables and figures: {folder / 'tables'}, "
+              f"{folder / 'figures'}")
+    raise typer.Exit(3 if found.damaged else 0)
+
+
+def _nothing(places: list[Path], stream: list[str] | None, strategy: list[str] | None, since: str | None) -> str:
+    """Why there is nothing to report on."""
+    asked = [f"of {', '.join(stream)}" if stream else "", f"by {', '.join(strategy)}" if strategy else "",
+             f"since {since}" if since else ""]
+    what = " ".join(["no finished run", *(word for word in asked if word)])
+    return (f"there is {what} in {', '.join(map(str, places))}: make one, for example with `lifelong run "
+            "rotated-digits`")
 
 
 @app.command()

@@ -36,6 +36,7 @@ class Measured:
         loss: [L, T], mean training loss of each task.
         diverged: [L, 2], task and step of the first loss or score that was not finite; -1 where there was none.
         curve: [E, L, T] accuracies inside tasks, and `curve_step` [E, 2], the task and step each was measured after.
+        steps: [L, T], steps made on each task; 0 where it was not learned to its end.
     """
 
     accuracy: Tensor
@@ -45,6 +46,11 @@ class Measured:
     diverged: Tensor
     curve: Tensor
     curve_step: Tensor
+    steps: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+
+    def __post_init__(self) -> None:
+        if not self.steps.numel():  # at first, and in checkpoints of before they were counted
+            self.steps = torch.zeros(self.loss.shape, dtype=torch.int64)
 
     @classmethod
     def nothing(cls, n_lanes: int, n_tasks: int) -> Measured:
@@ -215,7 +221,7 @@ def _one_task(lanes: Lanes, budget: Budget, rhythm: Rhythm, state: State, measur
             measured.loss[:, task] = total  # the sum so far; it becomes a mean below
             rhythm.save(_checkpoint(state, task, done, measured))
             saved = time.monotonic()
-    measured.loss[:, task] = total / length
+    measured.loss[:, task], measured.steps[:, task] = total / length, length
     if lanes.stream.boundaries:
         state = lanes.end_task(state, whole_task(lanes, task))
     measured.note(1 + task, *_finite(evaluate(lanes, state), measured, task, todo.steps))

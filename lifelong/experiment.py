@@ -377,10 +377,12 @@ class Experiment:
             "seconds": round(earlier + time.monotonic() - begun, 3),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
+        if isinstance(self.make(stack[0])({}), Learner):
+            about["state_bytes"] = self.lanes(stack).size()[0]
         runs = []
         for i, setting in enumerate(stack):
             own = slice(i * n, (i + 1) * n)
-            logs = {"loss": measured.loss[own].numpy()}
+            logs = {"loss": measured.loss[own].numpy(), "steps": measured.steps[own].numpy()}
             several = self.stream.scenario == "class" and bool((self.stream.classes.sum(-1) > 1).any())
             if several and not self.stream.ordered:  # the tasks of an ordered stream are where it was measured
                 logs["accuracy_task"] = measured.told[own].numpy()

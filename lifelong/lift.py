@@ -204,12 +204,13 @@ class Lanes:
         resumed: State = tree(lambda leaf: leaf.to(self.device), state)
         return resumed
 
-    def needed(self, batch_size: int) -> tuple[int, int]:
-        """Bytes that one lane takes in training, estimated, and how many its parameters are of them.
+    def size(self) -> tuple[int, int]:
+        """Bytes of one lane's state, and of the parameters in it."""
+        _, state, params = self._one()
+        return state, params
 
-        Counted are its state twice, for a step makes a new one; a gradient and a temporary; a step's examples on their
-        way from the pool and through the network, and what autograd keeps of them, with as many rehearsed.
-        """
+    def _one(self) -> tuple[State, int, int]:
+        """A lane's state; its bytes, and those of its parameters."""
         one = replace(self, at=self.at[:1], hyper={k: v[:1] for k, v in self.hyper.items()}, stacked=False)
         state, found = one.init(), {"state": 0, "params": 0}
 
@@ -218,10 +219,19 @@ class Lanes:
 
         tree(lambda leaf: add("state", leaf), state)
         tree(lambda leaf: add("params", leaf), state.get("params", {}))
+        return state, found["state"], found["params"]
+
+    def needed(self, batch_size: int) -> tuple[int, int]:
+        """Bytes that one lane takes in training, estimated, and how many its parameters are of them.
+
+        Counted are its state twice, for a step makes a new one; a gradient and a temporary; a step's examples on their
+        way from the pool and through the network, and what autograd keeps of them, with as many rehearsed.
+        """
+        one, state, params = self._one()
         example = math.prod(self.stream.shape) * (9 + 8 * self.dtype.itemsize)
         if self.learner.stages and self.learner.stages.net.vjp is None:
-            example += self._kept(self.learner.stages.net, state["params"])
-        return 2 * found["state"] + 2 * found["params"] + 2 * batch_size * example, found["params"]
+            example += self._kept(self.learner.stages.net, one["params"])
+        return 2 * state + 2 * params + 2 * batch_size * example, params
 
     def _kept(self, net: Net, params: Params) -> int:
         """Bytes that autograd keeps of one example: of two less those of one, for the weights are kept anyhow."""

@@ -7,6 +7,7 @@ seeds, strategies, anything. A number that an equation needs and that was not me
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -109,6 +110,18 @@ def forgetting(accuracy: ArrayLike) -> Array:
     early = np.triu(np.ones(a.shape[-2:], dtype=bool), 1)
     earlier = np.where(early & np.isnan(a), -np.inf, a)[..., :-1, :]
     return _mean(earlier.max(-2, initial=-np.inf) - a[..., -1, :])
+
+
+def forgetting_curve(accuracy: ArrayLike) -> Array:
+    """`forgetting` of the tasks learned so far, after each task, [..., T]; NaN after the first.
+
+    Args:
+        accuracy: [..., 1 + T, T].
+
+    Source: Chaudhry et al. 2018, arXiv:1801.10112, eq. 3, at every k.
+    """
+    a = _checked(accuracy)
+    return np.stack([forgetting(a[..., :2 + t, :1 + t]) for t in range(a.shape[-1])], -1)
 
 
 def backward_transfer(accuracy: ArrayLike) -> Array:
@@ -223,15 +236,20 @@ def paired_difference(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Paired
 def _sign_flip_p(d: Array) -> float:
     if np.isnan(d).any():
         return float("nan")
-    n = len(d)
+    # Sums that are equal on paper differ in the last bits, and must count as reached.
+    reached = np.abs(_flips(len(d)) @ d) >= np.abs(d.sum()) - 1e-9 * np.abs(d).sum()
+    return float(reached.mean())
+
+
+@lru_cache(4)  # a report tests hundreds of differences of as many seeds
+def _flips(n: int) -> Array:
+    """Signs of `n` differences, a row each: as they are, and all other ways, or 10,000 drawn."""
     if n <= _EXACT:
         up = (np.arange(2**n)[:, None] >> np.arange(n)) & 1
     else:
-        up = np.random.default_rng(0).integers(0, 2, (_DRAWS, n))
-        up = np.vstack([np.ones(n, dtype=up.dtype), up])
-    # Sums that are equal on paper differ in the last bits, and must count as reached.
-    reached = np.abs((2 * up - 1) @ d) >= np.abs(d.sum()) - 1e-9 * np.abs(d).sum()
-    return float(reached.mean())
+        up = np.vstack([np.ones((1, n), dtype=int), np.random.default_rng(0).integers(0, 2, (_DRAWS, n))])
+    signs: Array = 2.0 * up.astype(np.float64) - 1
+    return signs
 
 
 def smallest_p(n_seeds: int) -> float:

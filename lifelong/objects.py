@@ -112,7 +112,7 @@ def _one_task(learner: Any, stream: Stream, at: int, seed: int, budget: Budget, 
             measured.loss[0, task] = total  # the sum so far; it becomes a mean below
             rhythm.save(_checkpoint(learner, measured, task, done))
             saved = time.monotonic()
-    measured.loss[0, task] = total / max(todo.steps, 1)
+    measured.loss[0, task], measured.steps[0, task] = total / max(todo.steps, 1), todo.steps
     if stream.boundaries:
         learner.end_task()
     _measure(learner, stream, at, device, dtype, measured, 1 + task)
@@ -145,6 +145,7 @@ def _whole_task(learner: Any, stream: Stream, at: int, seed: int, budget: Budget
         measured.lost(torch.tensor([True]), task, len(losses) - 1)
         return
     measured.loss[0, task] = sum(losses) / len(losses) if losses else math.nan
+    measured.steps[0, task] = len(losses)
     _measure(learner, stream, at, device, dtype, measured, 1 + task)
     if rhythm.save:
         rhythm.save(_checkpoint(learner, measured, task + 1, 0))

@@ -280,7 +280,10 @@ def test_list_loads_no_avalanche():
     (["run", "split-digits", "er", "finetune", "er(capacity=0)"], ["capacity must be 1 or more"]),
     (["check", "er + ncm"], ["ncm", "whole learner", "er"]),
     (["check", "er(capacity=0)"], ["capacity must be 1 or more"]),
-    (["report", "split-nothing"], ["split-nothing"]),
+    (["report", "split-nothing"], ["no folder split-nothing", "--stream"]),
+    (["report", "--stream", "split-nothing"], ["no finished run of split-nothing"]),
+    (["report", "--since", "yesterday"], ["--since", "2026-11-20", "'yesterday'"]),
+    (["report", "--as", "sequoia"], ["--as knows gem, avalanche, mammoth, continuum", "'sequoia'"]),
 ])
 def test_what_else_was_asked_wrongly_gets_one_sentence(words, said, lifelong, tmp_path):
     refused(lifelong(*words), *said)
@@ -460,7 +463,9 @@ def test_report_json_holds_what_the_arrays_say(lifelong, tmp_path):
         mine = [row for row in rows if row["strategy"] == name]
         assert mine and all(row["stream"].startswith("split-digits") for row in mine)
         assert any(abs(v - mean) < 1e-9 or abs(v - 100 * mean) < 1e-9 for v in numbers(mine)), (name, mean, mine)
-    assert json.loads(lifelong("report", "split-digits", "--json").out) == rows
+    assert json.loads(lifelong("report", "runs", "--stream", "split-digits", "--json").out) == rows
+    one = next((tmp_path / "runs").glob("*finetune*"))
+    assert {row["strategy"] for row in json.loads(lifelong("report", one, "--json").out)} == {"finetune"}
 
 
 def numbers(value: Any) -> list[float]:

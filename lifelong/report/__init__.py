@@ -1,49 +1,95 @@
-"""A report from saved runs alone: tables with their definitions, tests between strategies, forgetting curves."""
+"""A report from saved runs alone: tables with their definitions, tests between strategies, figures, one page."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import math
 import os
+import sys
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from lifelong import metrics
-from lifelong.metrics import Array
-from lifelong.report.tables import Comparison as Comparison
+from lifelong.report import figures
+from lifelong.report.document import Block, Picture, Table, Words, csv_text, latex, table_csv
+from lifelong.report.document import markdown as _markdown
+from lifelong.report.frameworks import framework as framework
+from lifelong.report.page import page
+from lifelong.report.sections import document as document
+from lifelong.report.sections import tables_of as tables_of
+from lifelong.report.selection import Selection as Selection
+from lifelong.report.selection import select as select
+from lifelong.report.statistics import Comparison as Comparison
+from lifelong.report.statistics import checked_reference as checked_reference
+from lifelong.report.statistics import comparisons as comparisons
 from lifelong.report.tables import Group as Group
-from lifelong.report.tables import comparisons as comparisons
-from lifelong.report.tables import diverged, summary
+from lifelong.report.tables import by_length as by_length
 from lifelong.report.tables import groups as groups
+from lifelong.report.tables import percent as percent
 from lifelong.report.tables import rows as rows
 from lifelong.store import Run
 
 _NAMED = ("stream", "stream_options", "told_task", "label", "status")
 
 
-def write(runs: Sequence[Run], folder: str | os.PathLike[str]) -> list[Path]:
-    """Paths of the report written into `folder`: report.md, table.csv, seeds.csv, and figures of each group.
+def write(runs: Sequence[Run], folder: str | os.PathLike[str], *, reference: str | None = None,
+          other: Sequence[str] = (), only: Sequence[str] = (), damaged: Sequence[str] = (),
+          unfinished: Sequence[Words] = (), left_out: int = 0) -> list[Path]:
+    """Paths of the report written into `folder`; needs matplotlib, and no torch.
 
-    Every file is written whole under a temporary name and then renamed; the same runs give the same bytes (PNG: with
-    the same matplotlib). Needs matplotlib.
+    report.html is one page that needs no other file; report.md is the same with links to the figures; tables/ has every
+    table as LaTeX and CSV, figures/ every figure as SVG, PDF and PNG, and seeds.csv every value of every seed. Every
+    file is written whole under a temporary name and then renamed; the same runs give the same bytes (PNG and PDF: with
+    the same matplotlib).
+
+    Args:
+        runs: in the order wanted; bounds move to the ends of their group.
+        folder: is made where it is not there.
+        reference: the label or strategy that others are compared with (where a stream lacks it, and by default, the
+            first of its table); `parts`: every sum is compared with each of its parts.
+        other: frameworks whose metrics are shown too: gem, avalanche, mammoth, continuum.
+        only: names of the figures wanted; none: all.
+        damaged, unfinished, left_out: what `select` found beside the runs, to be listed.
     """
-    from lifelong.report import figures
-
-    files = {"report.md": markdown(runs, figures=True).encode()}
-    files |= {"table.csv": table_csv(runs).encode(), "seeds.csv": seeds_csv(runs).encode()}
-    for group in groups(runs):
-        for name, draw in (("curves", figures.curves), ("tasks", figures.tasks)):
-            figure = draw(group)
-            for kind in ("svg", "png"):
-                files[f"{group.slug}-{name}.{kind}"] = figures.encoded(figure, kind)
+    blocks = document(runs, reference, other, damaged, unfinished, left_out)
+    if only:
+        blocks = [b for b in blocks if not isinstance(b, Picture) or b.name.rsplit("-", 1)[-1] in only]
+    drawn = _drawn(groups(runs), [b.name for b in blocks if isinstance(b, Picture)])
+    files = {"report.html": page(blocks, {name: kinds["svg"] for name, kinds in drawn.items()}).encode(),
+             "report.md": _markdown(blocks, "figures").encode(), "seeds.csv": seeds_csv(runs).encode()}
+    files |= _table_files(blocks)
+    files |= {f"figures/{name}.{kind}": content for name, kinds in drawn.items() for kind, content in kinds.items()}
     target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
+    for place in {(target / name).parent for name in files}:
+        place.mkdir(parents=True, exist_ok=True)
     return [_replaced(target / name, content) for name, content in files.items()]
+
+
+def _table_files(blocks: Sequence[Block]) -> dict[str, bytes]:
+    tables = [block for block in blocks if isinstance(block, Table)]
+    return {f"tables/{table.name}.{kind}": one(table).encode() for table in tables
+            for kind, one in (("tex", latex), ("csv", table_csv))}
+
+
+def _drawn(found: Sequence[Group], names: Sequence[str]) -> dict[str, dict[str, bytes]]:
+    """The figures by name, each as svg, pdf and png: on two processes or more where there are many.
+
+    A process is forked, which is safe where no other thread runs and torch, whose threads do not survive it, is not
+    there.
+    """
+    look = figures.looks(found)
+    todo = [(figure, group, {label: look[label] for label in group.labels}) for group in found
+            for figure in figures.FIGURES if f"{group.slug}-{figure}" in names]
+    many, cores = len(todo) > 10, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    if many and cores > 1 and "torch" not in sys.modules and threading.active_count() == 1:
+        from concurrent.futures import ProcessPoolExecutor
+        from multiprocessing import get_context
+
+        with ProcessPoolExecutor(min(cores, 8), get_context("fork")) as pool:
+            several = list(pool.map(figures.draw, *zip(*todo, strict=True)))
+    else:
+        several = [figures.draw(*one) for one in todo]
+    return {f"{group.slug}-{name}": kinds for (name, group, _), kinds in zip(todo, several, strict=True)}
 
 
 def _replaced(path: Path, content: bytes) -> Path:
@@ -59,205 +105,22 @@ def _replaced(path: Path, content: bytes) -> Path:
     return path
 
 
-def markdown(runs: Sequence[Run], figures: bool = False) -> str:
-    """The report as Markdown, a section per group of comparable runs.
-
-    Args:
-        runs: in the order wanted; bounds move to the ends of their group.
-        figures: whether to embed the figures that `write` puts beside it.
-    """
-    sections = ["# Report" if runs else "# Report\n\nThere are no runs to report on."]
-    return "\n\n".join(sections + [_section(group, figures) for group in groups(runs)]) + "\n"
-
-
-def cells(group: Group) -> tuple[list[str], list[list[str]]]:
-    """Header and lines of a group's table as short strings: percent, mean ± half width of the 95 % t interval.
-
-    `(3/5)` behind a number: 3 of 5 seeds were measured. `–`: none was, or the metric does not apply to this run.
-    """
-    found = [group.values(i) for i in range(len(group.runs))]
-    names = [name for name in metrics.definitions if any(name in values for values in found)]
-    lines = []
-    for run, label, values in zip(group.runs, group.labels, found, strict=True):
-        name = label + (" (diverged)" if diverged(run) else "")
-        numbers = [percent(values[metric]) if metric in values else "–" for metric in names]
-        lines.append([name, *numbers, str(len(run.accuracy))])
-    return ["strategy", *(name.replace("_", " ") for name in names), "seeds"], lines
-
-
-def percent(values: Array) -> str:
-    """Values [S] as `mean ± half width` in percent; two decimals where one would hide the half width."""
-    mean, half_width, n = summary(values)
-    if not n:
-        return "–"
-    digits = 2 if 0 < round(100 * half_width, 2) < 0.1 else 1
-    text = f"{round(100 * mean, digits) + 0.0:.{digits}f}"  # + 0.0: no "-0.0"
-    text += f" ± {100 * half_width:.{digits}f}" if n > 1 else ""
-    return text if n == len(values) else f"{text} ({n}/{len(values)})"
-
-
-def _section(group: Group, figures: bool) -> str:
-    header, lines = cells(group)
-    table = ["| " + " | ".join(header) + " |", "|" + "|".join([" --- ", *[" ---: "] * (len(header) - 1)]) + "|"]
-    for run, label, line in zip(group.runs, group.labels, lines, strict=True):
-        name = _code(label) + (" **diverged**" if diverged(run) else "")
-        table.append("| " + " | ".join([name, *line[1:]]) + " |")
-    blocks = [f"## {group.title}", f"All runs: {group.common}." if group.common else "", "\n".join(table)]
-    blocks += [_notes(group, header, lines), _lengths(group)]
-    blocks += [_fates(group), _compared(group), _pictures(group) if figures else ""]
-    shown = [name for name in metrics.definitions if name.replace("_", " ") in header]
-    defined = [f"- {name.replace('_', ' ')}: {metrics.definitions[name]}" for name in shown]
-    blocks += ["a[t,k] is the accuracy on task k after task t of T; t = 0 is the untrained learner."]
-    return "\n\n".join(block for block in [*blocks, "\n".join(defined), _made_with(group)] if block)
-
-
-def _code(label: str) -> str:
-    return "`" + label.replace("|", "\\|") + "`"
-
-
-def _notes(group: Group, header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """What a reader of this table must know, a sentence each."""
-    notes = ["In percent; mean over seeds ± half width of its 95 % t interval."]
-    if any(len(run.accuracy) == 1 for run in group.runs):
-        notes.append("One seed gives no interval.")
-    text = " ".join(cell for line in lines for cell in line[1:])
-    if "–" in text:
-        notes.append("–: not measured, or not defined for this run.")
-    if "/" in text:
-        notes.append("(n/S): over the n of S seeds that were measured to the end, which flatters.")
-    if group.runs[0].accuracy.shape[-1] == 1:
-        notes.append("Forgetting and transfer need two tasks.")
-    elif group.unseen:
-        notes.append("Forward transfer is not defined here: unseen classes cannot be answered.")
-    if group.reference is not None and "intransigence" in header:
-        name = group.labels[group.reference]
-        notes.append(f"Intransigence is against {_code(name)} on the same seeds.")
-        if name.startswith("joint"):
-            notes.append("It meets all tasks from the first step; the paper's reference, `cumulative`, was not run.")
-    return " ".join(notes)
-
-
-def _lengths(group: Group) -> str:
-    """The table of accuracy by length, of a stream that has lengths."""
-    header, lines = length_cells(group)
-    if not lines:
-        return ""
-    table = ["| " + " | ".join(header) + " |", "|" + " --- |" * 2 + " ---: |" * (len(header) - 2)]
-    table += ["| " + " | ".join([_code(label), *cells]) + " |" for label, *cells in lines]
-    said = ("Over all classes met so far, each weighing the same: `test` on held-out examples, `train` on those that "
-            "were learned.")
-    return "\n".join(table) + "\n\n" + said
-
-
-def length_cells(group: Group) -> tuple[list[str], list[list[str]]]:
-    """Header and lines of a group's table by length, as `cells`; no lines for a stream without lengths."""
-    if not group.options.get("lengths"):
-        return [], []
-    lines = [[label, kind, *(percent(v) for v in values.T)] for label, run in zip(group.labels, group.runs, strict=True)
-             for kind, values in by_length(run).items()]
-    return ["classes", "", *map(str, group.options["lengths"])], lines
-
-
-def by_length(run: Run) -> dict[str, Array]:
-    """Accuracy after each of a stream's `lengths` over all classes met so far, `test` and `train`, [S, T] each."""
-    lengths = run.spec["stream_options"]["lengths"]
-    kinds = {"test": run.accuracy}
-    if "accuracy_train" in run.logs:
-        kinds["train"] = run.logs["accuracy_train"]
-    return {kind: metrics.average_curve(a, np.diff([0, *lengths])) for kind, a in kinds.items()}
-
-
-def _fates(group: Group) -> str:
-    """How far each diverged run got."""
-    lines = []
-    for run, label in zip(group.runs, group.labels, strict=True):
-        curve = metrics.average_curve(run.accuracy)
-        ended, whole = int(np.isfinite(curve[:, -1]).sum()), np.flatnonzero(np.isfinite(curve).all(0))
-        why = f" ({run.about['note']})" if run.about.get("note") else ""
-        said = f"- {_code(label)} diverged{why}; {ended} of {len(curve)} seeds reached the end; "
-        if len(whole):
-            t = int(whole[-1])
-            said += f"after task {t + 1}, the last with every seed, {100 * curve[:, t].mean():.1f} on average so far."
-        else:
-            said += "after no task was every seed measured."
-        lines += [said] if diverged(run) else []
-    return "\n".join(lines)
-
-
-def _compared(group: Group) -> str:
-    """Every strategy against the first: difference, interval, and p or why there is none."""
-    found = {one.label: one for one in comparisons(group)}
-    if len(group.runs) == 1:
-        return ""
-    head = (
-        f"Against {_code(group.labels[0])}, average accuracy in percentage points, paired by seed; ± is the 95 % t "
-        f"interval of the difference alone, p is the two-sided sign-flip permutation test after Holm over {len(found)}."
-    )
-    if any(one.smallest_p > 0.05 for one in found.values()):
-        head += f" For p to reach .05 it takes {math.ceil(math.log2(2 * len(found) / 0.05))} seeds."
-    lines = [f"- {_code(label)}: {_verdict(found.get(label))}" for label in group.labels[1:]]
-    return "\n".join([head, "", *lines])
-
-
-def _verdict(one: Comparison | None) -> str:
-    if one is None:
-        return "not compared, since not every seed of both was measured to the end"
-    mean, half_width, _ = one.difference
-    said = f"{100 * mean:+.1f}" + (f" ± {100 * half_width:.1f}" if one.n > 1 else "")
-    seeds = f"{one.n} seed" + "s" * (one.n > 1)
-    if one.smallest_p > 0.05:
-        return f"{said}; not enough seeds to tell (smallest possible p = {one.smallest_p:.2g} with {seeds})"
-    return f"{said}, p = {one.p:.2g} ({seeds})"
-
-
-def _pictures(group: Group) -> str:
-    about = {"curves": "average accuracy over the tasks seen so far", "tasks": "accuracy of each task"}
-    return "\n\n".join(
-        f"[![{group.title}: {text} as the stream goes on]({group.slug}-{name}.png)]({group.slug}-{name}.svg)"
-        for name, text in about.items()
-    )
-
-
-def _made_with(group: Group) -> str:
-    said = []
-    for name in ("device", "threads", "torch", "version", "commit"):
-        values = dict.fromkeys(str(run.about[name]) for run in group.runs if run.about.get(name) is not None)
-        said += [f"{name} {' / '.join(values)}"] if values else []
-    counts = sorted({len(run.accuracy) for run in group.runs})
-    return "Made with: " + ", ".join([*said, f"seeds {' / '.join(map(str, counts))}"]) + "."
-
-
-def table_csv(runs: Sequence[Run]) -> str:
-    """A line per run and metric, for a spreadsheet.
-
-    Columns: stream, stream_options (JSON), told_task, label, status, metric, mean, half_width, n_seeds. `mean` and
-    `half_width` (of the 95 % t interval) are fractions over the `n_seeds` that were measured; empty = not measured.
-    """
-    columns = ("mean", "half_width", "n_seeds")
-    lines = [
-        [*_named(row), name, *(found[column] for column in columns)]
-        for row in rows(runs)
-        for name, found in row["metrics"].items()
-    ]
-    return _csv([*_NAMED, "metric", *columns], lines)
+def markdown(runs: Sequence[Run], reference: str | None = None, other: Sequence[str] = ()) -> str:
+    """The report as Markdown, without figures; arguments as of `write`."""
+    return _markdown(document(runs, reference, other))
 
 
 def seeds_csv(runs: Sequence[Run]) -> str:
-    """A line per run, metric and seed: the columns of `table_csv` up to `metric`, then seed and value (a fraction)."""
+    """A line per run, metric and seed: stream, stream_options (JSON), told_task, label, status, metric, seed, value (a
+    fraction; empty = not measured)."""
     lines = [
         [*_named(row), name, seed, value]
         for row in rows(runs)
         for name, found in row["metrics"].items()
         for seed, value in zip(row["seeds"], found["values"], strict=True)
     ]
-    return _csv([*_NAMED, "metric", "seed", "value"], lines)
+    return csv_text([*_NAMED, "metric", "seed", "value"], lines)
 
 
 def _named(row: Mapping[str, Any]) -> list[Any]:
     return [json.dumps(row[name], sort_keys=True) if name == "stream_options" else row[name] for name in _NAMED]
-
-
-def _csv(header: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *lines])
-    return text.getvalue()

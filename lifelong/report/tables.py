@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -69,8 +70,29 @@ class Group:
         bounds = [_bound(run) for run in self.runs]
         return next((bounds.index(name) for name in ("cumulative", "joint") if name in bounds), None)
 
+    @property
+    def n_tasks(self) -> int:
+        """T."""
+        return int(self.runs[0].accuracy.shape[-1])
+
+    def bound(self, i: int) -> bool:
+        """Whether run `i` is a bound: finetune, cumulative or joint."""
+        return _bound(self.runs[i]) in _PLACES
+
+    def find(self, name: str) -> int | None:
+        """The place of the run with this label, else of the first with this strategy; None where there is none."""
+        strategies = [str(run.spec["strategy"]) for run in self.runs]
+        return next((names.index(name) for names in (self.labels, strategies) if name in names), None)
+
     def values(self, i: int) -> dict[str, Array]:
         """Every metric that applies to run `i`, one value per seed."""
+        return self._values[i]
+
+    @cached_property
+    def _values(self) -> list[dict[str, Array]]:
+        return [self._measured(i) for i in range(len(self.runs))]
+
+    def _measured(self, i: int) -> dict[str, Array]:
         accuracy = self.runs[i].accuracy
         names = ["average_accuracy", "average_incremental_accuracy", "learning_accuracy"]
         if accuracy.shape[-1] > 1:
@@ -112,6 +134,38 @@ def seeds(run: Run) -> list[int]:
 def diverged(run: Run) -> bool:
     """Whether some seed of the run did not reach the end."""
     return bool(run.about.get("status", "done") != "done")
+
+
+def sees_all(run: Run) -> bool:
+    """Whether the run is a bound that learns from all tasks, which no strategy may."""
+    return _PLACES.get(_bound(run), 0) > 1
+
+
+def alike(run: Run, other: Run) -> bool:
+    """Whether two runs differ in nothing but the strategy."""
+    differ = {"strategy", "hyper", "start", "sources", "seeds"}
+    return all(_json(run.spec.get(name)) == _json(other.spec.get(name))
+               for name in {*run.spec, *other.spec} - differ)
+
+
+def percent(values: Array) -> str:
+    """Values [S] as `mean ± half width` in percent; two decimals where one would hide the half width."""
+    mean, half_width, n = summary(values)
+    if not n:
+        return "–"
+    digits = 2 if 0 < round(100 * half_width, 2) < 0.1 else 1
+    text = f"{round(100 * mean, digits) + 0.0:.{digits}f}"  # + 0.0: no "-0.0"
+    text += f" ± {100 * half_width:.{digits}f}" if n > 1 else ""
+    return text if n == len(values) else f"{text} ({n}/{len(values)})"
+
+
+def by_length(run: Run) -> dict[str, Array]:
+    """Accuracy after each of a stream's `lengths` over all classes met so far, `test` and `train`, [S, T] each."""
+    lengths = run.spec["stream_options"]["lengths"]
+    kinds = {"test": run.accuracy}
+    if "accuracy_train" in run.logs:
+        kinds["train"] = run.logs["accuracy_train"]
+    return {kind: metrics.average_curve(a, np.diff([0, *lengths])) for kind, a in kinds.items()}
 
 
 def groups(runs: Sequence[Run]) -> list[Group]:
@@ -201,34 +255,6 @@ def rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
             status = {"status": run.about.get("status", "done"), "note": run.about.get("note", "")}
             found.append({**named, **status, "metrics": measured, **about})
     return found
-
-
-class Comparison(NamedTuple):
-    """One strategy against the first of its group in average accuracy, on the seeds that both have.
-
-    `p` is adjusted by Holm over the group, and `smallest_p` is the least that it could have been with these seeds.
-    """
-
-    label: str
-    difference: metrics.Paired
-    n: int
-    p: float
-    smallest_p: float
-
-
-def comparisons(group: Group) -> list[Comparison]:
-    """Every later run of a group against its first; runs of which a seed was not measured to the end are left out."""
-    first = dict(zip(seeds(group.runs[0]), group.values(0)["average_accuracy"], strict=True))
-    paired = []
-    for i in range(1, len(group.runs)):
-        own = dict(zip(seeds(group.runs[i]), group.values(i)["average_accuracy"], strict=True))
-        both = [seed for seed in first if seed in own]
-        if both and np.isfinite([*first.values(), *own.values()]).all():
-            difference = metrics.paired_difference([own[seed] for seed in both], [first[seed] for seed in both])
-            paired.append((group.labels[i], difference, len(both)))
-    adjusted = metrics.holm([difference.p for _, difference, _ in paired])
-    least = metrics.holm([metrics.smallest_p(n) for _, _, n in paired])
-    return [Comparison(*found, float(p), float(q)) for found, p, q in zip(paired, adjusted, least, strict=True)]
 
 
 def _number(value: float) -> float | None:
