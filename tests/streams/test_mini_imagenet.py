@@ -487,6 +487,7 @@ def test_agem_chooses_on_three_tasks_and_reports_on_seventeen_others(large: None
     assert all(len(own) == 5 for own in classes(reported, 0))
     assert classes(reported, 0) != classes(reported, 1)
     assert (reported.defaults["epochs"], reported.defaults["batch_size"]) == (1, 10)
+    assert (reported.mean, reported.augment) == ((0.485, 0.456, 0.406), "none")
 
 
 def test_gpm_has_all_twenty_tasks_and_the_online_one_two_lengths(large: None) -> None:
@@ -495,6 +496,7 @@ def test_gpm_has_all_twenty_tasks_and_the_online_one_two_lengths(large: None) ->
     for tasks in (10, 20):
         online = mini_imagenet.online([0, 1], tasks=tasks)
         assert (online.n_tasks, online.scenario, online.n_classes) == (tasks, "class", 100)
+        assert (online.mean, online.augment) == (None, "none")
         assert len({tuple((rows % EACH).tolist()) for rows in online.test[:, 0]}) == 2  # drawn
 
 
