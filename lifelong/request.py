@@ -156,6 +156,9 @@ def _setting(stream: Stream, terms: list[Term], model: Term, optimizer: Term, op
             raise ValueError(f"{setting.start} was learned on {len(both)} of the classes that {stream.name} tests on, "
                              f"for example {min(both)}: use another source, or insist with --overlap")
         spec |= {"overlap": len(both)} if both else {}
+        if stream.mean is not None:
+            raise ValueError(f"{setting.start} was learned on pixels as they are, and {stream.name} normalises their "
+                             "channels: use a stream that does not")
     return Setting(terms, model, optimizer, json.loads(json.dumps(spec)))
 
 

@@ -26,6 +26,8 @@ from conftest import refused
 from PIL import Image
 
 from lifelong import children, data, decoding, photos
+from lifelong.request import prepare
+from lifelong.setting import Options
 from streams import mini_imagenet
 
 SIDE, EACH = 12, 6
@@ -533,3 +535,11 @@ def test_no_start_is_used_on_classes_that_it_was_learned_on(root: Path, lifelong
                     "protonet(source=\"mini-imagenet(part='test')\", steps=1, way=2, shots=1, queries=1, "
                     "model='conv4(width=2)')", "--data", root)
     refused(said, "was learned on 2 of the classes that mini-imagenet-gemcl-v1 tests on", "imagenet/n02110341")
+
+
+def test_no_start_is_used_where_pixels_are_not_as_it_knows_them(root: Path) -> None:
+    start = "supervised(source='glyphs(classes=2)', steps=1, model='conv4(width=2)')"
+    stream = replace(split(root), mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
+    with pytest.raises(ValueError, match="supervised.* was learned on pixels as they are, and split-mini-imagenet-v1 "
+                                         "normalises their channels: use a stream that does not"):
+        prepare(stream, [start], Options(seeds=2))
