@@ -378,15 +378,30 @@ def test_too_little_disk_is_told_before_anything_is_written(tmp_path: Path, monk
     assert nothing_kept(tmp_path)
 
 
-def test_a_disk_that_fills_up_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*given: Any) -> None:
-        raise OSError(28, "No space left on device")
-
+@pytest.mark.parametrize("nth", range(1, 9))
+def test_a_disk_that_fills_up_at_any_moment_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nth: int) -> None:
     put(tmp_path / "mini-imagenet", folders())
-    monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(OSError, match="cannot keep mini-imagenet-12 in .*No space left on device.*LIFELONG_CACHE"):
-        split(tmp_path)
-    assert nothing_kept(tmp_path)
+    calls = []
+
+    def failing(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any, **named: Any) -> Any:
+            calls.append(real)
+            if len(calls) == nth:
+                raise OSError(28, "No space left on device")
+            return real(*given, **named)
+        return call
+
+    with monkeypatch.context() as patch:
+        for name in ("posix_fallocate", "fsync", "chmod", "replace"):
+            patch.setattr(os, name, failing(getattr(os, name)))
+        if nth == 8:  # there are seven
+            split(tmp_path)
+            assert len(calls) == 7
+        else:
+            with pytest.raises(OSError, match="cannot keep mini-imagenet-12 in .*No space left .*LIFELONG_CACHE"):
+                split(tmp_path)
+    assert not list((tmp_path / "cache").glob("*.part"))
+    np.testing.assert_array_equal(split(tmp_path).x.view(6, EACH, 3, SIDE, SIDE), EXPECTED)
 
 
 def test_interrupted_decoding_leaves_nothing_that_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
