@@ -15,12 +15,12 @@ ONE_PASS = {"model": "conv4(width=32)", "optimizer": "adam(lr=0.001)", "epochs":
 
 
 def split(name: str, seeds: Sequence[int], photos: Photos, *, train: int, test: int, examples: str, tasks: int,
-          classes_per_task: int | None, scenario: str, boundaries: bool, source: str,
+          classes_per_task: int | None, scenario: str, boundaries: bool, source: str | None = None,
           options: Mapping[str, Any], defaults: Mapping[str, Any] = {}, **rest: Any) -> Stream:
     """Tasks of classes that are drawn, with their order, for each seed; see `Photos.images` and `build.split`.
 
     Args:
-        source: what a start for it is learned from.
+        source: what a start for it is learned from; None: the user must say.
         defaults: of a run, in place of Adam in batches of 10, one epoch.
         rest: `mean`, `std` and `augment` of the `Stream`.
     """
