@@ -40,13 +40,17 @@ def plain(text: str) -> str:
     """A Google docstring of plain words and single backticks as one that reStructuredText does not stumble over."""
     lines, section = [], ""
     for line in re.sub(r"^(Source): (.+(?:\n +\S.*)*)", _source, text, flags=re.MULTILINE).split("\n"):
-        line = re.sub(r"^( {4})(\w+), (\w+): ", r"\1\2: see `\3`.\n\1\3: ", line) if section == "Attributes:" else line
         if line.strip() and not line.startswith(" "):
             section = line if line in ("Args:", "Raises:", "Attributes:", "Returns:") else ""
-        item = None if section else re.match(r" {4}('?\w+'?): (.*)", line)  # a list of names outside any section
-        lines += ["", f"    - ``{item[1]}``: {item[2]}"] if item else [
-            line if section else re.sub("^ {8}", " " * 6, line)]
-    return "".join(piece if i % 2 else _escaped(piece) for i, piece in enumerate(_CODE.split("\n".join(lines))))
+        if section == "Attributes:":
+            line = re.sub(r"^( {4})(\w+), (\w+): ", r"\1\2: see `\3`.\n\1\3: ", line)
+        elif not section and (item := re.match(r" {4}('?\w+'?): (.*)", line)):  # a list of names
+            line = f"\n    - ``{item[1]}``: {item[2]}"
+        elif not section:  # what else is indented keeps its lines
+            line = re.sub(r"^ {4}(?=\S)", "    \0 ", re.sub("^ {8}", " " * 6, line))
+        lines.append(line)
+    pieces = _CODE.split("\n".join(lines))
+    return "".join(piece if i % 2 else _escaped(piece) for i, piece in enumerate(pieces)).replace("\0", "|")
 
 
 def _source(match: re.Match[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -154,16 +155,8 @@ def filled(name: str, source: str, plan: Callable[[], Plan]) -> tuple[np.ndarray
         _sweep(path)
         _check_room(path.parent, name, int(np.prod(todo.shape)))
         with _replacing(path.with_suffix(".npy")) as file:
-            np.lib.format.write_array_header_2_0(file, {"descr": "|u1", "fortran_order": False, "shape": todo.shape})
-            file.flush()
-            begin = file.tell()
-            # Its room is taken now: a mapped file that outgrows the disk ends the process without a word.
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, begin + int(np.prod(todo.shape)))
-            else:
-                file.truncate(begin + int(np.prod(todo.shape)))
-            todo.fill(Path(file.name), begin)
-        _certify(path, source, np.load(path.with_suffix(".npy"), mmap_mode="r", allow_pickle=False), todo.about)
+            todo.fill(Path(file.name), _begin(file, todo.shape))
+        _certify(path, source, todo.about)
     except OSError as problem:
         if isinstance(problem, FileNotFoundError) or "LIFELONG_CACHE" in str(problem):
             raise
@@ -173,6 +166,24 @@ def filled(name: str, source: str, plan: Callable[[], Plan]) -> tuple[np.ndarray
     if again is None:
         raise OSError(f"{path}.npy was changed while it was written: do it again")
     return again
+
+
+def _begin(file: IO[bytes], shape: tuple[int, ...]) -> int:
+    """Writes the head of an array and takes the room of the rest; the first byte of this.
+
+    A mapped file that outgrows the disk later would end the process without a word.
+    """
+    np.lib.format.write_array_header_2_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    file.flush()
+    begin = file.tell()
+    size = begin + int(np.prod(shape))
+    try:
+        os.posix_fallocate(file.fileno(), 0, size)
+    except (AttributeError, OSError) as problem:
+        if isinstance(problem, OSError) and problem.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+            raise
+        file.truncate(size)  # where the system or the file system has no such call
+    return begin
 
 
 def _home() -> Path:
@@ -218,11 +229,11 @@ def _stored(path: Path, source: str) -> tuple[np.ndarray, Mapping[str, Any]] | N
         if manifest["source"] != source or manifest["shape"] != list(array.shape) or \
                 manifest["dtype"] != str(array.dtype):
             return None
-        portions = list(range(len(manifest["sha256"])))
+        known, portions = manifest["sha256"], list(range(len(manifest["sha256"])))
         if manifest["time"] == path.with_suffix(".npy").stat().st_mtime_ns:
-            portions = random.sample(portions, min(4, len(portions)))
-        sound = len(manifest["sha256"]) == len(_portions(array)) and \
-            all(_digest(array, i) == manifest["sha256"][i] for i in portions)
+            portions = random.Random().sample(portions, min(4, len(portions)))  # a user's seed stays where it is
+        sound = len(known) == _portions(array) and all(
+            made == known[i] for i, made in zip(portions, _digests(path, array, portions), strict=True))
         return (array, manifest["about"]) if sound else None
     except (OSError, ValueError, EOFError, KeyError, TypeError):
         return None
@@ -232,26 +243,30 @@ def _keep(path: Path, source: str, array: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with _replacing(path.with_suffix(".npy")) as file:
         np.save(file, array, allow_pickle=False)
-    _certify(path, source, array, {})
+    _certify(path, source, {})
 
 
-def _certify(path: Path, source: str, array: np.ndarray, about: Mapping[str, Any]) -> None:
+def _certify(path: Path, source: str, about: Mapping[str, Any]) -> None:
     """Writes the manifest, last: without it, or with an older one, the array does not count."""
+    array = np.load(path.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
     content = {"source": source, "shape": list(array.shape), "dtype": str(array.dtype), "about": about,
                "time": path.with_suffix(".npy").stat().st_mtime_ns,
-               "sha256": [_digest(array, i) for i in range(len(_portions(array)))]}
+               "sha256": list(_digests(path, array, range(_portions(array))))}
     with _replacing(path.with_suffix(".json")) as file:
         file.write(json.dumps(content, indent=1).encode())
 
 
-def _portions(array: np.ndarray) -> range:
-    return range(0, max(array.nbytes, 1), _PORTION)
+def _portions(array: np.ndarray) -> int:
+    return -(-array.nbytes // _PORTION)
 
 
-def _digest(array: np.ndarray, portion: int) -> str:
-    """The checksum of the i-th portion of an array."""
-    content = array.reshape(-1).view(np.uint8)[portion * _PORTION:(portion + 1) * _PORTION]
-    return hashlib.sha256(content.data).hexdigest()
+def _digests(path: Path, array: np.ndarray, portions: Iterable[int]) -> Iterator[str]:
+    """The checksums of some portions of a kept array; read, not mapped, for mapped pages count as memory in use."""
+    begin = path.with_suffix(".npy").stat().st_size - array.nbytes
+    with path.with_suffix(".npy").open("rb") as file:
+        for portion in portions:
+            file.seek(begin + portion * _PORTION)
+            yield hashlib.sha256(file.read(min(_PORTION, array.nbytes - portion * _PORTION))).hexdigest()
 
 
 @contextmanager

@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lifelong.learner import Batch, Learner, Params, State, Way, apart, gradient_step
-from lifelong.models import Back, looped, looped_train
+from lifelong.augment import NONE
+from lifelong.host import Ahead, gathered
+from lifelong.learner import AUGMENT, Batch, Learner, Params, State, Way, apart, gradient_step
+from lifelong.models import Back, Net, looped, looped_train
 from lifelong.stream import Pool, Stream
 
 try:  # what torch.func.vmap calls; its own handling of nested arguments costs ten times as much as these
@@ -47,6 +49,7 @@ class Lanes:
         hyper: values that differ from lane to lane, each [L]; empty: all lanes have `make({})`.
         device, dtype: where and in what precision.
         stacked: False trains a single lane without the lift.
+        host: whether examples stay in the host's memory, for the device has no room.
     """
 
     stream: Stream
@@ -57,6 +60,7 @@ class Lanes:
     device: torch.device = CPU
     dtype: torch.dtype = torch.float32
     stacked: bool = True
+    host: bool = False
 
     @property
     def n(self) -> int:
@@ -66,7 +70,7 @@ class Lanes:
     @cached_property
     def pool(self) -> Pool:
         """The examples that all lanes share; of a single unstacked lane its own view of them."""
-        pool = self.stream.pool(self.device, self.dtype)
+        pool = self.stream.pool(self.device, self.dtype, self.host)
         return pool if self.stacked else pool.lane({k: v[0] for k, v in self.own.items()})
 
     @cached_property
@@ -115,13 +119,43 @@ class Lanes:
         lane = torch.arange(self.n, device=self.device) * variants * len(self.pool.y)
         return self.pool.lane(tables), lane.unsqueeze(-1)
 
-    def fetch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Examples [L, B, *shape] and their units [L, B] for rows [L, B], in one gather; unstacked without L."""
-        if not self.stacked:
-            return self.pool.fetch(rows)
-        pool, offset = self._everyone
-        x, y = pool.fetch((rows.clamp(min=0) + offset).flatten())
-        return x.view(*rows.shape, *self.pool.shape), y.view(rows.shape)
+    @cached_property
+    def ahead(self) -> Ahead | None:
+        """What gathers batches before they are asked for, where examples stay in the host's memory."""
+        return Ahead(self.stream.x, self.device) if self.host else None
+
+    def draws(self, batch_size: int) -> dict[str, int]:
+        """How many uniform numbers a step needs, by source."""
+        draws = self.learner.draws(batch_size)
+        if self.stream.augment == NONE:
+            return draws
+        if AUGMENT in draws:
+            raise ValueError(f"a part cannot be called {AUGMENT}, for these random numbers change the images: give it "
+                             "another name")
+        return draws | {AUGMENT: 1}
+
+    def fetch(self, rows: Tensor, more: Sequence[Tensor] = (), u: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Examples [L, B, *shape] and their units [L, B] for rows [L, B], in one gather; unstacked without L.
+
+        Args:
+            rows: of a batch.
+            more: further rows [L, R] each, whose examples come after those of `rows`.
+            u: [L, 1], numbers that examples are augmented by; None: they are not.
+        """
+        every = torch.cat([rows, *more], -1) if more else rows
+        if not self.host and not self.stacked:
+            return self.pool.fetch(every, u)
+        ready = self.ahead.take(rows) if self.ahead else None
+        if ready is not None and more:
+            others = every[..., rows.shape[-1]:]
+            rest = gathered(self.pool.x, (others.clamp(min=0) % len(self.pool.y)).flatten())
+            ready = torch.cat([ready, rest.view(*others.shape, *rest.shape[1:])], rows.dim() - 1)
+        pool, at = self.pool, every
+        if self.stacked:
+            pool, offset = self._everyone
+            at = (every.clamp(min=0) + offset).flatten()
+        x, y = pool.stored(at, None if ready is None else ready.flatten(0, every.dim() - 1))
+        return pool.real(pool.augmented(x.view(*every.shape, *pool.shape), u)), y.view(every.shape)
 
     @cached_property
     def _examined(self) -> tuple[Tensor, Tensor] | None:
@@ -172,6 +206,11 @@ class Lanes:
 
     def size(self) -> tuple[int, int]:
         """Bytes of one lane's state, and of the parameters in it."""
+        _, state, params = self._one()
+        return state, params
+
+    def _one(self) -> tuple[State, int, int]:
+        """A lane's state; its bytes, and those of its parameters."""
         one = replace(self, at=self.at[:1], hyper={k: v[:1] for k, v in self.hyper.items()}, stacked=False)
         state, found = one.init(), {"state": 0, "params": 0}
 
@@ -180,17 +219,36 @@ class Lanes:
 
         tree(lambda leaf: add("state", leaf), state)
         tree(lambda leaf: add("params", leaf), state.get("params", {}))
-        return found["state"], found["params"]
+        return state, found["state"], found["params"]
 
     def needed(self, batch_size: int) -> tuple[int, int]:
         """Bytes that one lane takes in training, estimated, and how many its parameters are of them.
 
-        Counted are its state twice, for a step makes a new one; a gradient and a temporary; and a step's examples on
-        their way from the pool and through the network.
+        Counted are its state twice, for a step makes a new one; a gradient and a temporary; a step's examples on their
+        way from the pool and through the network, and what autograd keeps of them, with as many rehearsed.
         """
-        state, params = self.size()
+        one, state, params = self._one()
         example = math.prod(self.stream.shape) * (9 + 8 * self.dtype.itemsize)
+        if self.learner.stages and self.learner.stages.net.vjp is None:
+            example += self._kept(self.learner.stages.net, one["params"])
         return 2 * state + 2 * params + 2 * batch_size * example, params
+
+    def _kept(self, net: Net, params: Params) -> int:
+        """Bytes that autograd keeps of one example: of two less those of one, for the weights are kept anyhow."""
+        sizes = []
+        leaves = {k: p.detach().requires_grad_() for k, p in params.items()}
+        for n in (1, 2):
+            kept: list[int] = []
+
+            def pack(tensor: Tensor, kept: list[int] = kept) -> Tensor:
+                kept.append(tensor.numel() * tensor.element_size())
+                return tensor
+
+            x = torch.zeros(n, *self.stream.shape, dtype=self.dtype, device=self.device)
+            with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+                net.apply(leaves, x)
+            sizes.append(sum(kept))
+        return sizes[1] - sizes[0]
 
     def observe(self, state: State, batch: Batch) -> tuple[State, dict[str, Tensor]]:
         """One step of all lanes; the state given is used up."""
@@ -223,6 +281,10 @@ class Lanes:
         """(state, x [L, n, *shape], task 0-d) -> scores [L, n, C] of all lanes; unstacked without L."""
         forward, stages = self.forward, self.learner.stages
         if forward is not None and stages is not None and not any(p.predict for p in stages.parts.values()):
+            if stages.net.vjp is None:  # lane by lane, and without what a derivative would need
+                net = stages.net
+                return lambda state, x, task: torch.stack(
+                    [net.apply({k: p[i] for k, p in state["params"].items()}, x[i]) for i in range(len(x))])
             return lambda state, x, task: forward(state["params"], x)[0]
 
         def one(learner: Learner, pool: Pool, state: State, x: Tensor, task: Tensor) -> Tensor:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lifelong import build, protocols
-from lifelong.photos import Collection, Photos, load
+from lifelong.layouts import Collection
+from lifelong.photos import Photos, load
 from lifelong.start import Source
 from lifelong.stream import Stream
 
@@ -72,6 +73,8 @@ def agem(seeds: Sequence[int], *, data: str | Path | None = None, part: str = "e
          boundaries: bool = True) -> Stream:
     """mini-ImageNet as in the A-GEM family: task-incremental, one epoch, 17 tasks of 5 classes after 3 for choosing.
 
+    Channels are normalised by ImageNet's means and deviations.
+
     Args:
         data: folder with mini-ImageNet; None = see `lifelong.data.folder`.
         part: 'evaluation' (17 tasks), 'validation' (3 tasks of 15 other classes, on which hyper-parameters are chosen)
@@ -94,6 +97,8 @@ def agem(seeds: Sequence[int], *, data: str | Path | None = None, part: str = "e
 def gpm(seeds: Sequence[int], *, data: str | Path | None = None, boundaries: bool = True) -> Stream:
     """mini-ImageNet as in GPM: task-incremental, 20 tasks of 5 classes, ten epochs each.
 
+    Channels are normalised by ImageNet's means and deviations.
+
     Args:
         data: folder with mini-ImageNet; None = see `lifelong.data.folder`.
         boundaries: whether the learner is told where a task ends.
@@ -101,9 +106,9 @@ def gpm(seeds: Sequence[int], *, data: str | Path | None = None, boundaries: boo
     Raises:
         FileNotFoundError, ValueError: as for split mini-ImageNet.
 
-    Source: Saha et al. 2021, arXiv:2103.09762, who learn batch normalisation on the first task alone and hold out some
-        training images for stopping; their script for mini-ImageNet is not public, so the learning rate is the paper's
-        for GPM.
+    Source: Saha et al. 2021, arXiv:2103.09762, whose script for mini-ImageNet is not public; the learning rate is that
+        of the code of Lin et al. 2022 (TRGP, arXiv:2202.02931), which was made from theirs and holds out a fiftieth of
+        the training images to lower it and to stop. Both learn batch normalisation on the first task alone.
     """
     name = "mini-imagenet-gpm-v1"
     return protocols.gpm(name, seeds, _load(name, seeds, data), train=TRAINED, test=TESTED, boundaries=boundaries,

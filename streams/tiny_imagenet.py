@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lifelong import build, protocols
-from lifelong.photos import Collection, Photos, load
+from lifelong.layouts import Collection
+from lifelong.photos import Photos, load
 from lifelong.start import Source
 from lifelong.stream import Stream
 
@@ -50,13 +51,12 @@ def split(seeds: Sequence[int], *, data: str | Path | None = None, tasks: int = 
     name = "split-tiny-imagenet-v1"
     options: dict[str, Any] = {"tasks": tasks, "classes_per_task": classes_per_task, "train": train, "test": test,
                                "examples": examples, "scenario": scenario, "boundaries": boundaries}
-    return protocols.split(name, seeds, _load(_WHOLE, name, seeds, data), **options, source="tiny-imagenet-100",
-                           options=options)
+    return protocols.split(name, seeds, _load(_WHOLE, name, seeds, data), **options, options=options)
 
 
 def der(seeds: Sequence[int], *, data: str | Path | None = None, scenario: str = "class",
         boundaries: bool = True) -> Stream:
-    """Tiny-ImageNet as in DER: 10 tasks of 20 classes, 100 epochs each in batches of 32.
+    """Tiny-ImageNet as in DER: 10 tasks of 20 classes, 100 epochs each in batches of 32, cropped and flipped.
 
     Args:
         data: folder with Tiny-ImageNet; None = see `lifelong.data.folder`.
@@ -72,10 +72,11 @@ def der(seeds: Sequence[int], *, data: str | Path | None = None, scenario: str =
     name = "tiny-imagenet-der-v1"
     return protocols.split(
         name, seeds, _load(_WHOLE, name, seeds, data), train=500, test=50, examples="fixed", tasks=10,
-        classes_per_task=20, scenario=scenario, boundaries=boundaries, source="tiny-imagenet-100",
+        classes_per_task=20, scenario=scenario, boundaries=boundaries,
         options={"scenario": scenario, "boundaries": boundaries},
         defaults={"model": "resnet18(width=64, pool=0)", "optimizer": "sgd(lr=0.03)", "epochs": 100,
-                  "batch_size": 32})
+                  "batch_size": 32}, mean=(0.4802, 0.4480, 0.3975), std=(0.2770, 0.2691, 0.2821),
+        augment="crop(padding=4) + flip")
 
 
 def split_100(seeds: Sequence[int], *, data: str | Path | None = None, tasks: int = 10,

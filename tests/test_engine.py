@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lifelong import engine, registry
 from lifelong import lift as lifted
-from lifelong import registry
 from lifelong.checks import tiny
 from lifelong.engine import Measured, Rhythm, evaluate, train
 from lifelong.learner import Learner
 from lifelong.lift import Lanes, lift, tree
-from lifelong.models import Net, from_module, mlp
+from lifelong.models import Net, conv4, from_module, mlp
 from lifelong.objects import METHODS, train_object
 from lifelong.optim import Optimizer, sgd
 from lifelong.randomness import generator
@@ -134,6 +134,39 @@ def test_measuring_never_changes_training(strategy):
     assert not len(rare[0].curve)
     assert often[0].curve_step[:, 1].tolist() == [*range(1, 10)] * 3  # 10 steps a task; the last is the row of the array
     assert often[0].curve.shape == (27, 2, 3)
+
+
+def pictures(side: int, n: int = 100) -> Stream:
+    """One task with `n` test images of two classes, for two seeds."""
+    g = torch.Generator().manual_seed(0)
+    learn, ask = (rows.expand(2, 1, -1) for rows in torch.arange(n + 4).split([4, n]))
+    return Stream("pictures-v1", torch.rand(n + 4, 1, side, side, generator=g), torch.arange(n + 4) % 2, learn, ask,
+                  torch.ones(2, 1, 2, dtype=torch.bool), (1, side, side))
+
+
+def test_large_images_are_measured_a_few_at_a_time_with_nothing_kept_for_a_derivative(monkeypatch):
+    monkeypatch.setattr(engine, "EVALUATED", {"cpu": 512})
+    stack = lanes("finetune", [0, 1], pictures(56), net=conv4((1, 56, 56), 2, width=1))
+    state, asked = stack.init(), list[int]()
+    answer = stack.predict
+    monkeypatch.setitem(stack.__dict__, "predict", lambda state, x, task: asked.append(x.shape[1]) or answer(
+        state, x, task))
+
+    def kept(tensor: Tensor) -> Tensor:
+        raise AssertionError("kept for a derivative")
+
+    with torch.autograd.graph.saved_tensors_hooks(kept, lambda tensor: tensor):
+        evaluate(stack, state)
+    assert asked == [16] * 6 + [4]  # a quarter of 512 times 784 numbers, over two lanes
+
+
+def test_what_a_lane_takes_grows_with_what_autograd_keeps_of_an_example():
+    stack = lanes("finetune", [0, 1], pictures(56), net=conv4((1, 56, 56), 2, width=1))
+    more, _ = stack.needed(20)
+    less, _ = stack.needed(10)
+    sides = (28, 14, 7, 4)
+    # of each layer its output before normalisation and before ReLU, in float64; twice, for rehearsed ones come along
+    assert (more - less) / 20 > 8 * 2 * sum(side**2 for side in sides)
 
 
 def test_a_curve_holds_what_a_shorter_run_ends_with():

@@ -199,3 +199,9 @@ def test_links_lead_to_files():
     links = [link for link in re.findall(r"\]\(([^)]+)\)", TEXT) if "://" not in link]
     assert links and all((ROOT / link).exists() for link in links)
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+def test_the_citation_is_of_this_version():
+    text = (ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {lifelong.__version__}\n" in text and f"version = {{{lifelong.__version__}}}" in TEXT
+    assert "the lifelong developers" in text and "the lifelong developers" in (ROOT / "LICENSE").read_text()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import random
+import resource
 import struct
 import tracemalloc
 from collections import OrderedDict, defaultdict
@@ -257,7 +258,7 @@ def test_mutants_are_read_or_refused(count: int) -> None:
     seeds = [dump(form, protocol) for form in forms().values() for protocol in range(6)]
     seeds += [python2(protocol, [1, 2, 3, 4, 5, 6]) for protocol in range(3)] + [evil for evil, _ in HOSTILE.values()
                                                                                 if 0 < len(evil) < 2000]
-    g, refused = random.Random(count), 0
+    g, refused, before = random.Random(count), 0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for _ in range(count):
         try:
             decoding._described_pickle(Memory(mutant(g.choice(seeds), g, seeds)), ("x.pkl", None))
@@ -265,6 +266,14 @@ def test_mutants_are_read_or_refused(count: int) -> None:
             assert "x.pkl is not read: " in str(problem)
             refused += 1
     assert count / 2 < refused < count
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 200_000  # kilobytes
+
+
+def test_a_pickle_of_endless_instructions_is_left_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unpickle, "_INSTRUCTIONS", 1000)
+    assert load(memoryview(b"N" + b"20" * 499 + b".")) is None
+    with pytest.raises(Refused, match="more than 1,000 instructions, which no such data needs"):
+        load(memoryview(b"N" + b"20" * 500 + b"."))
 
 
 def test_nothing_is_imported_or_called_by_name() -> None:
