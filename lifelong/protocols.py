@@ -15,17 +15,18 @@ ONE_PASS = {"model": "conv4(width=32)", "optimizer": "adam(lr=0.001)", "epochs":
 
 def split(name: str, seeds: Sequence[int], photos: Photos, *, train: int, test: int, examples: str, tasks: int,
           classes_per_task: int | None, scenario: str, boundaries: bool, source: str,
-          options: Mapping[str, Any], defaults: Mapping[str, Any] = {}) -> Stream:
+          options: Mapping[str, Any], defaults: Mapping[str, Any] = {}, **rest: Any) -> Stream:
     """Tasks of classes that are drawn, with their order, for each seed; see `Photos.images` and `build.split`.
 
     Args:
         source: what a start for it is learned from.
         defaults: of a run, in place of Adam in batches of 10, one epoch.
+        rest: `mean`, `std` and `augment` of the `Stream`.
     """
     return build.split(name, seeds, photos.images(name, seeds, train=train, test=test, examples=examples), tasks=tasks,
                        classes_per_task=classes_per_task, scenario=scenario, boundaries=boundaries, options=options,
                        defaults={"model": _MODEL, "optimizer": "adam(lr=0.001)", "epochs": 1, "batch_size": 10,
-                                 "source": source} | dict(defaults))
+                                 "source": source} | dict(defaults), **rest)
 
 
 def agem(name: str, seeds: Sequence[int], photos: Photos, *, train: int, test: int, part: str, boundaries: bool,

@@ -96,6 +96,7 @@ def test_der_has_ten_tasks_of_twenty_classes(monkeypatch: pytest.MonkeyPatch) ->
     assert (stream.n_tasks, stream.n_classes, stream.scenario) == (10, 200, "class")
     assert (stream.train.shape[2], stream.test.shape[2]) == (20 * 500, 20 * 50)
     assert (stream.defaults["epochs"], stream.defaults["batch_size"]) == (100, 32)
+    assert stream.augment == "crop(padding=4) + flip" and stream.mean is not None and len(stream.mean) == 3
 
 
 WRONG: dict[str, tuple[dict[str, bytes], str]] = {
