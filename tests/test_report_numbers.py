@@ -316,16 +316,16 @@ def test_settings_and_provenance_are_those_of_the_records(shown, page):
 
 
 def test_the_lines_of_figures_are_the_means_of_the_arrays(shown):
-    from lifelong.report import figures
+    from lifelong.report import canvas, figures
 
     group = report.groups(shown[1])[0]
-    drawn = figures.curves(group, figures.looks([group])).axes[0].lines
+    drawn = figures.curves(group, canvas.looks([group])).axes[0].lines
     lines = {line.get_label(): line.get_ydata() for line in drawn if line.get_label() in STRATEGIES}
     assert set(lines) == set(STRATEGIES)
     for strategy, ys in lines.items():
         a = shown[0]["one-v1", strategy]
         np.testing.assert_allclose(ys, [100 * np.mean([m[t, :t].mean() for m in a]) for t in (1, 2, 3)])
-    forgot = {line.get_label(): line.get_ydata() for line in figures.forgetting(group, figures.looks([group])).axes[0].lines}
+    forgot = {line.get_label(): line.get_ydata() for line in figures.forgetting(group, canvas.looks([group])).axes[0].lines}
     a = shown[0]["one-v1", "er"]
     np.testing.assert_allclose(forgot["er"], [100 * np.mean(a[:, 1, 0] - a[:, 2, 0]), 100 * np.mean(
         mine(shown[0], "one-v1", "er")["forgetting"])])

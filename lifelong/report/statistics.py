@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lifelong import metrics
-from lifelong.report.tables import Group, alike, seeds, sees_all
+from lifelong.report.group import Group, alike, seeds, sees_all
 
 LEVEL = 0.05  # of every test
 POWER = 0.8
