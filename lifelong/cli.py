@@ -90,10 +90,10 @@ def _say(text: str) -> None:
 
 
 @app.command("list")
-def list_(name: Annotated[str | None, typer.Argument(help="A stream, strategy, start, source, model, "
-                                                                      "optimizer, or a start's file.")] = None,
+def list_(name: Annotated[str | None, typer.Argument(help="A stream, strategy, start, source, model, optimizer, "
+                                                         "augmentation, or a start's file.")] = None,
           as_json: Json = False) -> None:
-    """What there is: streams, strategies, starts, sources, models, optimizers; with a NAME, all about it.
+    """What there is: streams, strategies, starts, sources, models, optimizers, augmentations; with a NAME, all of it.
 
     NAME may also be the file of a start: what it was learned from, how, and by which version.
     """
@@ -205,6 +205,9 @@ def run(
     save_every: SaveEvery = 30.0,
     memory: Memory = None,
     overlap: Overlap = False,
+    augment: Annotated[str | None, typer.Option(
+        help="How images are changed at random where they are learned, for example \"crop(padding=4) + flip\", or none "
+             "[default: as the stream has it].")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no table.")] = False,
 ) -> None:
     """Runs a benchmark: strategies on a stream. What the store has already is found, what was interrupted goes on."""

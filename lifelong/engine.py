@@ -17,8 +17,10 @@ from lifelong.lift import Lanes, tree
 from lifelong.schedule import Budget, batches, plan, whole_task
 
 # Examples whose scores are made at once, over all lanes: on a CPU what its cache holds, else what fills the device.
-# They are of 784 numbers or fewer; of larger ones there are fewer, for a network's layers grow with them.
+# They are of 784 numbers or fewer; of larger ones there are a quarter of as many numbers, for a network's layers grow
+# with them, and are what fills the memory.
 EVALUATED = {"cpu": 4096, "cuda": 65536}
+USUAL = 784
 Tell = Callable[[int, int, int], None]
 Save = Callable[[dict[str, Any]], None]
 
@@ -97,7 +99,8 @@ def evaluate(lanes: Lanes, state: State, asked: Tensor | None = None) -> tuple[T
     rows, classes = (t[at].to(lanes.device) for t in (asked.flatten(1), stream.classes))
     seen = {k: v for k, v in state.items() if k != "optimizer"}
     size = max(256, EVALUATED[lanes.device.type] // lanes.n)
-    size = max(16, size * 784 // max(784, math.prod(stream.shape)))
+    if math.prod(stream.shape) > USUAL:
+        size = max(16, size * USUAL // (4 * math.prod(stream.shape)))
     # A learner that is told the task answers one task's examples at a time.
     cuts = range(0, n_tasks * m, size) if not lanes.learner.told else [t * m + a for t in range(n_tasks)
                                                                        for a in range(0, m, size)]

@@ -8,7 +8,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from lifelong import __version__, checks, registry, store
+from lifelong.augment import NONE
 from lifelong.engine import Measured, Rhythm, train
 from lifelong.learner import Initialization, Learner
 from lifelong.lift import Lanes, free, keep_pages
@@ -96,6 +97,8 @@ class Experiment:
             starts: of the store that starts are kept in, if it is another.
         """
         keep_pages()
+        if self.device.type != "cpu":
+            watcher.say(self.placed)
         outcome, ready = Outcome(), {}
         missing = []
         if root and not self.named:
@@ -196,7 +199,8 @@ class Experiment:
         """
         if setting.start is None:
             return self.stream, None
-        pixels = any(getattr(thing, "pixels", False) for thing in self._parts(setting))
+        # Augmented images have other features each time.
+        pixels = self.stream.augment != NONE or any(getattr(thing, "pixels", False) for thing in self._parts(setting))
         key = f"{setting.start} {pixels}"
         if key not in self._installed:
             self._installed[key] = self._install(setting, pixels)
@@ -206,6 +210,25 @@ class Experiment:
         context = {"shape": self.stream.shape, "n_classes": self.stream.n_classes, "n_tasks": self.stream.n_tasks,
                    "net": mlp(self.stream.shape, self.stream.n_classes)}
         return [registry.build(term, context) for term in setting.terms if not term.learned]
+
+    @property
+    def room(self) -> float:
+        """Bytes that training may take on the device."""
+        return 0.8 * free(self.device) if self.options.memory is None else self.options.memory * 2**30
+
+    @cached_property
+    def host(self) -> bool:
+        """Whether the examples stay in the host's memory, for half of the room on the device does not hold them."""
+        return self.device.type != "cpu" and self.stream.x.nbytes > self.room / 2
+
+    @property
+    def placed(self) -> str:
+        """A sentence on where the examples are."""
+        what = f"{len(self.stream.x):,} examples, {self.stream.x.nbytes / 2**30:.2g} GiB,"
+        if not self.host:
+            return f"{what} are on the {self.device.type} device"
+        return (f"{what} stay in the host's memory, for the {self.device.type} device has room for "
+                f"{self.room / 2**30:.2g}: batches are gathered ahead")
 
     @property
     def dtype(self) -> torch.dtype:
@@ -225,8 +248,8 @@ class Experiment:
         if only_head(net) and stream.warp is None and not pixels:
             rows = torch.cat([stream.train.flatten(), stream.test.flatten()])
             used = torch.unique(rows[rows >= 0] % len(stream.y))[:1 if self.trying else None]
-            x = encoded(net, stream.pool(self.device, self.dtype), used).cpu()
-            stream = replace(stream, x=x, shape=tuple(x.shape[1:]), scale=1.0)
+            x = encoded(net, stream.pool(self.device, self.dtype, self.host), used).cpu()
+            stream = replace(stream, x=x, shape=tuple(x.shape[1:]), scale=1.0, mean=None, std=None)
             net = mlp(stream.shape, stream.n_classes, ())._replace(init=net.init)
         beside = set(weights.params) - set(weights.net(stream.n_classes).init(generator(0, "init")))
         if use["length"] or use["power"] != 1 or use["views"] != 1:
@@ -270,9 +293,9 @@ class Experiment:
         values = {key: [setting.reals[key] for setting in stack] for key in stack[0].reals}
         differ = {key: [v for v in value for _ in seeds] for key, value in values.items() if len(set(value)) > 1}
         at = [s for _ in stack for s in range(len(seeds))][part]
-        return Lanes(self.installed(stack[0])[0], seeds, at, self.make(stack[0]),
-                     {k: v[part] for k, v in differ.items()}, self.device, self.dtype,
-                     stacked=len(at) > 1)
+        stream = self.installed(stack[0])[0]
+        return Lanes(stream, seeds, at, self.make(stack[0]), {k: v[part] for k, v in differ.items()}, self.device,
+                     self.dtype, stacked=len(at) > 1, host=self.host and stream.x is self.stream.x)
 
     def _train(self, stack: list[Setting], root: Path | None, watcher: Watcher) -> list[Run]:
         title = (f"{len(stack)} settings of " if len(stack) > 1 else "") + stack[0].spec["strategy"]
@@ -334,9 +357,9 @@ class Experiment:
     def _together(self, stack: list[Setting], watcher: Watcher) -> int:
         """How many lanes of a stack are trained at once: as fit into memory, and pay."""
         lanes = self.lanes(stack)
-        room = 0.8 * free(self.device) if self.options.memory is None else self.options.memory * 2**30
+        room, held = self.room, 0 if lanes.host else lanes.stream.x.nbytes
         needed, weights = lanes.needed(self.budget.batch_size)
-        most = max(1, min(lanes.n, int((room - lanes.stream.x.nbytes) / needed)))
+        most = max(1, min(lanes.n, int((room - held) / needed)))
         fits = most == lanes.n
         if self.device.type == "cpu":
             most = min(most, max(8, CACHED // max(1, weights)))

@@ -18,6 +18,7 @@ from lifelong.optim import Optimizer
 from lifelong.randomness import generator
 from lifelong.stream import Pool
 
+AUGMENT = "augment"  # the source of the numbers that a step's examples are augmented by
 _NONE: Any = None  # what a view's field is for a hook that it makes no sense for
 
 Recalled = dict[str, tuple[Tensor, Tensor]]  # by part: the rows, and their weights in a mean
@@ -374,7 +375,8 @@ def gradient_learner(net: Net, optimizer: Optimizer, parts: dict[str, Part],
 
     def observe(state: State, pool: Pool, batch: Batch) -> tuple[State, dict[str, Tensor]]:
         owned = state | {k: {n: v.clone() for n, v in state[k].items()} for k in ("params", "optimizer")}
-        way = Way(lambda stage: partial(getattr(stages, stage), pool), pool.fetch, pool.rivals)
+        way = Way(lambda stage: partial(getattr(stages, stage), pool),
+                  lambda rows, more, u: pool.fetch(torch.cat([rows, *more], -1), u), pool.rivals)
         return gradient_step(stages, way, owned, batch)
 
     return Learner(stages.init, observe, stages.predict, stages.end_task, stages.draws, next(iter(data), "task"),
@@ -386,14 +388,15 @@ class Way(NamedTuple):
 
     Attributes:
         each: (stage name) -> that stage for all lanes.
-        fetch: (rows) -> x, y for all lanes, in one gather.
+        fetch: (rows of the batch, rows that each part recalled, what they are augmented by) -> x, y of all of them, for
+            all lanes, in one gather.
         rivals: (y) -> the units that compete, or None: see `Pool.rivals`.
         forward: `Net.vjp` for all lanes; None: the network too goes through `each`, and autograd.
         train: the same of `Net.train`, where the network has it.
     """
 
     each: Callable[[str], Callable[..., Any]]
-    fetch: Callable[[Tensor], tuple[Tensor, Tensor]]
+    fetch: Callable[[Tensor, list[Tensor], Tensor | None], tuple[Tensor, Tensor]]
     rivals: Callable[[Tensor], Tensor | None]
     forward: Callable[[Params, Tensor], tuple[Tensor, Back]] | None = None
     train: Callable[[Params, Tensor, Tensor], tuple[Tensor, Back, Params]] | None = None
@@ -412,11 +415,13 @@ def gradient_step(stages: Stages, way: Way, state: State, batch: Batch) -> tuple
         state: owned by the caller.
         batch: of all lanes.
     """
-    trained = {k: p for k, p in state["params"].items() if k not in stages.fixed and not stages.start.frozen(k)}
+    trained = {k: p for k, p in state["params"].items() if not stages.start.frozen(k)}
+    if stages.net.still:
+        trained = {k: p for k, p in trained.items() if k not in stages.fixed}
     # Every tensor that goes through the lift costs about a microsecond, so none goes in vain.
     visible = {"params": state["params"], "parts": state["parts"]}
     rows = way.each("recall")(visible, batch) if "recall" in stages.uses else {}
-    x, y = way.fetch(torch.cat([batch.rows, *rows.values()], -1) if rows else batch.rows)
+    x, y = way.fetch(batch.rows, list(rows.values()), batch.u.get(AUGMENT))
     recalled = {name: (r, real(r, batch.weight.dtype)) for name, r in rows.items()}
     losses, scores, grads, moved = _differentiated(stages, way, state, trained, batch, recalled, x, y)
     if "transform" in stages.uses:

@@ -15,7 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lifelong.learner import Batch, Learner, Params, State, Way, apart, gradient_step
+from lifelong.augment import NONE
+from lifelong.host import Ahead, gathered
+from lifelong.learner import AUGMENT, Batch, Learner, Params, State, Way, apart, gradient_step
 from lifelong.models import Back, Net, looped, looped_train
 from lifelong.stream import Pool, Stream
 
@@ -47,6 +49,7 @@ class Lanes:
         hyper: values that differ from lane to lane, each [L]; empty: all lanes have `make({})`.
         device, dtype: where and in what precision.
         stacked: False trains a single lane without the lift.
+        host: whether examples stay in the host's memory, for the device has no room.
     """
 
     stream: Stream
@@ -57,6 +60,7 @@ class Lanes:
     device: torch.device = CPU
     dtype: torch.dtype = torch.float32
     stacked: bool = True
+    host: bool = False
 
     @property
     def n(self) -> int:
@@ -66,7 +70,7 @@ class Lanes:
     @cached_property
     def pool(self) -> Pool:
         """The examples that all lanes share; of a single unstacked lane its own view of them."""
-        pool = self.stream.pool(self.device, self.dtype)
+        pool = self.stream.pool(self.device, self.dtype, self.host)
         return pool if self.stacked else pool.lane({k: v[0] for k, v in self.own.items()})
 
     @cached_property
@@ -115,13 +119,43 @@ class Lanes:
         lane = torch.arange(self.n, device=self.device) * variants * len(self.pool.y)
         return self.pool.lane(tables), lane.unsqueeze(-1)
 
-    def fetch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Examples [L, B, *shape] and their units [L, B] for rows [L, B], in one gather; unstacked without L."""
-        if not self.stacked:
-            return self.pool.fetch(rows)
-        pool, offset = self._everyone
-        x, y = pool.fetch((rows.clamp(min=0) + offset).flatten())
-        return x.view(*rows.shape, *self.pool.shape), y.view(rows.shape)
+    @cached_property
+    def ahead(self) -> Ahead | None:
+        """What gathers batches before they are asked for, where examples stay in the host's memory."""
+        return Ahead(self.stream.x, self.device) if self.host else None
+
+    def draws(self, batch_size: int) -> dict[str, int]:
+        """How many uniform numbers a step needs, by source."""
+        draws = self.learner.draws(batch_size)
+        if self.stream.augment == NONE:
+            return draws
+        if AUGMENT in draws:
+            raise ValueError(f"a part cannot be called {AUGMENT}, for these random numbers change the images: give it "
+                             "another name")
+        return draws | {AUGMENT: 1}
+
+    def fetch(self, rows: Tensor, more: Sequence[Tensor] = (), u: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Examples [L, B, *shape] and their units [L, B] for rows [L, B], in one gather; unstacked without L.
+
+        Args:
+            rows: of a batch.
+            more: further rows [L, R] each, whose examples come after those of `rows`.
+            u: [L, 1], numbers that examples are augmented by; None: they are not.
+        """
+        every = torch.cat([rows, *more], -1) if more else rows
+        if not self.host and not self.stacked:
+            return self.pool.fetch(every, u)
+        ready = self.ahead.take(rows) if self.ahead else None
+        if ready is not None and more:
+            others = every[..., rows.shape[-1]:]
+            rest = gathered(self.pool.x, (others.clamp(min=0) % len(self.pool.y)).flatten())
+            ready = torch.cat([ready, rest.view(*others.shape, *rest.shape[1:])], rows.dim() - 1)
+        pool, at = self.pool, every
+        if self.stacked:
+            pool, offset = self._everyone
+            at = (every.clamp(min=0) + offset).flatten()
+        x, y = pool.stored(at, None if ready is None else ready.flatten(0, every.dim() - 1))
+        return pool.real(pool.augmented(x.view(*every.shape, *pool.shape), u)), y.view(every.shape)
 
     @cached_property
     def _examined(self) -> tuple[Tensor, Tensor] | None:

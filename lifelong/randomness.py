@@ -21,6 +21,8 @@ def generator(*names: object) -> torch.Generator:
 def many(u: Tensor, count: int) -> Tensor:
     """`count` uniform numbers in [0, 1) made of one, `u` 0-d float64: for steps that need more than `draws` should ask.
 
+    Of `u` [..., 1] as many for each, [..., count]; the first of them are the same whatever `count` is.
+
     Integers only, so every device and every lane of a stack gets the same; other `u` give unrelated numbers.
 
     Source: SplitMix64 (Steele, Lea & Flood 2014) from the state u * 2^53.

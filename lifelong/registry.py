@@ -18,7 +18,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, cast
 
-KINDS = ("streams", "strategies", "starts", "sources", "models", "optimizers")
+KINDS = ("streams", "strategies", "starts", "sources", "models", "optimizers", "augmentations")
 
 # Filled in by the framework where a factory names them; everything else is a hyper-parameter.
 CONTEXT = ("net", "shape", "n_classes", "n_tasks", "seed", "seeds", "data", "device", "training", "learned")
@@ -196,7 +196,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 _SINGULAR = {"streams": "stream", "strategies": "strategy", "starts": "start", "sources": "source",
-             "models": "model", "optimizers": "optimizer"}
+             "models": "model", "optimizers": "optimizer", "augmentations": "augmentation"}
 
 
 def load_file(path: str, name: str) -> Callable[..., Any]:

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 
 from lifelong import checks, registry, store
+from lifelong.augment import NONE, written
+from lifelong.augment import terms as augmenting
 from lifelong.experiment import Experiment
 from lifelong.learner import Initialization, Learner, Part
 from lifelong.pretrain import Pretraining, make_source
@@ -81,6 +83,9 @@ def prepare(stream: str | Stream, strategies: Sequence[Any], options: Options = 
     named = isinstance(stream, str)
     if isinstance(stream, str):
         stream = make_stream(stream, options, extra)
+    own = written(stream.augment)
+    if options.augment is not None:
+        stream = replace(stream, augment=written(options.augment))
     where = device(options.device)
     default = stream.defaults
     epochs = options.epochs if options.epochs is not None else int(default.get("epochs", 1))
@@ -90,8 +95,9 @@ def prepare(stream: str | Stream, strategies: Sequence[Any], options: Options = 
     models = _singles(options.model or default.get("model", "mlp"), "models")
     optimizers = _singles(options.optimizer or default.get("optimizer", "sgd"), "optimizers")
     starts: dict[str, Weights | Pretraining] = {}
+    more = {"augment": stream.augment} if written(stream.augment) != own else {}
     settings = [_setting(stream, _with_start(stream, terms, options, where, starts), model, optimizer, options,
-                         budget, starts)
+                         budget, starts, more)
                 for strategy in strategies for terms in registry.settings(_terms(strategy))
                 for (model,) in models for (optimizer,) in optimizers]
     unique = list({store.digest(s.spec): s for s in settings}.values())
@@ -124,8 +130,8 @@ def _terms(strategy: Any) -> list[Term]:
 
 
 def _setting(stream: Stream, terms: list[Term], model: Term, optimizer: Term, options: Options,
-             budget: Budget, starts: Mapping[str, Weights | Pretraining]) -> Setting:
-    files = {t.path for t in (*terms, model, optimizer) if t.path}
+             budget: Budget, starts: Mapping[str, Weights | Pretraining], more: Mapping[str, Any]) -> Setting:
+    files = {t.path for t in (*terms, model, optimizer, *augmenting(stream.augment)) if t.path}
     sources = {file: registry.file_digest(file) for file in sorted(files)}
     if any(t.name.startswith(registry.BRIDGE) for t in terms):
         sources["avalanche"] = metadata.version("avalanche-lib")
@@ -137,7 +143,7 @@ def _setting(stream: Stream, terms: list[Term], model: Term, optimizer: Term, op
         "dtype": options.dtype,
         "hyper": {"strategy": [t.resolved() for t in terms], "model": model.resolved(),
                   "optimizer": optimizer.resolved()},
-        "sources": sources,
+        "sources": sources, **more,
     }
     setting = Setting(terms, model, optimizer, spec)
     if setting.start:
@@ -150,6 +156,9 @@ def _setting(stream: Stream, terms: list[Term], model: Term, optimizer: Term, op
             raise ValueError(f"{setting.start} was learned on {len(both)} of the classes that {stream.name} tests on, "
                              f"for example {min(both)}: use another source, or insist with --overlap")
         spec |= {"overlap": len(both)} if both else {}
+        if stream.mean is not None:
+            raise ValueError(f"{setting.start} was learned on pixels as they are, and {stream.name} normalises their "
+                             "channels: use a stream that does not")
     return Setting(terms, model, optimizer, json.loads(json.dumps(spec)))
 
 
@@ -199,6 +208,9 @@ def _check(experiment: Experiment, setting: Setting) -> None:
     if low and (not isinstance(learner, Learner) or (learner.stages and learner.stages.net.dtype is None)):
         raise ValueError(f"{name} trains a network of its own, which --dtype bfloat16 would leave as it is: leave it "
                          "out")
+    if experiment.stream.augment != NONE and getattr(learner, "stages", None) is None:
+        raise ValueError(f"{name} fetches its examples itself, as they are, so {experiment.stream.augment} would not "
+                         "reach it: use --augment none")
     if not isinstance(learner, Learner):
         return
     if learner.boundaries and not experiment.stream.boundaries:

@@ -126,11 +126,12 @@ def uniforms(seeds: Sequence[int], task: int, draws: Mapping[str, int], start: i
 def batches(lanes: Lanes, plan: Plan, task: int, first: int) -> Iterator[tuple[int, Batch]]:
     """The batches of a task for all lanes, from step `first` on; rows and numbers go to the device in chunks."""
     at, device, b = torch.as_tensor(list(lanes.at)), lanes.device, plan.batch_size
-    draws = lanes.learner.draws(b)
+    draws = lanes.draws(b)
     number = torch.tensor(task if lanes.stream.boundaries else 0, device=device)
     number = number.expand(lanes.n) if lanes.stacked else number
     for start in range(first - first % CHUNK, plan.steps, CHUNK):
-        rows = plan.rows[:, start * b:(start + CHUNK) * b].unflatten(1, (-1, b))[at].to(device)
+        here = plan.rows[:, start * b:(start + CHUNK) * b].unflatten(1, (-1, b))[at]
+        rows = here.to(device)
         weight = (rows >= 0).to(lanes.dtype)
         weight /= weight.sum(-1, keepdim=True).clamp(min=1)
         u = {k: v[at].to(device) for k, v in uniforms(lanes.seeds, task, draws, start).items()}
@@ -139,7 +140,11 @@ def batches(lanes: Lanes, plan: Plan, task: int, first: int) -> Iterator[tuple[i
         else:
             rows, weight, u = rows[0], weight[0], {k: v[0] for k, v in u.items()}
         every, means, numbers = rows.unbind(), weight.unbind(), {name: v.unbind() for name, v in u.items()}
-        for k in range(max(first - start, 0), min(CHUNK, plan.steps - start)):
+        steps = range(max(first - start, 0), min(CHUNK, plan.steps - start))
+        if lanes.ahead and steps:
+            examples = (here.transpose(0, 1) if lanes.stacked else here[0]).clamp(min=0) % len(lanes.stream.y)
+            lanes.ahead.expect(every[steps.start:steps.stop], examples[steps.start:steps.stop].unbind())
+        for k in steps:
             yield start + k, Batch(every[k], means[k], {name: v[k] for name, v in numbers.items()}, number)
 
 

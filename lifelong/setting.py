@@ -31,6 +31,7 @@ class Options:
         save_every: seconds between checkpoints.
         overlap: whether a start may have been learned on classes that the stream tests on.
         memory: GiB that training may take; None: what is free. Lanes that do not fit together are trained in turn.
+        augment: how images are changed at random where they are learned, an expression, or 'none'.
     """
 
     seeds: int = 5
@@ -46,6 +47,7 @@ class Options:
     save_every: float = 30.0
     memory: float | None = None
     overlap: bool = False
+    augment: str | None = None
 
     def __post_init__(self) -> None:
         registry.at_least(1, **{"--seeds": self.seeds})

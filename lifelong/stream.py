@@ -9,6 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lifelong.augment import NONE, Augmentation, augmentation
+from lifelong.host import gathered
+from lifelong.randomness import many
+
 SCENARIOS = ("task", "domain", "class")
 
 
@@ -25,8 +29,11 @@ class Pool:
         shape: shape of one fetched example, without the batch axis.
         classes: [T, C] bool, the output units that belong to each task.
         scenario: 'task', 'domain' or 'class' incremental (van de Ven & Tolias 2019, arXiv:1904.07734, table 1).
-        scale: what integer pixels are multiplied by.
+        scale: what integer pixels are multiplied by; [C, 1, 1] where channels differ, and then all pixels are.
         dtype: of fetched examples; float64 makes every computation exact enough to compare stacks bit for bit.
+        shift: [C, 1, 1], what is then added to each channel; None: nothing.
+        augment: how examples are changed at random where they are learned.
+        host: whether `x` stays in the host's memory, whatever device the rest is on.
         warp: [V, D] int64, the source pixel of each pixel in each variant; D stands for the blank. None: as stored.
         label: [V, K] int64, the output unit of each class in each variant. None: the class itself.
     """
@@ -36,10 +43,13 @@ class Pool:
     shape: tuple[int, ...]
     classes: Tensor
     scenario: str = "class"
-    scale: float = 1.0
+    scale: float | Tensor = 1.0
     dtype: torch.dtype = torch.float32
     warp: Tensor | None = None
     label: Tensor | None = None
+    shift: Tensor | None = None
+    augment: Augmentation | None = None
+    host: bool = False
 
     @property
     def n_tasks(self) -> int:
@@ -55,18 +65,41 @@ class Pool:
         """The same examples with one lane's own `classes`, `warp` and `label`."""
         return replace(self, **tensors)
 
-    def fetch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Examples [B, *shape] and their output units [B] for `rows` [B]; a pad (-1) gives an arbitrary example."""
-        x, y = self.stored(rows)
-        return self.real(x), y
+    def fetch(self, rows: Tensor, u: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Examples [B, *shape] and their output units [B] for `rows` [B]; a pad (-1) gives an arbitrary example.
 
-    def stored(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """The same with examples in the type that the pool keeps, for `real` to be called on later."""
+        Args:
+            rows: of the pool.
+            u: [1], a uniform number that all examples are augmented by, each in its own way; None: they are not.
+        """
+        x, y = self.stored(rows)
+        return self.real(self.augmented(x, u)), y
+
+    def augmented(self, x: Tensor, u: Tensor | None) -> Tensor:
+        """Stored examples [..., n, *shape] as `augment` changes them by `u` [..., 1]; where there is none, as given.
+
+        The numbers of the first examples do not depend on how many there are, so what is rehearsed beside a batch does
+        not change how the batch is augmented.
+        """
+        if u is None or self.augment is None:
+            return x
+        n, draws = x.shape[u.dim() - 1], self.augment.draws
+        return self.augment.apply(x.flatten(0, u.dim() - 1), many(u, n * draws).view(-1, draws)).view(x.shape)
+
+    def stored(self, rows: Tensor, x: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The same with examples in the type that the pool keeps, for `real` to be called on later.
+
+        Args:
+            rows: of the pool.
+            x: the examples that they are of, before any warp, where these were gathered already.
+        """
         rows = rows.clamp(min=0)
-        if self.warp is None and self.label is None:
-            return self.x.index_select(0, rows), self.y.index_select(0, rows)
-        example, variant = rows % len(self.y), rows // len(self.y)
-        x, y = self.x.index_select(0, example), self.y.index_select(0, example)
+        example, variant = rows, rows
+        if self.warp is not None or self.label is not None:
+            example, variant = rows % len(self.y), rows // len(self.y)
+        if x is None:
+            x = gathered(self.x, example) if self.host else self.x.index_select(0, example)
+        y = self.y.index_select(0, example)
         if self.warp is not None:
             # Two plain gathers: indexing by both at once takes three to five times as long. In blocks, for the int64
             # positions of 512 images are as much as a processor's cache holds.
@@ -79,7 +112,9 @@ class Pool:
         return x, y if self.label is None else self.label[variant, y]
 
     def real(self, x: Tensor) -> Tensor:
-        """Stored examples in the precision of training, integers scaled."""
+        """Stored examples in the precision of training, integers scaled, or every channel normalised."""
+        if self.shift is not None:
+            return x.to(self.dtype, copy=True).mul_(self.scale).add_(self.shift)
         return x if x.dtype == self.dtype else x.to(self.dtype).mul_(self.scale)
 
     def rivals(self, y: Tensor) -> Tensor | None:
@@ -112,6 +147,10 @@ class Stream:
         retention: whether accuracy on the training rows of the tasks so far is measured as well.
         spare: output units, the last ones, that belong to no task: a learner may answer them, and is wrong.
         scale: what integer pixels are multiplied by, for example 1/255.
+        mean, std: of each channel, for examples [C, H, W]: pixels are, once scaled, (pixel - mean) / std; None: as they
+            are. `std` is above 0.
+        augment: how examples are changed at random where they are learned, an expression such as "crop(padding=4) +
+            flip"; where they are tested they never are. 'none': not at all.
         warp: [S, V, D], label: [S, V, K]: see `Pool`.
         defaults: what a run on this stream uses unless told otherwise: `model`, `optimizer`, `epochs`, `batch_size`.
         options: the arguments that made the stream, JSON values; with `name` they identify its content.
@@ -139,10 +178,14 @@ class Stream:
     ordered: bool = False
     retention: bool = False
     spare: int = 0
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    augment: str = NONE
 
     def __post_init__(self) -> None:
         if self.scenario not in SCENARIOS:
             raise ValueError(f"{self.name}: scenario {self.scenario!r} is none of {', '.join(SCENARIOS)}")
+        self._check_channels()
         self._check_examples()
         self._check_rows()
         self._check_labels()
@@ -162,10 +205,17 @@ class Stream:
         """Output units, C."""
         return self.classes.shape[2]
 
-    def pool(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Pool:
-        """The shared part of every lane's pool, on `device`; `lanes` has the part that differs."""
-        return Pool(self.x.to(device), self.y.to(device), self.shape, self.classes[0].to(device), self.scenario,
-                    self.scale, dtype)
+    def pool(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, host: bool = False) -> Pool:
+        """The shared part of every lane's pool, on `device`, with `host` save for the examples; `lanes` has the part
+        that differs."""
+        x = self.x if host else self.x.to(device)
+        pool = Pool(x, self.y.to(device), self.shape, self.classes[0].to(device), self.scenario, self.scale, dtype,
+                    augment=augmentation(self.augment), host=host)
+        if self.mean is None or self.std is None:
+            return pool
+        mean, std = (torch.tensor(v, dtype=torch.float64, device=device).view(-1, 1, 1) for v in (self.mean, self.std))
+        scale = 1.0 if self.x.is_floating_point() else self.scale
+        return replace(pool, scale=(scale / std).to(dtype), shift=(-mean / std).to(dtype))
 
     def lanes(self, seeds: Sequence[int], device: torch.device | str = "cpu") -> dict[str, Tensor]:
         """What differs from lane to lane, stacked: `classes`, and `warp` and `label` where the stream has them.
@@ -179,6 +229,17 @@ class Stream:
 
     def _variants(self) -> int:
         return next((v.shape[1] for v in (self.warp, self.label) if v is not None), 1)
+
+    def _check_channels(self) -> None:
+        if (self.mean is None) != (self.std is None):
+            raise ValueError(f"{self.name}: give mean and std, or neither")
+        if self.mean is not None and self.std is not None and not (
+                len(self.shape) == 3 and len(self.mean) == len(self.std) == self.shape[0] and min(self.std) > 0):
+            raise ValueError(f"{self.name}: mean and std must be a number for each channel, std above 0, got "
+                             f"{tuple(self.mean)} and {tuple(self.std)} for examples of shape {tuple(self.shape)}")
+        if self.augment != NONE and len(self.shape) != 3:
+            raise ValueError(f"{self.name}: {self.augment} is for images [channels, height, width], got examples of "
+                             f"shape {tuple(self.shape)}; use --augment none")
 
     def _check_examples(self) -> None:
         n = len(self.y)

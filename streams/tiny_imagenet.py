@@ -57,7 +57,7 @@ def split(seeds: Sequence[int], *, data: str | Path | None = None, tasks: int = 
 
 def der(seeds: Sequence[int], *, data: str | Path | None = None, scenario: str = "class",
         boundaries: bool = True) -> Stream:
-    """Tiny-ImageNet as in DER: 10 tasks of 20 classes, 100 epochs each in batches of 32.
+    """Tiny-ImageNet as in DER: 10 tasks of 20 classes, 100 epochs each in batches of 32, cropped and flipped.
 
     Args:
         data: folder with Tiny-ImageNet; None = see `lifelong.data.folder`.
@@ -76,7 +76,8 @@ def der(seeds: Sequence[int], *, data: str | Path | None = None, scenario: str =
         classes_per_task=20, scenario=scenario, boundaries=boundaries, source="tiny-imagenet-100",
         options={"scenario": scenario, "boundaries": boundaries},
         defaults={"model": "resnet18(width=64, pool=0)", "optimizer": "sgd(lr=0.03)", "epochs": 100,
-                  "batch_size": 32})
+                  "batch_size": 32}, mean=(0.4802, 0.4480, 0.3975), std=(0.2770, 0.2691, 0.2821),
+        augment="crop(padding=4) + flip")
 
 
 def split_100(seeds: Sequence[int], *, data: str | Path | None = None, tasks: int = 10,

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from contenders import HAS_AVALANCHE, METHODS, MODELS, Case, Contender, trainers
+from images import images
 from parts import evaluation, grid, growth, precision, profile, startup
 from rich.console import Console
 from tables import Record, Table, machine, number, ratio, write
@@ -69,7 +70,7 @@ def _arguments() -> argparse.Namespace:
     numbers = lambda text: [int(part) for part in text.split(",")]  # noqa: E731
     add = parser.add_argument
     add("--part", default="all",
-        choices=["train", "evaluate", "growth", "startup", "grid", "precision", "profile", "all"])
+        choices=["train", "evaluate", "growth", "startup", "grid", "precision", "images", "profile", "all"])
     add("--quick", action="store_true", help="smaller: to see that it works, not for figures")
     add("--repeats", type=int, default=5, help="rounds that count")
     add("--threads", type=int, default=1, help="of torch, for every contender")
@@ -109,10 +110,11 @@ def main() -> None:
         "startup": ("startup", startup),
         "grid": (f"grid-{shape}", lambda record: grid(record, case, args.quick)),
         "precision": (f"precision-{args.device}", lambda record: precision(record, case, args.methods[0], args.seeds)),
+        "images": (f"images-batch{args.batch}-{args.device}", lambda record: images(record, args.batch, args.quick)),
         "profile": (f"profile-{shape}", lambda record: profile(record, case, args.methods, args.seeds)),
     }
     for name, (file, part) in parts.items():
-        if args.part not in (name, "all") or (name in ("precision", "profile") and args.part == "all"):
+        if args.part not in (name, "all") or (name in ("precision", "images", "profile") and args.part == "all"):
             continue
         start, record = time.perf_counter(), Record(args.repeats, console)
         part(record)

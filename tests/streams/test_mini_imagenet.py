@@ -26,6 +26,8 @@ from conftest import refused
 from PIL import Image
 
 from lifelong import children, data, decoding, photos
+from lifelong.request import prepare
+from lifelong.setting import Options
 from streams import mini_imagenet
 
 SIDE, EACH = 12, 6
@@ -487,6 +489,7 @@ def test_agem_chooses_on_three_tasks_and_reports_on_seventeen_others(large: None
     assert all(len(own) == 5 for own in classes(reported, 0))
     assert classes(reported, 0) != classes(reported, 1)
     assert (reported.defaults["epochs"], reported.defaults["batch_size"]) == (1, 10)
+    assert (reported.mean, reported.augment) == ((0.485, 0.456, 0.406), "none")
 
 
 def test_gpm_has_all_twenty_tasks_and_the_online_one_two_lengths(large: None) -> None:
@@ -495,6 +498,7 @@ def test_gpm_has_all_twenty_tasks_and_the_online_one_two_lengths(large: None) ->
     for tasks in (10, 20):
         online = mini_imagenet.online([0, 1], tasks=tasks)
         assert (online.n_tasks, online.scenario, online.n_classes) == (tasks, "class", 100)
+        assert (online.mean, online.augment) == (None, "none")
         assert len({tuple((rows % EACH).tolist()) for rows in online.test[:, 0]}) == 2  # drawn
 
 
@@ -531,3 +535,11 @@ def test_no_start_is_used_on_classes_that_it_was_learned_on(root: Path, lifelong
                     "protonet(source=\"mini-imagenet(part='test')\", steps=1, way=2, shots=1, queries=1, "
                     "model='conv4(width=2)')", "--data", root)
     refused(said, "was learned on 2 of the classes that mini-imagenet-gemcl-v1 tests on", "imagenet/n02110341")
+
+
+def test_no_start_is_used_where_pixels_are_not_as_it_knows_them(root: Path) -> None:
+    start = "supervised(source='glyphs(classes=2)', steps=1, model='conv4(width=2)')"
+    stream = replace(split(root), mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
+    with pytest.raises(ValueError, match="supervised.* was learned on pixels as they are, and split-mini-imagenet-v1 "
+                                         "normalises their channels: use a stream that does not"):
+        prepare(stream, [start], Options(seeds=2))
