@@ -83,6 +83,7 @@ def probe(lanes: Lanes, budget: Budget) -> None:
             task = whole_task(lanes, 0, 8)
             state = lanes.end_task(state, task)
         lanes.each(lambda learner, pool, s, b: predict(learner, s, pool, pool.fetch(b.rows)[0], b.task))(state, batch)
+        _forgets(lanes, few)
     except ValueError as error:
         if isinstance(error, Impure) or (error.__cause__ is None and "vmap" not in str(error)):
             raise
@@ -141,11 +142,21 @@ def _guarded(lanes: Lanes, budget: Budget) -> None:
     state = one.init()
     for _, batch in batches(one, plan(one.stream, one.seeds, 0, learner.data, budget), 0, 0):
         state, _ = observe(state, pool, batch)
-    once = tree(torch.clone, state)
     if one.stream.boundaries:
         state = end_task(state, pool, whole_task(one, 0, 8))
     predict(replace(learner, predict=guarded(learner.predict)), state, pool, pool.fetch(batch.rows)[0], batch.task)
-    for a, b in zip(_tensors(once), _tensors(observe(one.init(), pool, batch)[0]), strict=True):
+
+
+def _forgets(lanes: Lanes, budget: Budget) -> None:
+    """A first step of one lane gives the same again, after a task has ended in between."""
+    one = replace(lanes, at=lanes.at[:1], hyper={k: v[:1] for k, v in lanes.hyper.items()}, stacked=False)
+    learner, pool = one.learner, one.pool
+    batch = next(batches(one, plan(one.stream, one.seeds, 0, learner.data, budget), 0, 0))[1]
+    state, _ = learner.observe(one.init(), pool, batch)
+    once = tree(torch.clone, state)
+    if one.stream.boundaries:
+        learner.end_task(state, pool, whole_task(one, 0, 8))
+    for a, b in zip(_tensors(once), _tensors(learner.observe(one.init(), pool, batch)[0]), strict=True):
         if a.shape == b.shape and not torch.allclose(a, b, 1e-5, 1e-6, equal_nan=True):
             raise Impure(_KEEPS)
 
