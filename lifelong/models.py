@@ -188,10 +188,14 @@ def classifier(init: Callable[[torch.Generator], Params], through: Through, stil
 
     def train(params: Params, x: Tensor, real: Tensor) -> tuple[Tensor, Params]:
         own: Params = {}
-        # Where this can be known at no price and all are real, torch's fused normalisation does, several times as fast.
-        known = x.device.type == "cpu" and not lifted() and bool(real.all())
-        z = through(params, x, own, None if known else real)
-        return F.linear(z, *(params[k] for k in head)), moved(params, own)
+        # Where it costs nothing to know which are real, the others are left out, and torch's fused normalisation does.
+        at = real.nonzero().flatten() if x.device.type == "cpu" and not lifted() else real[:0]
+        if len(at) == 0:
+            return F.linear(through(params, x, own, real), *(params[k] for k in head)), moved(params, own)
+        scores = F.linear(through(params, x if len(at) == len(x) else x[at], own), *(params[k] for k in head))
+        if len(at) < len(x):
+            scores = scores.new_zeros(len(x), scores.shape[1]).index_copy(0, at, scores)
+        return scores, moved(params, own)
 
     if not still:
         return Net(init, apply, through, head)

@@ -218,7 +218,10 @@ def _check(experiment: Experiment, setting: Setting) -> None:
     if learner.told and experiment.stream.scenario != "task":
         raise ValueError(f"{name} must be told the task to answer, and this stream is {experiment.stream.scenario}-"
                          "incremental: use --scenario task")
-    checks.probe(experiment.lanes([setting]), experiment.budget)
+    try:
+        checks.probe(experiment.lanes([setting]), experiment.budget)
+    except checks.Impure as error:
+        raise checks.Impure(f"{name}: {error}") from error
 
 
 def run(stream: str | Stream, strategy: Any, *, store: str | Path | None = None, **options: Any) -> Run:

@@ -110,7 +110,7 @@ def main() -> None:
         "startup": ("startup", startup),
         "grid": (f"grid-{shape}", lambda record: grid(record, case, args.quick)),
         "precision": (f"precision-{args.device}", lambda record: precision(record, case, args.methods[0], args.seeds)),
-        "images": (f"images-batch{args.batch}-{args.device}", lambda record: images(record, args.batch, args.quick)),
+        "images": ("images", lambda record: images(record, args.batch, args.quick)),
         "profile": (f"profile-{shape}", lambda record: profile(record, case, args.methods, args.seeds)),
     }
     for name, (file, part) in parts.items():
