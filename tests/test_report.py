@@ -288,6 +288,15 @@ def test_the_same_runs_give_the_same_bytes(written, tmp_path):
             written[0] / path.relative_to(tmp_path)).read_bytes(), path.name
 
 
+def test_what_was_tuned_is_in_the_settings_with_its_cost():
+    tuned = {"file": "t.json", "chosen": {"strength": 10.0, "optimizer.lr": 0.1}, "cost_s": 1234.4, "settings": 6,
+             "seeds": [1000000, 1000002], "criterion": "what it was measured by"}
+    text = report.markdown([a_run("ewc(strength=10)", 0.8, [0.5, 0.7], about={"tuned": tuned}), *three()])
+    assert "| `strength=10.0, optimizer.lr=0.1`, of 6 settings on seeds 1000000 to 1000002, 1,234 s |" in text
+    assert "which semicolons part. Tuned by: what it was measured by." in text
+    assert "Tuned" not in report.markdown(three()) and "| tuned |" not in report.markdown(three())
+
+
 def test_seeds_are_written_as_plain_numbers(written):
     with (written[0] / "seeds.csv").open(newline="") as file:
         values = [line for line in csv.DictReader(file) if line["label"].startswith("ewc")]

@@ -157,7 +157,7 @@ def _numbers(mosaic: Mosaic, p: int, mean: Array) -> None:
         if np.isfinite(value):
             x, y = mosaic.place(p, column + 1, row)
             mosaic.axes.text(float(x), float(y), f"{value:.0f}", ha="center", va="center", fontsize=6.5,
-                             color="#ffffff" if value < 55 else "#111111")
+                             color="#fefefe" if value < 55 else "#111111")
 
 
 def transfer(group: Group, look: Mapping[str, Look]) -> Figure:
