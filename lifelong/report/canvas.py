@@ -145,7 +145,7 @@ def curve(axes: Axes, group: Group, i: int, values: Array, look: Look, first: in
     if len(values) > 1 and band:
         axes.fill_between(x, mean - half_width, mean + half_width, color=look.colour, alpha=0.15, linewidth=0)
     elif len(values) > 1:
-        axes.errorbar(x[some], mean[some], half_width[some], fmt="none", ecolor=look.colour, elinewidth=0.8, capsize=2)
+        axes.vlines(x[some], mean[some] - half_width[some], mean[some] + half_width[some], look.colour, linewidth=0.8)
     measured = np.flatnonzero(np.isfinite(mean))
     if diverged(group.runs[i]) and len(measured):
         last = measured[-1]
@@ -258,6 +258,6 @@ def few_ticks(axes: Axes) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     log = axes.get_xscale() == "log"
-    axes.xaxis.set_major_locator(LogLocator(numticks=4) if log else MaxNLocator(3))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 3), numticks=6) if log else MaxNLocator(3))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / 1000:g}k" if abs(x) >= 10_000 else f"{x:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())

@@ -191,9 +191,9 @@ def _spot(axes: Axes, values: Array, row: int, look: Look) -> None:
     mean, half = metrics.mean_interval(values)
     axes.plot(values, np.full(len(values), row + 0.25), ".", color=look.colour, alpha=0.4, markersize=4,
               markeredgewidth=0)
-    bar = None if np.isnan(half) else half
-    axes.errorbar(float(mean), row, xerr=bar, fmt=look.marker, color=look.colour, elinewidth=1.2, capsize=2.5,
-                  markersize=5)
+    if not np.isnan(half):
+        axes.plot([mean - half, mean + half], [row, row], "|-", color=look.colour, linewidth=1.2, markersize=5)
+    axes.plot(mean, row, look.marker, color=look.colour, markersize=5)
 
 
 def plane(group: Group, look: Mapping[str, Look]) -> Figure:
@@ -215,12 +215,13 @@ def _point(axes: Axes, x: Array, y: Array, look: Look) -> tuple[float, float] | 
     kept = np.isfinite(x) & np.isfinite(y)
     if not kept.any():
         return None
-    (across, wide), (up, high) = (metrics.mean_interval(100 * v[kept]) for v in (x, y))
+    across, wide, up, high = (float(v) for a in (x, y) for v in metrics.mean_interval(100 * a[kept]))
     if not np.isnan(high):
-        axes.errorbar(across, up, yerr=high, xerr=None if np.ptp(x[kept]) == 0 else wide, fmt="none",
-                      ecolor=look.colour, elinewidth=0.9, alpha=0.7)
+        wide = wide if np.ptp(x[kept]) else 0.0
+        axes.plot([across - wide, across + wide, np.nan, across, across], [up, up, np.nan, up - high, up + high],
+                  color=look.colour, linewidth=0.9, alpha=0.7)
     axes.plot(across, up, look.marker, color=look.colour, markersize=6)
-    return float(across), float(up)
+    return across, up
 
 
 def _within_bounds(axes: Axes) -> None:
