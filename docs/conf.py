@@ -13,6 +13,7 @@ from sphinx.ext.napoleon.docstring import GoogleDocstring
 
 import lifelong
 from lifelong import metrics, registry
+from lifelong.report import figures, frameworks
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -74,16 +75,26 @@ def _entry(kind: str, name: str) -> tuple[str, str, list[str]]:
     text = plain(inspect.getdoc(factory) or "")
     body = str(GoogleDocstring(text, Config(napoleon_use_param=False), what="function"))
     body = re.sub(r"^:raises (\w+):", r"*\1*", body, flags=re.MULTILINE)  # a field of Python objects, which this is not
-    return f"{name}({hyper})", " ".join(text.split("\n\n")[0].split()), body.split("\n")
+    return f"{name}({hyper})", _first(text), body.split("\n")
+
+
+def _first(text: str) -> str:
+    """The first paragraph of a docstring in one line."""
+    return " ".join(text.split("\n\n")[0].split())
 
 
 def _catalogue(app: Sphinx) -> None:
-    """Writes generated/KIND.rst, a table of every entry point and below it everything about each; and the metrics."""
+    """Writes generated/KIND.rst, a table of every entry point and below it everything about each; and other tables."""
     folder = Path(__file__).parent / "generated"
     folder.mkdir(exist_ok=True)
-    rows = [line for name, text in metrics.definitions.items()
-            for line in (f"   * - {name.replace('_', ' ')}", f"     - {_escaped(text)}")]
-    (folder / "definitions.rst").write_text("\n".join([".. list-table::", "   :widths: 1 4", "", *rows]) + "\n")
+    tables = {
+        "definitions": {name.replace("_", " "): text for name, text in metrics.definitions.items()},
+        "figures": {name: _first(inspect.getdoc(draw) or "") for name, draw in figures.FIGURES.items()},
+        "frameworks": {name: f"{one.title}: {', '.join(m.name for m in one.metrics)}"
+                       for name, one in frameworks.FRAMEWORKS.items()}}
+    for name, rows in tables.items():
+        lines = [line for row, text in rows.items() for line in (f"   * - {row}", f"     - {_escaped(text)}")]
+        (folder / f"{name}.rst").write_text("\n".join([".. list-table::", "   :widths: 1 4", "", *lines]) + "\n")
     for kind in registry.KINDS:
         table, below = [".. list-table::", "   :widths: 1 4", ""], []
         for name in registry.catalogue(kind):

@@ -32,6 +32,8 @@ class Impure(ValueError):
 
 
 _WRITES = "it writes into a tensor that it was given: make a new one"
+_KEEPS = ("it keeps something outside its state, in a variable that a hook changes, so that seeds mix and nothing "
+          "resumes: return it as the part's state from `init`, `step` or `task`")
 _RULES = {
     "calling .item()": "it reads a number out of a tensor (`.item()`, `int(t)`, `if t:`): use torch.where",
     "data-dependent control flow": "it reads a number out of a tensor (`.item()`, `int(t)`, `if t:`): use torch.where",
@@ -45,6 +47,8 @@ _RULES = {
     "must only return Tensors": "it returns something other than tensors: state is a dict of tensors",
     "expected to return only": "it returns something other than tensors: state is a dict of tensors",
     "is not iterable": "a hook returns None or a number where a dict of tensors or a tensor was needed",
+    "'NoneType' object": "something is None: `view.u` without `draws`, a field of the view that this hook does not "
+                         "have, or what a hook forgot to return",
 }
 
 
@@ -79,6 +83,7 @@ def probe(lanes: Lanes, budget: Budget) -> None:
             task = whole_task(lanes, 0, 8)
             state = lanes.end_task(state, task)
         lanes.each(lambda learner, pool, s, b: predict(learner, s, pool, pool.fetch(b.rows)[0], b.task))(state, batch)
+        _forgets(lanes, few)
     except ValueError as error:
         if isinstance(error, Impure) or (error.__cause__ is None and "vmap" not in str(error)):
             raise
@@ -140,6 +145,20 @@ def _guarded(lanes: Lanes, budget: Budget) -> None:
     if one.stream.boundaries:
         state = end_task(state, pool, whole_task(one, 0, 8))
     predict(replace(learner, predict=guarded(learner.predict)), state, pool, pool.fetch(batch.rows)[0], batch.task)
+
+
+def _forgets(lanes: Lanes, budget: Budget) -> None:
+    """A first step of one lane gives the same again, after a task has ended in between."""
+    one = replace(lanes, at=lanes.at[:1], hyper={k: v[:1] for k, v in lanes.hyper.items()}, stacked=False)
+    learner, pool = one.learner, one.pool
+    batch = next(batches(one, plan(one.stream, one.seeds, 0, learner.data, budget), 0, 0))[1]
+    state, _ = learner.observe(one.init(), pool, batch)
+    once = tree(torch.clone, state)
+    if one.stream.boundaries:
+        learner.end_task(state, pool, whole_task(one, 0, 8))
+    for a, b in zip(_tensors(once), _tensors(learner.observe(one.init(), pool, batch)[0]), strict=True):
+        if a.shape == b.shape and not torch.allclose(a, b, 1e-5, 1e-6, equal_nan=True):
+            raise Impure(_KEEPS)
 
 
 # ---- the contract
@@ -258,7 +277,7 @@ def state_is_tensors(subject: Subject) -> str | None:
 
 
 def observe_is_pure(subject: Subject) -> str | None:
-    """`observe` writes into nothing that it is given, and gives the same result twice."""
+    """`observe` writes into nothing that it is given, and gives the same result twice, whatever came between."""
     lanes = subject.lanes([0], stacked=False)
     learner, state = lanes.learner, lanes.init()
     for _, batch in batches(lanes, plan(lanes.stream, [0], 0, learner.data, BUDGET), 0, 0):
@@ -271,6 +290,11 @@ def observe_is_pure(subject: Subject) -> str | None:
         if _difference(one, two):
             return "observe gives two results for the same state and batch"
         state = two
+    state, first = lanes.init(), next(batches(lanes, plan(lanes.stream, [0], 0, learner.data, BUDGET), 0, 0))[1]
+    one = tree(torch.clone, learner.observe(state, lanes.pool, first)[0])
+    learner.end_task(learner.observe(lanes.init(), lanes.pool, first)[0], lanes.pool, whole_task(lanes, 0))
+    if _difference(one, learner.observe(lanes.init(), lanes.pool, first)[0]):
+        return _KEEPS
     return None
 
 

@@ -136,7 +136,8 @@ def _bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
     from rich.console import Console
 
     console = Console(stderr=True)
-    if total < 2000 or not console.is_terminal:
+    # Asked of the command itself, for a stream is made before there is a watcher to tell.
+    if total < 2000 or not console.is_terminal or "--quiet" in sys.argv:
         yield lambda count: None
         return
     with progress.Progress(progress.TextColumn("{task.description}", markup=False), progress.BarColumn(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -175,10 +176,13 @@ def _begin(file: IO[bytes], shape: tuple[int, ...]) -> int:
     np.lib.format.write_array_header_2_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
     file.flush()
     begin = file.tell()
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(file.fileno(), 0, begin + int(np.prod(shape)))
-    else:
-        file.truncate(begin + int(np.prod(shape)))
+    size = begin + int(np.prod(shape))
+    try:
+        os.posix_fallocate(file.fileno(), 0, size)
+    except (AttributeError, OSError) as problem:
+        if isinstance(problem, OSError) and problem.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+            raise
+        file.truncate(size)  # where the system or the file system has no such call
     return begin
 
 
@@ -227,7 +231,7 @@ def _stored(path: Path, source: str) -> tuple[np.ndarray, Mapping[str, Any]] | N
             return None
         known, portions = manifest["sha256"], list(range(len(manifest["sha256"])))
         if manifest["time"] == path.with_suffix(".npy").stat().st_mtime_ns:
-            portions = random.sample(portions, min(4, len(portions)))
+            portions = random.Random().sample(portions, min(4, len(portions)))  # a user's seed stays where it is
         sound = len(known) == _portions(array) and all(
             made == known[i] for i, made in zip(portions, _digests(path, array, portions), strict=True))
         return (array, manifest["about"]) if sound else None

@@ -274,7 +274,11 @@ class Stages:
         for name, part in self.parts.items():
             for hook in (part.criterion, part.loss):
                 if hook not in (None, rehearsal):
-                    total = total + hook(self._view(name, state, pool, batch, batch=own, recalled=others.get(name)))
+                    one = hook(self._view(name, state, pool, batch, batch=own, recalled=others.get(name)))
+                    if one is None or (isinstance(one, Tensor) and one.dim()):
+                        said = "nothing" if one is None else f"a tensor {list(one.shape)}"
+                        raise ValueError(f"{name}: a loss must be one number, and its hook returned {said}")
+                    total = total + one
         return total
 
     def slope(self, pool: Pool, state: State, batch: Batch, recalled: Recalled, x: Tensor, y: Tensor,

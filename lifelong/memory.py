@@ -45,6 +45,9 @@ def _pick(state: State, u: Tensor) -> Tensor:
 
 def _seen(state: State, rows: Tensor, y: Tensor, rank: Tensor, more: State) -> State:
     """What is remembered and what is new, one after the other; a pad has rank -1, below every real rank."""
+    if rank.shape != rows.shape:
+        raise ValueError(f"remembering {len(rows)} rows takes as many uniform numbers, and got {len(rank)}: have "
+                         "`draws` ask for them beside those that `pick` takes, and give each its own part of `view.u`")
     real = rows >= 0
     new = {"rows": rows, "y": torch.where(real, y, 0), "rank": torch.where(real, rank, -1.0)}
     new |= {k: torch.where(real.view(-1, *[1] * (v.dim() - 1)), v, 0) for k, v in more.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -91,10 +92,10 @@ def load(what: Collection, data: str | Path | None) -> Photos:
     here = ["."] if looks(folder(data)) else []
     root = find(what.name, [*(f"{place}{kind}" for place in what.places for kind in ("", ".zip")), *here], data,
                 source=what.source)
-    files = [root] if root.is_file() else list(walk(root))
+    files = [str(root)] if root.is_file() else list(walk(root))
     about = hashlib.sha256(repr((what, 1)).encode())
     for path in files:
-        known = path.stat()
+        known = os.stat(path)
         about.update(f"{path}\0{known.st_size}\0{known.st_mtime_ns}\n".encode())
     array, found = filled(f"{what.key}-{what.side}", about.hexdigest(), lambda: _plan(what, root, files))
     names, begin, parts = found["classes"], 0, {}
@@ -103,7 +104,7 @@ def load(what: Collection, data: str | Path | None) -> Photos:
     return Photos(torch.from_numpy(array), names, parts)
 
 
-def _plan(what: Collection, root: Path, files: Sequence[Path]) -> Plan:
+def _plan(what: Collection, root: Path, files: Sequence[str]) -> Plan:
     """What is to be decoded, once all of it is known to be there."""
     found = classes(what, root, files)
     parts = {part: sum(own == part for own, _, _ in found) for part in what.parts}

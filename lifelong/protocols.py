@@ -10,16 +10,17 @@ from lifelong.photos import Photos
 from lifelong.stream import Stream
 
 _MODEL = "resnet18"
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}  # of its pixels in [0, 1], by channel
 ONE_PASS = {"model": "conv4(width=32)", "optimizer": "adam(lr=0.001)", "epochs": 1, "batch_size": 1}
 
 
 def split(name: str, seeds: Sequence[int], photos: Photos, *, train: int, test: int, examples: str, tasks: int,
-          classes_per_task: int | None, scenario: str, boundaries: bool, source: str,
+          classes_per_task: int | None, scenario: str, boundaries: bool, source: str | None = None,
           options: Mapping[str, Any], defaults: Mapping[str, Any] = {}, **rest: Any) -> Stream:
     """Tasks of classes that are drawn, with their order, for each seed; see `Photos.images` and `build.split`.
 
     Args:
-        source: what a start for it is learned from.
+        source: what a start for it is learned from; None: the user must say.
         defaults: of a run, in place of Adam in batches of 10, one epoch.
         rest: `mean`, `std` and `augment` of the `Stream`.
     """
@@ -42,7 +43,7 @@ def agem(name: str, seeds: Sequence[int], photos: Photos, *, train: int, test: i
     own = Photos(photos.x[first:last], photos.names[first:last], {})
     return split(name, seeds, own, train=train, test=test, examples="fixed", tasks=(last - first) // 5,
                  classes_per_task=5, scenario="task", boundaries=boundaries, source=source,
-                 options={"part": part, "boundaries": boundaries},
+                 options={"part": part, "boundaries": boundaries}, **IMAGENET,
                  defaults={"model": "resnet18(width=64, stem='large', pool=0)", "optimizer": "sgd(lr=0.03)",
                            "epochs": 1, "batch_size": 10})
 
@@ -51,7 +52,7 @@ def gpm(name: str, seeds: Sequence[int], photos: Photos, *, train: int, test: in
         source: str) -> Stream:
     """The protocol of GPM: 20 tasks of 5 classes, told apart, ten epochs each."""
     return split(name, seeds, photos, train=train, test=test, examples="fixed", tasks=20, classes_per_task=5,
-                 scenario="task", boundaries=boundaries, source=source, options={"boundaries": boundaries},
+                 scenario="task", boundaries=boundaries, source=source, options={"boundaries": boundaries}, **IMAGENET,
                  defaults={"optimizer": "sgd(lr=0.1)", "epochs": 10, "batch_size": 10})
 
 

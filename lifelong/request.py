@@ -156,6 +156,9 @@ def _setting(stream: Stream, terms: list[Term], model: Term, optimizer: Term, op
             raise ValueError(f"{setting.start} was learned on {len(both)} of the classes that {stream.name} tests on, "
                              f"for example {min(both)}: use another source, or insist with --overlap")
         spec |= {"overlap": len(both)} if both else {}
+        if stream.mean is not None:
+            raise ValueError(f"{setting.start} was learned on pixels as they are, and {stream.name} normalises their "
+                             "channels: use a stream that does not")
     return Setting(terms, model, optimizer, json.loads(json.dumps(spec)))
 
 
@@ -215,7 +218,10 @@ def _check(experiment: Experiment, setting: Setting) -> None:
     if learner.told and experiment.stream.scenario != "task":
         raise ValueError(f"{name} must be told the task to answer, and this stream is {experiment.stream.scenario}-"
                          "incremental: use --scenario task")
-    checks.probe(experiment.lanes([setting]), experiment.budget)
+    try:
+        checks.probe(experiment.lanes([setting]), experiment.budget)
+    except checks.Impure as error:
+        raise checks.Impure(f"{name}: {error}") from error
 
 
 def run(stream: str | Stream, strategy: Any, *, store: str | Path | None = None, **options: Any) -> Run:

@@ -16,6 +16,7 @@ _CORE = ("numpy.core.", "numpy._core.")
 _DTYPE = re.compile(r"[|<>=]?(b1|[iuf][1248]|U\d{1,4}|S\d{1,4})")
 _LINE = 512  # bytes that a name or a number as text may have
 _LONG = 256  # bytes that an integer may have
+_INSTRUCTIONS = 5_000_000  # a few seconds; 60,000 images, each an array of its own, have two million at most
 
 
 class Refused(ValueError):
@@ -125,7 +126,7 @@ class _Machine:
 
     def run(self) -> Any:
         steps, data = _STEPS, self.data
-        while True:
+        for _ in range(_INSTRUCTIONS):
             if self.at >= len(data):
                 raise Refused("it is cut short")
             code = data[self.at]
@@ -138,6 +139,7 @@ class _Machine:
             if step is None:
                 raise Refused(_FOREIGN.get(code, f"byte {code:#x} is no instruction of a pickle"))
             step(self)
+        raise Refused(f"it has more than {_INSTRUCTIONS:,} instructions, which no such data needs")
 
     # ---- reading
 

@@ -73,6 +73,8 @@ def agem(seeds: Sequence[int], *, data: str | Path | None = None, part: str = "e
          boundaries: bool = True) -> Stream:
     """mini-ImageNet as in the A-GEM family: task-incremental, one epoch, 17 tasks of 5 classes after 3 for choosing.
 
+    Channels are normalised by ImageNet's means and deviations.
+
     Args:
         data: folder with mini-ImageNet; None = see `lifelong.data.folder`.
         part: 'evaluation' (17 tasks), 'validation' (3 tasks of 15 other classes, on which hyper-parameters are chosen)
@@ -94,6 +96,8 @@ def agem(seeds: Sequence[int], *, data: str | Path | None = None, part: str = "e
 
 def gpm(seeds: Sequence[int], *, data: str | Path | None = None, boundaries: bool = True) -> Stream:
     """mini-ImageNet as in GPM: task-incremental, 20 tasks of 5 classes, ten epochs each.
+
+    Channels are normalised by ImageNet's means and deviations.
 
     Args:
         data: folder with mini-ImageNet; None = see `lifelong.data.folder`.

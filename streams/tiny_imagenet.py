@@ -51,8 +51,7 @@ def split(seeds: Sequence[int], *, data: str | Path | None = None, tasks: int = 
     name = "split-tiny-imagenet-v1"
     options: dict[str, Any] = {"tasks": tasks, "classes_per_task": classes_per_task, "train": train, "test": test,
                                "examples": examples, "scenario": scenario, "boundaries": boundaries}
-    return protocols.split(name, seeds, _load(_WHOLE, name, seeds, data), **options, source="tiny-imagenet-100",
-                           options=options)
+    return protocols.split(name, seeds, _load(_WHOLE, name, seeds, data), **options, options=options)
 
 
 def der(seeds: Sequence[int], *, data: str | Path | None = None, scenario: str = "class",
@@ -73,11 +72,11 @@ def der(seeds: Sequence[int], *, data: str | Path | None = None, scenario: str =
     name = "tiny-imagenet-der-v1"
     return protocols.split(
         name, seeds, _load(_WHOLE, name, seeds, data), train=500, test=50, examples="fixed", tasks=10,
-        classes_per_task=20, scenario=scenario, boundaries=boundaries, source="tiny-imagenet-100",
+        classes_per_task=20, scenario=scenario, boundaries=boundaries,
         options={"scenario": scenario, "boundaries": boundaries},
         defaults={"model": "resnet18(width=64, pool=0)", "optimizer": "sgd(lr=0.03)", "epochs": 100,
-                  "batch_size": 32},
-        mean=(0.4802, 0.4480, 0.3975), std=(0.2770, 0.2691, 0.2821), augment="crop(padding=4) + flip")
+                  "batch_size": 32}, mean=(0.4802, 0.4480, 0.3975), std=(0.2770, 0.2691, 0.2821),
+        augment="crop(padding=4) + flip")
 
 
 def split_100(seeds: Sequence[int], *, data: str | Path | None = None, tasks: int = 10,

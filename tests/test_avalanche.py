@@ -19,6 +19,7 @@ from lifelong.checks import tiny
 from lifelong.engine import Rhythm
 from lifelong.objects import train_object
 from lifelong.randomness import generator
+from lifelong.report.frameworks import framework
 from lifelong.request import make_stream, prepare
 from lifelong.setting import Options
 from lifelong.stream import Stream
@@ -516,7 +517,7 @@ def test_its_metrics_are_ours_save_forgetting():
     with bridge._calm():
         benchmark = bridge.to_benchmark(stream, 1)
         every = {"experience": True, "stream": True}
-        evaluator = EvaluationPlugin(accuracy_metrics(experience=True), bwt_metrics(**every),
+        evaluator = EvaluationPlugin(accuracy_metrics(experience=True, stream=True), bwt_metrics(**every),
                                      forward_transfer_metrics(**every), forgetting_metrics(**every), loggers=[])
         strategy = Naive(model=model, optimizer=torch.optim.SGD(model.parameters(), 0.5), train_mb_size=32,
                          eval_mb_size=256, evaluator=evaluator, eval_every=0)
@@ -537,4 +538,7 @@ def test_its_metrics_are_ours_save_forgetting():
         assert their("ExperienceBWT", k) == pytest.approx(a[4, k] - a[k + 1, k])
         assert their("ExperienceForwardTransfer", k + 1) == pytest.approx(a[k + 1, k + 1] - a[0, k + 1])
     assert their("StreamForgetting") == pytest.approx(-metrics.backward_transfer(a))
+    for one in framework("avalanche").metrics:
+        (value,) = (v for k, v in last.items() if k.startswith(f"{one.name}/eval_phase/test_stream"))
+        assert value == pytest.approx(float(one.metric(a))), f"--as avalanche: {one.name}"
     assert metrics.forgetting(a) > their("StreamForgetting") + 1e-4, "the best was not at once, so they differ"

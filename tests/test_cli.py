@@ -91,6 +91,17 @@ def test_what_was_asked_wrongly_gets_one_sentence(words, said, lifelong, tmp_pat
     ("import torch\nfrom lifelong import Part\ndef mine():\n    def loss(view):\n"
      "        return view.batch.scores[view.batch.rows > 3].sum()\n    return Part(loss=loss)\n",
      ["shape of a result depends on values", "mine.py, line 5, in loss"]),
+    ("from lifelong import Part\ndef mine(): return Part(loss=lambda view: None)\n", ["mine: a loss", "returned nothing"]),
+    ("from lifelong import Part\ndef mine(): return Part(loss=lambda view: view.batch.scores.sum(-1))\n",
+     ["mine: a loss must be one number", "a tensor ["]),
+    ("from lifelong import Part\ndef mine(): return Part(loss=lambda view: view.u[:3].sum())\n",
+     ["mine.py:mine", "`view.u` without `draws`", "line 2"]),
+    ("from lifelong import Part\nfrom lifelong.memory import reservoir\ndef mine():\n    m = reservoir(9)\n"
+     "    return Part(init=lambda view: m.empty(), draws=3, step=lambda view: m.add(view.state, view.batch.rows, "
+     "view.batch.y, view.u))\n", ["as many uniform numbers", "got 3"]),
+    ("from lifelong import Part\ndef mine():\n    old = {}\n    def task(view):\n        old.update(view.params)\n"
+     "        return view.state\n    def loss(view):\n        return sum(((view.params[k] - p) ** 2).sum() for k, p in "
+     "old.items())\n    return Part(loss=loss, task=task)\n", ["mine.py:mine", "keeps something outside its state"]),
 ])
 def test_a_file_that_cannot_serve_gets_one_sentence(code, said, lifelong, tmp_path):
     (tmp_path / "mine.py").write_text(code)
@@ -191,6 +202,7 @@ def test_check_names_what_is_wrong(lifelong, tmp_path):
                                       "    return Part(loss=lambda view: view.batch.scores.sum() * torch.rand(()))\n")
     said = lifelong("check", "./mine.py:mine")
     assert said.code == 1 and "random numbers of its own" in said.out and "mine.py, line 4" in said.out
+    assert said.out.count("mine.py, line 4") == 1 and said.out.count(": as above") > 1, "once is enough"
 
 
 # ---- damaged stores

@@ -300,25 +300,25 @@ def test_a_table_as_csv_has_the_numbers_behind_its_cells(written):
 
 
 def test_of_many_tasks_ten_are_drawn_the_first_and_last_among_them():
-    from lifelong.report import figures
+    from lifelong.report import canvas, figures
 
     run = Run({**SPEC, "strategy": "er"}, np.random.default_rng(0).random((2, 24, 23)), ABOUT)
     found = report.groups([run])
-    figure = figures.tasks(found[0], figures.looks(found))
+    figure = figures.tasks(found[0], canvas.looks(found))
     titles = [axes.get_title() for axes in figure.axes]
     assert len(titles) == 10
     assert (titles[0], titles[-1]) == ("task 1", "task 23")
 
 
 def test_no_two_of_many_strategies_look_alike_and_each_looks_the_same_everywhere():
-    from lifelong.report import figures
+    from lifelong.report import canvas, figures
 
     runs = [a_run(f"er(capacity={n})", 0.8, [0.5, 0.7]) for n in range(40)]
     other = [a_run(f"er(capacity={n})", 0.8, [0.5, 0.7], stream="split-digits-v1") for n in (7, 3)]
-    found = figures.looks(report.groups(runs))
+    found = canvas.looks(report.groups(runs))
     assert len({str(look) for look in found.values()}) == 40
-    both = figures.looks(report.groups([*other, *runs]))
-    assert both["er(capacity=7)"].colour == figures.COLOURS[0], "colours go by what is met first"
+    both = canvas.looks(report.groups([*other, *runs]))
+    assert both["er(capacity=7)"].colour == canvas.COLOURS[0], "colours go by what is met first"
     drawn = [figures.curves(group, both).axes[0].lines for group in report.groups([*other, *runs[:10]])]
     colours = [{line.get_label(): line.get_color() for line in lines} for lines in drawn]
     assert colours[0]["er(capacity=3)"] == colours[1]["er(capacity=3)"] == both["er(capacity=3)"].colour
@@ -336,16 +336,16 @@ def test_of_more_strategies_than_can_be_told_apart_the_best_and_the_bounds_are_d
 
 
 def test_labels_beside_each_other_do_not_overlap_and_move_little():
-    from lifelong.report.figures import _spread
+    from lifelong.report.canvas import apart
 
-    assert _spread([0.2, 0.5, 0.9], [0.1, 0.1, 0.1]) == pytest.approx([0.2, 0.5, 0.9])
-    assert _spread([0.5, 0.5, 0.5], [0.1, 0.1, 0.1]) == pytest.approx([0.4, 0.5, 0.6])
-    assert _spread([0.99, 1.0], [0.1, 0.1]) == pytest.approx([0.85, 0.95])
-    assert _spread([], []) == []
+    assert apart([0.2, 0.5, 0.9], [0.1, 0.1, 0.1]) == pytest.approx([0.2, 0.5, 0.9])
+    assert apart([0.5, 0.5, 0.5], [0.1, 0.1, 0.1]) == pytest.approx([0.4, 0.5, 0.6])
+    assert apart([0.99, 1.0], [0.1, 0.1]) == pytest.approx([0.85, 0.95])
+    assert apart([], []) == []
 
 
 def test_accuracy_inside_tasks_is_drawn_where_it_was_measured():
-    from lifelong.report import figures
+    from lifelong.report import canvas, figures
 
     curve = np.array([[0.2, 0.4], [0.5, 0.1], [0.3, 0.6]])  # after steps 2 and 4 of task 1, and step 2 of task 2
     logs = {"curve": np.stack([curve, curve]), "curve_step": np.array([[0, 2], [0, 4], [1, 2]]),
@@ -359,7 +359,7 @@ def test_accuracy_inside_tasks_is_drawn_where_it_was_measured():
     np.testing.assert_allclose(at, [1.5, 2])
     np.testing.assert_allclose(before[0], [0.3, 0.5])
     assert "within" in figures.drawable(group) and "within" not in figures.drawable(report.groups(three())[0])
-    svg = figures.draw("within", group, figures.looks([group]))["svg"].decode()
+    svg = figures.draw("within", group, canvas.looks([group]))["svg"].decode()
     assert "er" in "".join(ET.fromstring(svg).itertext()) and "finetune" not in "".join(ET.fromstring(svg).itertext())
 
 
@@ -371,10 +371,10 @@ settings = lambda: {name: matplotlib.rcParams[name] for name in matplotlib.rcPar
 before = settings()  # reading the backend would choose one
 sys.path.insert(0, TESTS)
 import test_report
-from lifelong.report import figures
+from lifelong.report import canvas, figures
 found = test_report.report.groups(test_report.three())
 for name in ('curves', 'matrix'):
-    figures.draw(name, found[0], figures.looks(found))
+    figures.draw(name, found[0], canvas.looks(found))
 assert settings() == before
 assert 'matplotlib.pyplot' not in sys.modules
 assert 'torch' not in sys.modules, 'a report is made from saved runs alone'

@@ -269,6 +269,13 @@ def test_mutants_are_read_or_refused(count: int) -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 200_000  # kilobytes
 
 
+def test_a_pickle_of_endless_instructions_is_left_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unpickle, "_INSTRUCTIONS", 1000)
+    assert load(memoryview(b"N" + b"20" * 499 + b".")) is None
+    with pytest.raises(Refused, match="more than 1,000 instructions, which no such data needs"):
+        load(memoryview(b"N" + b"20" * 500 + b"."))
+
+
 def test_nothing_is_imported_or_called_by_name() -> None:
     source = Path(unpickle.__file__).read_text()
     for word in ("__import__", "importlib", "getattr(", "setattr(", "eval(", "exec(", "import pickle", "sys.modules"):

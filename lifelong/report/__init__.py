@@ -11,22 +11,23 @@ from pathlib import Path
 from typing import Any
 
 from lifelong.report import figures
+from lifelong.report.canvas import looks, prepare
 from lifelong.report.document import Block, Picture, Table, Words, csv_text, latex, table_csv
 from lifelong.report.document import markdown as _markdown
 from lifelong.report.frameworks import framework as framework
-from lifelong.report.page import page
+from lifelong.report.group import Group as Group
+from lifelong.report.group import by_length as by_length
+from lifelong.report.group import groups as groups
+from lifelong.report.group import percent as percent
+from lifelong.report.group import rows as rows
+from lifelong.report.html import page
 from lifelong.report.sections import document as document
-from lifelong.report.sections import tables_of as tables_of
 from lifelong.report.selection import Selection as Selection
 from lifelong.report.selection import select as select
 from lifelong.report.statistics import Comparison as Comparison
 from lifelong.report.statistics import checked_reference as checked_reference
 from lifelong.report.statistics import comparisons as comparisons
-from lifelong.report.tables import Group as Group
-from lifelong.report.tables import by_length as by_length
-from lifelong.report.tables import groups as groups
-from lifelong.report.tables import percent as percent
-from lifelong.report.tables import rows as rows
+from lifelong.report.tables import tables_of as tables_of
 from lifelong.store import Run
 
 _NAMED = ("stream", "stream_options", "told_task", "label", "status")
@@ -77,7 +78,7 @@ def _drawn(found: Sequence[Group], names: Sequence[str]) -> dict[str, dict[str, 
     A process is forked, which is safe where no other thread runs and torch, whose threads do not survive it, is not
     there.
     """
-    look = figures.looks(found)
+    look = looks(found)
     todo = [(figure, group, {label: look[label] for label in group.labels}) for group in found
             for figure in figures.FIGURES if f"{group.slug}-{figure}" in names]
     many, cores = len(todo) > 10, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
@@ -85,6 +86,7 @@ def _drawn(found: Sequence[Group], names: Sequence[str]) -> dict[str, dict[str, 
         from concurrent.futures import ProcessPoolExecutor
         from multiprocessing import get_context
 
+        prepare()
         with ProcessPoolExecutor(min(cores, 8), get_context("fork")) as pool:
             several = list(pool.map(figures.draw, *zip(*todo, strict=True)))
     else:
@@ -95,10 +97,7 @@ def _drawn(found: Sequence[Group], names: Sequence[str]) -> dict[str, dict[str, 
 def _replaced(path: Path, content: bytes) -> Path:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        temporary.write_bytes(content)  # not forced to the disk: a report can be made again
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What a report is made of, and how it is written as Markdown, LaTeX and CSV; the page is in page.py."""
+"""What a report is made of, and how it is written as Markdown, LaTeX and CSV; the page is in html.py."""
 
 from __future__ import annotations
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
-from lifelong import metrics
-from lifelong.metrics import Array
 from lifelong.report import figures
-from lifelong.report.costs import COSTS, seconds
+from lifelong.report.captions import TITLES, caption
+from lifelong.report.costs import seconds
 from lifelong.report.document import (
     Block,
     Bullets,
-    Cell,
     Code,
     Column,
     Heading,
@@ -27,15 +23,21 @@ from lifelong.report.document import (
     joined,
     words,
 )
-from lifelong.report.frameworks import framework
-from lifelong.report.sentences import counted, fate, p_value, points, verdict
-from lifelong.report.statistics import Comparison, best, comparisons, ranks
-from lifelong.report.tables import Group, by_length, diverged, groups, percent, seeds, summary
-from lifelong.store import Run, digest
+from lifelong.report.group import Group, diverged, groups, percent
+from lifelong.report.sentences import fate, verdict
+from lifelong.report.statistics import best, comparisons, ranks
+from lifelong.report.tables import (
+    comparison_table,
+    length_table,
+    metric_table,
+    provenance_table,
+    settings_table,
+    task_table,
+    theirs,
+)
+from lifelong.store import Run
 
 COMPARED = ("average_accuracy", "forgetting")
-_RAW = ("mean", "half width", "seeds measured")
-_T = "a[t,k] is the accuracy on task k after task t of T; t = 0 is the untrained learner."
 
 
 def section(group: Group, reference: str | None = None, other: Sequence[str] = ()) -> list[Block]:
@@ -79,271 +81,13 @@ def leader(group: Group) -> Words:
     return words(said, "; the seeds tell it from every other.")
 
 
-# ---- tables
-
-
-def tables_of(group: Group, other: Sequence[str] = ()) -> list[Table]:
-    """What a terminal shows of a group: metrics, accuracy by length, and the metrics of other frameworks."""
-    return [metric_table(group), *length_table(group), *(theirs(group, name) for name in other)]
-
-
-def measured(values: Array, mark: str = "") -> Cell:
-    """Values [S] of one metric as a cell."""
-    mean, half, n = summary(values)
-    return Cell((percent(values),), (_or_none(mean), _or_none(half), n), mark)
-
-
-def metric_table(group: Group) -> Table:
-    """Strategies by metrics, with the best of each marked."""
-    found = [group.values(i) for i in range(len(group.runs))]
-    names = [name for name in metrics.definitions if any(name in values for values in found)]
-    marks: dict[tuple[int, str], str] = {}
-    needed: list[int] = []
-    for name in names:
-        top, tied, short = best(group, name)
-        needed += [short] if short else []
-        marks |= {(i, name): "tied" for i in tied} | ({(top, name): "best"} if top is not None else {})
-    rows = []
-    for i, values in enumerate(found):
-        cells = [measured(values[name], marks.get((i, name), "")) if name in values else cell("–") for name in names]
-        rows.append((_name(group, i), *cells, cell(str(len(group.runs[i].accuracy)), len(group.runs[i].accuracy))))
-    columns = (Column("strategy"), *(Column(name.replace("_", " "), _RAW) for name in names), Column("seeds", ("",)))
-    return Table(f"{group.slug}-metrics", (), columns, tuple(rows), joined([
-        _metric_notes(group, names, rows), _mark_note(marks, max(needed, default=None)), (_T,)]),
-        tuple((f"{name.replace('_', ' ')}: {metrics.definitions[name]}",) for name in names))
-
-
-def _name(group: Group, i: int) -> Cell:
-    return cell(words(Code(group.labels[i]), " (diverged)" if diverged(group.runs[i]) else ""))
-
-
-def _metric_notes(group: Group, names: Sequence[str], rows: Sequence[tuple[Cell, ...]]) -> Words:
-    """What a reader of this table must know, a sentence each."""
-    notes: list[Words] = [("In percent; mean over seeds ± half width of its 95 % t interval.",)]
-    if any(len(run.accuracy) == 1 for run in group.runs):
-        notes.append(("One seed gives no interval.",))
-    text = " ".join(piece for row in rows for one in row[1:] for piece in one.text)
-    if "–" in text:
-        notes.append(("–: not measured, or not defined for this run.",))
-    if "/" in text:
-        notes.append(("(n/S): over the n of S seeds that were measured to the end, which flatters.",))
-    if group.n_tasks == 1:
-        notes.append(("Forgetting and transfer need two tasks.",))
-    elif group.unseen:
-        notes.append(("Forward transfer is not defined here: unseen classes cannot be answered.",))
-    if group.reference is not None and "intransigence" in names:
-        name = group.labels[group.reference]
-        notes.append(("Intransigence is against ", Code(name), " on the same seeds."))
-        if name.startswith("joint"):
-            notes.append(("It meets all tasks from the first step; the paper's reference, `cumulative`, was not run.",))
-    return joined(notes)
-
-
-def _mark_note(marks: Mapping[Any, str], needed: int | None) -> Words:
-    if not marks:
-        return ()
-    said = "Bold: the best mean, cumulative and joint aside. "
-    if needed:
-        return (said + f"The seeds are too few to tell any strategy from the best: it takes {needed}.",)
-    return (said + "≈: not told from the best (p > .05, paired sign-flip permutation test by seed, Holm over the "
-            "strategies).",)
-
-
-def length_table(group: Group) -> list[Table]:
-    """The table of accuracy by length, of a stream that has lengths."""
-    if not group.options.get("lengths"):
-        return []
-    rows = tuple((cell(Code(label)), cell(kind), *(measured(v) for v in values.T))
-                 for label, run in zip(group.labels, group.runs, strict=True)
-                 for kind, values in by_length(run).items())
-    columns = (Column("classes"), Column(""), *(Column(str(n), _RAW) for n in group.options["lengths"]))
-    return [Table(f"{group.slug}-lengths", (), columns, rows, (
-        "Over all classes met so far, each weighing the same: test on held-out examples, train on those that were "
-        "learned.",))]
-
-
-def theirs(group: Group, name: str) -> Table:
-    """The metrics as another framework computes them."""
-    them = framework(name)
-    kept = [one for one in them.metrics if not (group.unseen and one.metric is metrics.forward_transfer)]
-    rows = tuple((_name(group, i), *(measured(one.metric(run.accuracy)) for one in kept))
-                 for i, run in enumerate(group.runs))
-    return Table(f"{group.slug}-as-{name}", (f"As computed by {them.title}.",),
-                 (Column("strategy"), *(Column(one.name, _RAW) for one in kept)), rows,
-                 ("In percent here; mean over seeds ± half width of its 95 % t interval. " + them.differs,),
-                 tuple((f"{one.name}: {one.formula}",) for one in kept))
-
-
-def comparison_table(group: Group, compared: Mapping[str, Sequence[Comparison]]) -> Table:
-    """Every comparison with all of its numbers."""
-    rows = []
-    for name, found in compared.items():
-        for one in found:
-            named = (cell(Code(group.labels[one.run])), cell(Code(group.labels[one.reference])),
-                     cell(name.replace("_", " ")))
-            rows.append((*named, *_compared(one)))
-    columns = (Column("strategy"), Column("against"), Column("metric"), Column("difference (points)", ("",)),
-               Column("95 % interval", ("low", "high")), Column("seeds", ("",)), Column("p", ("",)),
-               Column("p after Holm", ("",)), Column("effect size", ("",)), Column("seeds that would tell", ("",)))
-    return Table(f"{group.slug}-comparisons", (), columns, tuple(rows), joined(_test_notes(compared)))
-
-
-def _compared(one: Comparison) -> tuple[Cell, ...]:
-    d = one.difference
-    if d is None:
-        return (cell(one.problem), *[cell("–")] * 6)
-    needed = "–" if d.n < 2 or np.isnan(d.effect) else "> 10,000" if one.needed is None else f"{one.needed:,}"
-    effect = "–" if np.isnan(d.effect) else f"{d.effect:.2f}".replace("inf", "∞")
-    interval = "–" if np.isnan(d.low) else f"{points(d.low)} to {points(d.high)}"
-    return (cell(points(d.mean, True), 100 * d.mean), cell(interval, *(_or_none(100 * v) for v in (d.low, d.high))),
-            cell(f"{d.n}" + " unpaired" * (not d.paired), d.n), cell(p_value(d.p), _or_none(d.p)),
-            cell(p_value(one.p), _or_none(one.p)), cell(effect, _or_none(d.effect)), cell(needed, one.needed))
-
-
-def _or_none(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
-
-
-def _test_notes(compared: Mapping[str, Sequence[Comparison]]) -> list[Words]:
-    found = [one.difference for several in compared.values() for one in several if one.difference]
-    notes = ["Differences are strategy less reference on the same seeds, with the 95 % t interval of that difference "
-             "alone; p is that of the two-sided sign-flip permutation test (exact up to 16 seeds), also after Holm "
-             "over the comparisons of a metric; effect size is d_z, the mean of the paired differences over their "
-             "standard deviation."]
-    if any(not one.paired for one in found):
-        notes.append("Unpaired: the two share fewer than two seeds, so the interval and p are those of Welch's t "
-                     "test, and the effect size is Cohen's d over the root of the mean variance; seeds is the lesser.")
-    notes.append("Seeds that would tell: for 80 % power of the two-sided t test (exact, noncentral t) at .05 divided "
-                 "by the number of comparisons, if the difference and spread seen are the true ones, and never fewer "
-                 "than the sign-flip test needs to reach .05.")
-    return [(note,) for note in notes]
-
-
-def task_table(group: Group) -> Table:
-    """Accuracy on every task after the last one; with more tasks than 10, a row per task."""
-    final = [run.accuracy[:, -1] for run in group.runs]
-    note = ("Accuracy on each task after the last one, a[T,k], in percent; mean over seeds ± half width of its 95 % t "
-            "interval.",)
-    if group.n_tasks <= 10:
-        columns = (Column("strategy"), *(Column(f"task {k + 1}", _RAW) for k in range(group.n_tasks)))
-        rows = [(_name(group, i), *(measured(values[:, k]) for k in range(group.n_tasks)))
-                for i, values in enumerate(final)]
-    else:
-        columns = (Column("task", ("",)), *(Column(label, _RAW) for label in group.labels))
-        rows = [(cell(str(k + 1), k + 1), *(measured(values[:, k]) for values in final)) for k in range(group.n_tasks)]
-    return Table(f"{group.slug}-tasks", (), columns, tuple(rows), note)
-
-
-_SAID = {"stream", "stream_options", "strategy", "hyper", "model", "optimizer", "format", "sources", "boundaries"}
-
-
-def settings_table(group: Group) -> Table:
-    """All hyper-parameters of every run, those left at their defaults too."""
-    fields = [name for name in dict.fromkeys(name for run in group.runs for name in run.spec) if name not in _SAID]
-    fields = [name for name in fields if any(run.spec.get(name) is not None for run in group.runs)]
-    rows = []
-    for i, run in enumerate(group.runs):
-        hyper = run.spec.get("hyper") or {}
-        own = [str(run.spec.get(kind, "–")) for kind in ("model", "optimizer")]
-        filled = [_values(hyper.get("strategy")), *(joined_values(hyper.get(k), name)
-                                                   for k, name in zip(("model", "optimizer"), own, strict=True))]
-        rows.append((_name(group, i), *(cell(Code(text)) if text else cell("–") for text in filled),
-                     *(cell(Code(_text(run.spec[name]))) if run.spec.get(name) is not None else cell("–")
-                       for name in fields)))
-    columns = tuple(Column(name.replace("_", " ")) for name in ("strategy", "hyper-parameters", "model", "optimizer",
-                                                                *fields))
-    return Table(f"{group.slug}-settings", (), columns, tuple(rows),
-                 ("Hyper-parameters of a sum stand in the order of its terms, which semicolons part.",))
-
-
-def joined_values(hyper: object, name: str) -> str:
-    """What an expression was made with: the name alone, and all values in brackets."""
-    filled = _values(hyper)
-    return f"{name.split('(')[0]}({filled})" if filled else name
-
-
-def _values(hyper: object) -> str:
-    if isinstance(hyper, Mapping):
-        return ", ".join(f"{key}={_text(value)}" for key, value in hyper.items())
-    return "; ".join(_values(term) or "–" for term in hyper) if isinstance(hyper, list) else ""
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str)
-
-
-_MADE = ("status", "commit", "version", "torch", "device", "processor", "threads", "lanes", "finished")
-
-
-def provenance_table(group: Group) -> Table:
-    """Which code made every run, where, when, and what it cost."""
-    rows = []
-    for i, run in enumerate(group.runs):
-        rows.append((_name(group, i), cell(Code(digest(run.spec))), cell(_text(seeds(run)).strip("[]")),
-                     *(cell(Code(str(run.about[name]))) if run.about.get(name) is not None else cell("–")
-                       for name in _MADE), *_costs(run)))
-    columns = (*(Column(name) for name in ("strategy", "run", "seeds", *_MADE)), Column("seconds", ("",)),
-               *(Column(kind.title, ("",)) for kind in COSTS))
-    return Table(f"{group.slug}-provenance", (), columns, tuple(rows), (
-        "Run: the digest of its spec, the end of its folder's name. A commit with + had changed files. Seconds are "
-        "those of the whole stack of lanes. Costs: " + "; ".join(kind.definition for kind in COSTS) + ".",))
-
-
-def _costs(run: Run) -> tuple[Cell, ...]:
-    found = [run.about.get("seconds"), *(kind.of(run) for kind in COSTS)]
-    return tuple(cell("–") if value is None else cell(f"{value:,.0f}" if value >= 100 or value == int(value)
-                                                      else f"{value:.3g}", value) for value in found)
-
-
 # ---- figures
 
 
 def pictures(group: Group, only: Sequence[str] = ()) -> list[Block]:
     """The figures that this group has something to show in, each with its definition, S, and the kind of interval."""
-    return [Picture(f"{group.slug}-{name}", (_caption(group, name),), f"{_TITLES[name]}: {group.title}")
+    return [Picture(f"{group.slug}-{name}", (caption(group, name),), f"{TITLES[name]}: {group.title}")
             for name in figures.drawable(group) if not only or name in only]
-
-
-_TITLES = {"curves": "Average accuracy as the stream goes on", "forgetting": "Average forgetting as the stream goes on",
-           "tasks": "Accuracy of each task as the stream goes on", "matrix": "Accuracy matrices",
-           "transfer": "Backward and forward transfer", "within": "Accuracy inside tasks",
-           "plane": "Final accuracy against forgetting", "cost": "Final accuracy against cost"}
-_DEFINED = {
-    "curves": "(1/t) Σ_{k≤t} a[t,k] after task t",
-    "forgetting": "(1/(t-1)) Σ_{k<t} (max_{1≤s<t} a[s,k] - a[t,k]) after task t (Chaudhry et al. 2018, eq. 3)",
-    "tasks": "a[t,k] of task k after task t; t = 0 is the untrained learner; the dotted line is where k was learned",
-    "matrix": "a[t,k], the accuracy on task k after task t, mean over seeds; the first row is the untrained learner, "
-              "grey was not measured",
-    "transfer": "backward transfer (1/(T-1)) Σ_{k<T} (a[T,k] - a[k,k]), forward transfer (1/(T-1)) Σ_{k>1} (a[k-1,k] - "
-                "a[0,k]); faint dots are seeds",
-    "within": "accuracy on task 1, and mean accuracy over all tasks before the one being learned, measured every few "
-              "steps inside tasks as well as after them; what is lost and regained there is the stability gap (De "
-              "Lange et al. 2023)",
-    "plane": "average accuracy (1/T) Σ_k a[T,k] against forgetting (1/(T-1)) Σ_{k<T} (max_{1≤t<T} a[t,k] - a[T,k]); "
-             "the best are above on the left",
-    "cost": "average accuracy (1/T) Σ_k a[T,k] against ",
-}
-
-
-def _caption(group: Group, name: str) -> str:
-    which = figures.shown(group)
-    text = f"{_TITLES[name]}: {_DEFINED[name]}"
-    if name == "cost":
-        text += "; ".join(kind.definition for kind in COSTS if any(kind.of(run) is not None for run in group.runs))
-    if name == "transfer" and group.unseen:
-        text += "; forward transfer is not defined here, since unseen classes cannot be answered"
-    bars = "bars" if len(which) > figures._BANDS or name in ("transfer", "plane", "cost") else "bands"
-    many = max(len(group.runs[i].accuracy) for i in which) > 1
-    of = counted([len(group.runs[i].accuracy) for i in which])
-    if name in ("tasks", "within") and bars == "bars":
-        text += f". Means over {of}; with so many strategies the intervals are left out, see the tables"
-    elif name != "matrix":
-        text += f". Means over {of}" + (f"; {bars}: 95 % t intervals over seeds" if many else ": no interval")
-    else:
-        text += f". Means over {of}, without intervals, which the tables have"
-    if len(which) < len(group.runs):
-        text += f". Shown: the bounds and, of {len(group.runs)} in all, those with the highest average accuracy"
-    return text + "."
 
 
 # ---- across streams, and what is not in the tables

@@ -9,8 +9,8 @@ import numpy as np
 
 from lifelong import metrics
 from lifelong.report.document import Code, Words, words
+from lifelong.report.group import Group
 from lifelong.report.statistics import Comparison
-from lifelong.report.tables import Group
 
 _MORE = {"average_accuracy": ("ends {} points higher than ", "ends {} points lower than "),
          "forgetting": ("forgets {} points more than ", "forgets {} points less than ")}

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lifelong import metrics
-from lifelong.report.tables import Group, alike, seeds, sees_all
+from lifelong.report.group import Group, alike, seeds, sees_all
 
 LEVEL = 0.05  # of every test
 POWER = 0.8
@@ -89,7 +89,8 @@ def power(n: int, effect: float, level: float = LEVEL, paired: bool = True) -> f
     edge = float(stdtrit(degrees, 1 - level / 2))
     if centre - edge > 30:  # beyond what nctdtr computes, and certain
         return 1.0
-    return float(1 - nctdtr(degrees, centre, edge) + nctdtr(degrees, centre, -edge))
+    other = float(nctdtr(degrees, centre, -edge))  # NaN where it is 0 to nine digits, from a centre of 5.8 on
+    return float(1 - nctdtr(degrees, centre, edge)) + (0.0 if math.isnan(other) else other)
 
 
 def seeds_needed(effect: float, level: float = LEVEL, paired: bool = True) -> int | None:

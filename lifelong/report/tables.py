@@ -1,261 +1,236 @@
-"""Which runs can be compared, what each is called, and what its numbers are."""
+"""The tables of a report, from its groups of runs."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from lifelong import metrics
 from lifelong.metrics import Array
-from lifelong.store import Run
+from lifelong.report.costs import COSTS
+from lifelong.report.document import Cell, Code, Column, Table, Words, cell, joined, words
+from lifelong.report.frameworks import framework
+from lifelong.report.group import Group, by_length, diverged, percent, seeds, summary
+from lifelong.report.sentences import p_value, points
+from lifelong.report.statistics import Comparison, best
+from lifelong.store import Run, digest
 
-_PLACES = {"finetune": 0, "cumulative": 2, "joint": 3}  # bounds frame a table; everything else is 1, as given
-_ELSEWHERE = {"stream", "stream_options", "strategy", "seeds", "eval_every", "hyper", "start", "sources", "format"}
-_LAST_RESORT = ("start", "seeds", "eval_every", "hyper", "sources", "format")
-
-
-@dataclass(frozen=True)
-class Group:
-    """Runs on one and the same stream, in the order of the table, each with a label of its own.
-
-    Attributes:
-        stream: name of the stream, with its version.
-        options: the stream's options.
-        runs: finetune first, cumulative and joint last, the others as given.
-        labels: the strategy of each run and whatever else sets it apart from the others.
-        common: the settings of every run whose label does not say otherwise.
-        told: whether these are scores of class-incremental runs that were told the task when tested.
-        slug: begins the names of this group's files.
-    """
-
-    stream: str
-    options: Mapping[str, Any]
-    runs: tuple[Run, ...]
-    labels: tuple[str, ...]
-    common: str
-    told: bool
-    slug: str
-
-    @property
-    def title(self) -> str:
-        """The stream with its options, and how it was scored."""
-        plain = {"boundaries": True, "examples": None, "test_examples": None}  # what everybody expects is not said
-        options = ", ".join(_setting(name, value) for name, value in sorted(self.options.items())
-                            if name not in plain or plain[name] != value)
-        return self.stream + (f" ({options})" if options else "") + (", told the task when tested" if self.told else "")
-
-    @property
-    def digest(self) -> str:
-        """Six letters that tell these options from others."""
-        return hashlib.sha256(_json(self.options).encode()).hexdigest()[:6]
-
-    @property
-    def unseen(self) -> bool:
-        """Whether learners are asked for classes that they have not met: then forward transfer means nothing."""
-        both = any("accuracy_task" in run.logs for run in self.runs)  # only class-incremental runs are scored twice
-        scenario = "class" if "lengths" in self.options else self.options.get("scenario")
-        return not self.told and (both or scenario == "class")
-
-    @property
-    def reference(self) -> int | None:
-        """Which run intransigence is measured against: cumulative, else joint, else none."""
-        bounds = [_bound(run) for run in self.runs]
-        return next((bounds.index(name) for name in ("cumulative", "joint") if name in bounds), None)
-
-    @property
-    def n_tasks(self) -> int:
-        """T."""
-        return int(self.runs[0].accuracy.shape[-1])
-
-    def bound(self, i: int) -> bool:
-        """Whether run `i` is a bound: finetune, cumulative or joint."""
-        return _bound(self.runs[i]) in _PLACES
-
-    def find(self, name: str) -> int | None:
-        """The place of the run with this label, else of the first with this strategy; None where there is none."""
-        strategies = [str(run.spec["strategy"]) for run in self.runs]
-        return next((names.index(name) for names in (self.labels, strategies) if name in names), None)
-
-    def values(self, i: int) -> dict[str, Array]:
-        """Every metric that applies to run `i`, one value per seed."""
-        return self._values[i]
-
-    @cached_property
-    def _values(self) -> list[dict[str, Array]]:
-        return [self._measured(i) for i in range(len(self.runs))]
-
-    def _measured(self, i: int) -> dict[str, Array]:
-        accuracy = self.runs[i].accuracy
-        names = ["average_accuracy", "average_incremental_accuracy", "learning_accuracy"]
-        if accuracy.shape[-1] > 1:
-            names[2:2] = ["forgetting", "backward_transfer"] + ([] if self.unseen else ["forward_transfer"])
-        found = {name: getattr(metrics, name)(accuracy) for name in names}
-        reference = self.reference
-        if reference is not None and reference != i:
-            best = self.runs[reference]
-            mine, theirs = seeds(self.runs[i]), seeds(best)
-            if set(mine) <= set(theirs):
-                rows = [theirs.index(seed) for seed in mine]
-                found["intransigence"] = metrics.intransigence(accuracy, best.accuracy[rows])
-        return found
+_RAW = ("mean", "half width", "seeds measured")
+_T = "a[t,k] is the accuracy on task k after task t of T; t = 0 is the untrained learner."
 
 
-class Summary(NamedTuple):
-    """Mean and half width of the interval over the `n` seeds that were measured."""
-
-    mean: float
-    half_width: float
-    n: int
+def tables_of(group: Group, other: Sequence[str] = ()) -> list[Table]:
+    """What a terminal shows of a group: metrics, accuracy by length, and the metrics of other frameworks."""
+    return [metric_table(group), *length_table(group), *(theirs(group, name) for name in other)]
 
 
-def summary(values: Array) -> Summary:
-    """Mean and interval of what was measured; seeds without a value (they diverged) are left out and not counted."""
-    finite = values[np.isfinite(values)]
-    if not len(finite):
-        return Summary(np.nan, np.nan, 0)
-    mean, half_width = metrics.mean_interval(finite)
-    return Summary(float(mean), float(half_width), len(finite))
+def measured(values: Array, mark: str = "") -> Cell:
+    """Values [S] of one metric as a cell."""
+    mean, half, n = summary(values)
+    return Cell((percent(values),), (_or_none(mean), _or_none(half), n), mark)
 
 
-def seeds(run: Run) -> list[int]:
-    """The seeds of a run: 0..S-1 unless its spec lists others."""
-    listed = run.spec.get("seeds")
-    return list(listed) if isinstance(listed, Sequence) else list(range(len(run.accuracy)))
+def metric_table(group: Group) -> Table:
+    """Strategies by metrics, with the best of each marked."""
+    found = [group.values(i) for i in range(len(group.runs))]
+    names = [name for name in metrics.definitions if any(name in values for values in found)]
+    marks: dict[tuple[int, str], str] = {}
+    needed: list[int] = []
+    for name in names:
+        top, tied, short = best(group, name)
+        needed += [short] if short else []
+        marks |= {(i, name): "tied" for i in tied} | ({(top, name): "best"} if top is not None else {})
+    rows = []
+    for i, values in enumerate(found):
+        cells = [measured(values[name], marks.get((i, name), "")) if name in values else cell("–") for name in names]
+        rows.append((_name(group, i), *cells, cell(str(len(group.runs[i].accuracy)), len(group.runs[i].accuracy))))
+    columns = (Column("strategy"), *(Column(name.replace("_", " "), _RAW) for name in names), Column("seeds", ("",)))
+    return Table(f"{group.slug}-metrics", (), columns, tuple(rows), joined([
+        _metric_notes(group, names, rows), _mark_note(marks, max(needed, default=None)), (_T,)]),
+        tuple((f"{name.replace('_', ' ')}: {metrics.definitions[name]}",) for name in names))
 
 
-def diverged(run: Run) -> bool:
-    """Whether some seed of the run did not reach the end."""
-    return bool(run.about.get("status", "done") != "done")
+def _name(group: Group, i: int) -> Cell:
+    return cell(words(Code(group.labels[i]), " (diverged)" if diverged(group.runs[i]) else ""))
 
 
-def sees_all(run: Run) -> bool:
-    """Whether the run is a bound that learns from all tasks, which no strategy may."""
-    return _PLACES.get(_bound(run), 0) > 1
+def _metric_notes(group: Group, names: Sequence[str], rows: Sequence[tuple[Cell, ...]]) -> Words:
+    """What a reader of this table must know, a sentence each."""
+    notes: list[Words] = [("In percent; mean over seeds ± half width of its 95 % t interval.",)]
+    if any(len(run.accuracy) == 1 for run in group.runs):
+        notes.append(("One seed gives no interval.",))
+    text = " ".join(piece for row in rows for one in row[1:] for piece in one.text)
+    if "–" in text:
+        notes.append(("–: not measured, or not defined for this run.",))
+    if "/" in text:
+        notes.append(("(n/S): over the n of S seeds that were measured to the end, which flatters.",))
+    if group.n_tasks == 1:
+        notes.append(("Forgetting and transfer need two tasks.",))
+    elif group.unseen:
+        notes.append(("Forward transfer is not defined here: unseen classes cannot be answered.",))
+    if group.reference is not None and "intransigence" in names:
+        name = group.labels[group.reference]
+        notes.append(("Intransigence is against ", Code(name), " on the same seeds."))
+        if name.startswith("joint"):
+            notes.append(("It meets all tasks from the first step; the paper's reference, ", Code("cumulative"),
+                          ", was not run."))
+    return joined(notes)
 
 
-def alike(run: Run, other: Run) -> bool:
-    """Whether two runs differ in nothing but the strategy."""
-    differ = {"strategy", "hyper", "start", "sources", "seeds"}
-    return all(_json(run.spec.get(name)) == _json(other.spec.get(name))
-               for name in {*run.spec, *other.spec} - differ)
+def _mark_note(marks: Mapping[Any, str], needed: int | None) -> Words:
+    if not marks:
+        return ()
+    said = "Bold: the best mean, cumulative and joint aside. "
+    if needed:
+        return (said + f"The seeds are too few to tell any strategy from the best: it takes {needed}.",)
+    return (said + "≈: not told from the best (p > .05, paired sign-flip permutation test by seed, Holm over the "
+            "strategies).",)
 
 
-def percent(values: Array) -> str:
-    """Values [S] as `mean ± half width` in percent; two decimals where one would hide the half width."""
-    mean, half_width, n = summary(values)
-    if not n:
-        return "–"
-    digits = 2 if 0 < round(100 * half_width, 2) < 0.1 else 1
-    text = f"{round(100 * mean, digits) + 0.0:.{digits}f}"  # + 0.0: no "-0.0"
-    text += f" ± {100 * half_width:.{digits}f}" if n > 1 else ""
-    return text if n == len(values) else f"{text} ({n}/{len(values)})"
+def length_table(group: Group) -> list[Table]:
+    """The table of accuracy by length, of a stream that has lengths."""
+    if not group.options.get("lengths"):
+        return []
+    rows = tuple((cell(Code(label)), cell(kind), *(measured(v) for v in values.T))
+                 for label, run in zip(group.labels, group.runs, strict=True)
+                 for kind, values in by_length(run).items())
+    columns = (Column("classes"), Column(""), *(Column(str(n), _RAW) for n in group.options["lengths"]))
+    return [Table(f"{group.slug}-lengths", (), columns, rows, (
+        "Over all classes met so far, each weighing the same: test on held-out examples, train on those that were "
+        "learned.",))]
 
 
-def by_length(run: Run) -> dict[str, Array]:
-    """Accuracy after each of a stream's `lengths` over all classes met so far, `test` and `train`, [S, T] each."""
-    lengths = run.spec["stream_options"]["lengths"]
-    kinds = {"test": run.accuracy}
-    if "accuracy_train" in run.logs:
-        kinds["train"] = run.logs["accuracy_train"]
-    return {kind: metrics.average_curve(a, np.diff([0, *lengths])) for kind, a in kinds.items()}
+def theirs(group: Group, name: str) -> Table:
+    """The metrics as another framework computes them."""
+    them = framework(name)
+    kept = [one for one in them.metrics if not (group.unseen and one.metric is metrics.forward_transfer)]
+    rows = tuple((_name(group, i), *(measured(one.metric(run.accuracy)) for one in kept))
+                 for i, run in enumerate(group.runs))
+    return Table(f"{group.slug}-as-{name}", (f"As computed by {them.title}.",),
+                 (Column("strategy"), *(Column(one.name, _RAW) for one in kept)), rows,
+                 ("In percent here; mean over seeds ± half width of its 95 % t interval. " + them.differs,),
+                 tuple((f"{one.name}: {one.formula}",) for one in kept))
 
 
-def groups(runs: Sequence[Run]) -> list[Group]:
-    """Comparable runs together: the same stream with the same options, in the order met.
-
-    Class-incremental runs that were also scored with the task told give a second group of those scores.
-    """
-    told = [replace(run, accuracy=run.logs["accuracy_task"]) for run in runs if "accuracy_task" in run.logs]
-    kept: dict[tuple[bool, str], list[Run]] = {}
-    for is_told, these in ((False, runs), (True, told)):
-        for run in these:
-            kept.setdefault((is_told, _json([run.spec["stream"], run.spec.get("stream_options")])), []).append(run)
-    streams = list(dict.fromkeys(key for _, key in kept))
-    ordered = sorted(kept, key=lambda key: (streams.index(key[1]), key[0]))
-    found = [_group(kept[key], key[0]) for key in ordered]
-    twice = Counter(group.slug for group in found)
-    return [replace(g, slug=f"{g.slug}-{g.digest}") if twice[g.slug] > 1 else g for g in found]
+def comparison_table(group: Group, compared: Mapping[str, Sequence[Comparison]]) -> Table:
+    """Every comparison with all of its numbers."""
+    rows = []
+    for name, found in compared.items():
+        for one in found:
+            named = (cell(Code(group.labels[one.run])), cell(Code(group.labels[one.reference])),
+                     cell(name.replace("_", " ")))
+            rows.append((*named, *_compared(one)))
+    columns = (Column("strategy"), Column("against"), Column("metric"), Column("difference (points)", ("",)),
+               Column("95 % interval", ("low", "high")), Column("seeds", ("",)), Column("p", ("",)),
+               Column("p after Holm", ("",)), Column("effect size", ("",)), Column("seeds that would tell", ("",)))
+    return Table(f"{group.slug}-comparisons", (), columns, tuple(rows), joined(_test_notes(compared)))
 
 
-def _group(runs: Sequence[Run], told: bool) -> Group:
-    ordered = sorted(runs, key=lambda run: _PLACES.get(_bound(run), 1))
-    labels, common = _labels(ordered)
-    spec = ordered[0].spec
-    options = spec.get("stream_options") or {}
-    words = [spec["stream"], str(options.get("scenario", "")), "told" * told]
-    slug = re.sub(r"[^\w.]+", "-", "-".join(words)).strip("-")
-    return Group(spec["stream"], options, tuple(ordered), labels, common, told, slug)
+def _compared(one: Comparison) -> tuple[Cell, ...]:
+    d = one.difference
+    if d is None:
+        return (cell(one.problem), *[cell("–")] * 6)
+    needed = "–" if d.n < 2 or np.isnan(d.effect) else "> 10,000" if one.needed is None else f"{one.needed:,}"
+    effect = "–" if np.isnan(d.effect) else f"{d.effect:.2f}".replace("inf", "∞")
+    interval = "–" if np.isnan(d.low) else f"{points(d.low)} to {points(d.high)}"
+    return (cell(points(d.mean, True), 100 * d.mean), cell(interval, *(_or_none(100 * v) for v in (d.low, d.high))),
+            cell(f"{d.n}" + " unpaired" * (not d.paired), d.n), cell(p_value(d.p), _or_none(d.p)),
+            cell(p_value(one.p), _or_none(one.p)), cell(effect, _or_none(d.effect)), cell(needed, one.needed))
 
 
-def _bound(run: Run) -> str:
-    """The strategy's bare name, where it is one strategy and no sum."""
-    return re.sub(r"\(.*\)$", "", str(run.spec["strategy"])).strip()
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, default=str)
-
-
-def _setting(name: str, value: Any) -> str:
-    if name in ("model", "optimizer"):
-        return str(value)  # adam(lr=0.001) says itself what it is
-    return f"{name}={_json(value) if isinstance(value, Mapping | list) else value}"
-
-
-def _labels(runs: Sequence[Run]) -> tuple[tuple[str, ...], str]:
-    """One label per run, no two alike, and the settings that hold wherever a label does not say otherwise."""
-    fields = [name for name in dict.fromkeys(name for run in runs for name in run.spec) if name not in _ELSEWHERE]
-    usual = {name: Counter(_json(run.spec.get(name)) for run in runs).most_common(1)[0][0] for name in fields}
-    labels = []
-    for run in runs:
-        twins = [other for other in runs if other.spec["strategy"] == run.spec["strategy"]]
-        said = [str(run.spec["strategy"])]
-        for name in fields:
-            values = {_json(other.spec.get(name)) for other in twins}
-            if len(values) > 1 or usual[name] not in values:
-                said.append(_setting(name, run.spec.get(name)))
-        labels.append(", ".join(said))
-    for name in _LAST_RESORT:
-        labels = _told_apart(labels, [_setting(name, run.spec.get(name)) for run in runs])
-    labels = _told_apart(labels, [f"run {i + 1}" for i in range(len(runs))])
-    varied = any(_json(run.spec.get(name)) != usual[name] for run in runs for name in fields)
-    common = ", ".join(_setting(name, json.loads(usual[name])) for name in fields if usual[name] not in ("null", "{}"))
-    return tuple(labels), common + (", unless a row says otherwise" if varied else "")
-
-
-def _told_apart(labels: list[str], further: list[str]) -> list[str]:
-    """Labels that occur several times, each with its `further` words where these differ."""
-    seen: dict[str, set[str]] = {}
-    for label, words in zip(labels, further, strict=True):
-        seen.setdefault(label, set()).add(words)
-    return [f"{a}, {b}" if len(seen[a]) > 1 else a for a, b in zip(labels, further, strict=True)]
-
-
-def rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """One JSON-able mapping per line of the tables; fractions, not percent; what is not finite is None."""
-    found = []
-    for group in groups(runs):
-        for i, run in enumerate(group.runs):
-            measured: dict[str, dict[str, Any]] = {}
-            for name, values in group.values(i).items():
-                mean, half_width, n = summary(values)
-                measured[name] = {"mean": _number(mean), "half_width": _number(half_width), "n_seeds": n}
-                measured[name]["values"] = [_number(value) for value in values]
-            about = {name: run.about.get(name) for name in ("device", "commit", "version", "folder", "seconds")}
-            named = {"stream": group.stream, "stream_options": dict(group.options), "told_task": group.told}
-            named |= {"label": group.labels[i], "strategy": run.spec["strategy"], "seeds": seeds(run)}
-            status = {"status": run.about.get("status", "done"), "note": run.about.get("note", "")}
-            found.append({**named, **status, "metrics": measured, **about})
-    return found
-
-
-def _number(value: float) -> float | None:
+def _or_none(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
+
+
+def _test_notes(compared: Mapping[str, Sequence[Comparison]]) -> list[Words]:
+    found = [one.difference for several in compared.values() for one in several if one.difference]
+    notes = ["Differences are strategy less reference on the same seeds, with the 95 % t interval of that difference "
+             "alone; p is that of the two-sided sign-flip permutation test (exact up to 16 seeds), also after Holm "
+             "over the comparisons of a metric; effect size is d_z, the mean of the paired differences over their "
+             "standard deviation."]
+    if any(not one.paired for one in found):
+        notes.append("Unpaired: the two share fewer than two seeds, so the interval and p are those of Welch's t "
+                     "test, and the effect size is Cohen's d over the root of the mean variance; seeds is the lesser.")
+    notes.append("Seeds that would tell: for 80 % power of the two-sided t test (exact, noncentral t) at .05 divided "
+                 "by the number of comparisons, if the difference and spread seen are the true ones, and never fewer "
+                 "than the sign-flip test needs to reach .05.")
+    return [(note,) for note in notes]
+
+
+def task_table(group: Group) -> Table:
+    """Accuracy on every task after the last one; with more tasks than 10, a row per task."""
+    final = [run.accuracy[:, -1] for run in group.runs]
+    note = ("Accuracy on each task after the last one, a[T,k], in percent; mean over seeds ± half width of its 95 % t "
+            "interval.",)
+    if group.n_tasks <= 10:
+        columns = (Column("strategy"), *(Column(f"task {k + 1}", _RAW) for k in range(group.n_tasks)))
+        rows = [(_name(group, i), *(measured(values[:, k]) for k in range(group.n_tasks)))
+                for i, values in enumerate(final)]
+    else:
+        columns = (Column("task", ("",)), *(Column(label, _RAW) for label in group.labels))
+        rows = [(cell(str(k + 1), k + 1), *(measured(values[:, k]) for values in final)) for k in range(group.n_tasks)]
+    return Table(f"{group.slug}-tasks", (), columns, tuple(rows), note)
+
+
+_SAID = {"stream", "stream_options", "strategy", "hyper", "model", "optimizer", "format", "sources", "boundaries"}
+
+
+def settings_table(group: Group) -> Table:
+    """All hyper-parameters of every run, those left at their defaults too."""
+    fields = [name for name in dict.fromkeys(name for run in group.runs for name in run.spec) if name not in _SAID]
+    fields = [name for name in fields if any(run.spec.get(name) is not None for run in group.runs)]
+    rows = []
+    for i, run in enumerate(group.runs):
+        hyper = run.spec.get("hyper") or {}
+        own = [str(run.spec.get(kind, "–")) for kind in ("model", "optimizer")]
+        filled = [_values(hyper.get("strategy")), *(joined_values(hyper.get(k), name)
+                                                   for k, name in zip(("model", "optimizer"), own, strict=True))]
+        rows.append((_name(group, i), *(cell(Code(text)) if text else cell("–") for text in filled),
+                     *(cell(Code(_text(run.spec[name]))) if run.spec.get(name) is not None else cell("–")
+                       for name in fields)))
+    columns = tuple(Column(name.replace("_", " ")) for name in ("strategy", "hyper-parameters", "model", "optimizer",
+                                                                *fields))
+    return Table(f"{group.slug}-settings", (), columns, tuple(rows),
+                 ("Hyper-parameters of a sum stand in the order of its terms, which semicolons part.",))
+
+
+def joined_values(hyper: object, name: str) -> str:
+    """What an expression was made with: the name alone, and all values in brackets."""
+    filled = _values(hyper)
+    return f"{name.split('(')[0]}({filled})" if filled else name
+
+
+def _values(hyper: object) -> str:
+    if isinstance(hyper, Mapping):
+        return ", ".join(f"{key}={_text(value)}" for key, value in hyper.items())
+    return "; ".join(_values(term) or "–" for term in hyper) if isinstance(hyper, list) else ""
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+_MADE = ("status", "commit", "version", "torch", "device", "processor", "threads", "lanes", "finished")
+
+
+def provenance_table(group: Group) -> Table:
+    """Which code made every run, where, when, and what it cost."""
+    rows = []
+    for i, run in enumerate(group.runs):
+        rows.append((_name(group, i), cell(Code(digest(run.spec))), cell(_text(seeds(run)).strip("[]")),
+                     *(cell(Code(str(run.about[name]))) if run.about.get(name) is not None else cell("–")
+                       for name in _MADE), *_costs(run)))
+    columns = (*(Column(name) for name in ("strategy", "run", "seeds", *_MADE)), Column("seconds", ("",)),
+               *(Column(kind.title, ("",)) for kind in COSTS))
+    return Table(f"{group.slug}-provenance", (), columns, tuple(rows), (
+        "Run: the digest of its spec, the end of its folder's name. A commit with + had changed files. Seconds are "
+        "those of the whole stack of lanes. Costs: " + "; ".join(kind.definition for kind in COSTS) + ".",))
+
+
+def _costs(run: Run) -> tuple[Cell, ...]:
+    found = [run.about.get("seconds"), *(kind.of(run) for kind in COSTS)]
+    return tuple(cell("–") if value is None else cell(f"{value:,.0f}" if value >= 100 or value == int(value)
+                                                      else f"{value:.3g}", value) for value in found)

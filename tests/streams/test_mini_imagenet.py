@@ -26,6 +26,8 @@ from conftest import refused
 from PIL import Image
 
 from lifelong import children, data, decoding, photos
+from lifelong.request import prepare
+from lifelong.setting import Options
 from streams import mini_imagenet
 
 SIDE, EACH = 12, 6
@@ -337,12 +339,12 @@ def climb(path: Path, files: dict[str, bytes]) -> None:
 
 
 def bomb(path: Path, files: dict[str, bytes]) -> None:
-    pack(path, files | {FIRST: bytes(200_000_000)})
+    pack(path, files | {FIRST: bytes(2_000_000)})
 
 
 def lie(path: Path, files: dict[str, bytes]) -> None:
     """Sizes that say less than there is."""
-    content = bytes(5_000_000)
+    content = bytes(500_000)
     pack(path, files | {FIRST: content})
     path.write_bytes(path.read_bytes().replace(struct.pack("<I", len(content)), struct.pack("<I", 10)))
 
@@ -353,11 +355,13 @@ def cut(path: Path, files: dict[str, bytes]) -> None:
 
 @pytest.mark.parametrize(("harm", "words"), [
     (climb, "names '../../evil.jpg', which lies outside"),
-    (bomb, "would unpack to more than the 100,000,000 bytes that it can need"),
+    (bomb, "would unpack to more than the 1,000,000 bytes that it can need"),
     (lie, f"{FIRST} cannot be read"),
     (cut, "is damaged (File is not a zip file); get it anew"),
 ])
-def test_a_hostile_archive_is_refused_before_it_is_unpacked(tmp_path: Path, harm: Any, words: str) -> None:
+def test_a_hostile_archive_is_refused_before_it_is_unpacked(tmp_path: Path, harm: Any, words: str,
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "PICTURE", 1_000_000)
     harm(tmp_path / "mini-imagenet.zip", folders())
     with pytest.raises(ValueError, match=re.escape(words)):
         split(tmp_path)
@@ -374,15 +378,30 @@ def test_too_little_disk_is_told_before_anything_is_written(tmp_path: Path, monk
     assert nothing_kept(tmp_path)
 
 
-def test_a_disk_that_fills_up_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*given: Any) -> None:
-        raise OSError(28, "No space left on device")
-
+@pytest.mark.parametrize("nth", range(1, 9))
+def test_a_disk_that_fills_up_at_any_moment_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nth: int) -> None:
     put(tmp_path / "mini-imagenet", folders())
-    monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(OSError, match="cannot keep mini-imagenet-12 in .*No space left on device.*LIFELONG_CACHE"):
-        split(tmp_path)
-    assert nothing_kept(tmp_path)
+    calls = []
+
+    def failing(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any, **named: Any) -> Any:
+            calls.append(real)
+            if len(calls) == nth:
+                raise OSError(28, "No space left on device")
+            return real(*given, **named)
+        return call
+
+    with monkeypatch.context() as patch:
+        for name in ("posix_fallocate", "fsync", "chmod", "replace"):
+            patch.setattr(os, name, failing(getattr(os, name)))
+        if nth == 8:  # there are seven
+            split(tmp_path)
+            assert len(calls) == 7
+        else:
+            with pytest.raises(OSError, match="cannot keep mini-imagenet-12 in .*No space left .*LIFELONG_CACHE"):
+                split(tmp_path)
+    assert not list((tmp_path / "cache").glob("*.part"))
+    np.testing.assert_array_equal(split(tmp_path).x.view(6, EACH, 3, SIDE, SIDE), EXPECTED)
 
 
 def test_interrupted_decoding_leaves_nothing_that_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -487,6 +506,7 @@ def test_agem_chooses_on_three_tasks_and_reports_on_seventeen_others(large: None
     assert all(len(own) == 5 for own in classes(reported, 0))
     assert classes(reported, 0) != classes(reported, 1)
     assert (reported.defaults["epochs"], reported.defaults["batch_size"]) == (1, 10)
+    assert (reported.mean, reported.augment) == ((0.485, 0.456, 0.406), "none")
 
 
 def test_gpm_has_all_twenty_tasks_and_the_online_one_two_lengths(large: None) -> None:
@@ -495,6 +515,7 @@ def test_gpm_has_all_twenty_tasks_and_the_online_one_two_lengths(large: None) ->
     for tasks in (10, 20):
         online = mini_imagenet.online([0, 1], tasks=tasks)
         assert (online.n_tasks, online.scenario, online.n_classes) == (tasks, "class", 100)
+        assert (online.mean, online.augment) == (None, "none")
         assert len({tuple((rows % EACH).tolist()) for rows in online.test[:, 0]}) == 2  # drawn
 
 
@@ -531,3 +552,11 @@ def test_no_start_is_used_on_classes_that_it_was_learned_on(root: Path, lifelong
                     "protonet(source=\"mini-imagenet(part='test')\", steps=1, way=2, shots=1, queries=1, "
                     "model='conv4(width=2)')", "--data", root)
     refused(said, "was learned on 2 of the classes that mini-imagenet-gemcl-v1 tests on", "imagenet/n02110341")
+
+
+def test_no_start_is_used_where_pixels_are_not_as_it_knows_them(root: Path) -> None:
+    start = "supervised(source='glyphs(classes=2)', steps=1, model='conv4(width=2)')"
+    stream = replace(split(root), mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
+    with pytest.raises(ValueError, match="supervised.* was learned on pixels as they are, and split-mini-imagenet-v1 "
+                                         "normalises their channels: use a stream that does not"):
+        prepare(stream, [start], Options(seeds=2))

@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from html import escape
 
+from lifelong.report.canvas import COLOURS
 from lifelong.report.document import Block, Bullets, Cell, Code, Heading, Paragraph, Picture, Table, Words, numbers
-from lifelong.report.figures import COLOURS
 
 # The same hues, lighter, as they read on black.
 _DARK = ("#4aa8e0", "#ff8a47", "#2fc79b", "#e3a1c6", "#f2f2f2", "#f0b429", "#8fd0f5")
@@ -45,10 +45,11 @@ figure{margin:1.2rem 0}
 figure svg{display:block;width:100%;max-width:52rem;height:auto;overflow:visible;fill:var(--c4)}
 figure svg *{stroke-linejoin:round;stroke-linecap:butt}
 figure svg text{fill:var(--ink)}
-@media (max-width:44rem){body{padding:.5rem .75rem 3rem}figure svg{width:44rem}tbody th{position:static}}
+@media (max-width:44rem){body{padding:.5rem .75rem 3rem}figure svg{width:44rem}\
+tbody th{position:static;min-width:11rem}}
 @media print{body{max-width:none;padding:0;font-size:9pt}.scroll{overflow:visible}nav{display:none}
-table{font-size:6.5pt}th,td{padding:1pt 3pt;overflow-wrap:anywhere}.n{white-space:normal}\
-\
+table{font-size:6.5pt}th,td{padding:1pt 3pt;overflow-wrap:break-word}.n{white-space:normal}\
+.note,figcaption{font-size:8pt}\
 tbody th{min-width:0;position:static}
 figure,tr{break-inside:avoid}h2,h3{break-after:avoid}figure svg{max-width:100%}@page{margin:14mm}}
 """

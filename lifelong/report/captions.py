@@ -1,0 +1,51 @@
+"""What a figure shows: its definition, how many seeds, and the kind of its interval."""
+
+from __future__ import annotations
+
+from lifelong.report.canvas import BANDS
+from lifelong.report.costs import COSTS
+from lifelong.report.figures import shown
+from lifelong.report.group import Group
+from lifelong.report.sentences import counted
+
+TITLES = {"curves": "Average accuracy as the stream goes on", "forgetting": "Average forgetting as the stream goes on",
+           "tasks": "Accuracy of each task as the stream goes on", "matrix": "Accuracy matrices",
+           "transfer": "Backward and forward transfer", "within": "Accuracy inside tasks",
+           "plane": "Final accuracy against forgetting", "cost": "Final accuracy against cost"}
+_DEFINED = {
+    "curves": "(1/t) Σ_{k≤t} a[t,k] after task t",
+    "forgetting": "(1/(t-1)) Σ_{k<t} (max_{1≤s<t} a[s,k] - a[t,k]) after task t (Chaudhry et al. 2018, eq. 3)",
+    "tasks": "a[t,k] of task k after task t; t = 0 is the untrained learner; the dotted line is where k was learned",
+    "matrix": "a[t,k], the accuracy on task k after task t, mean over seeds; the first row is the untrained learner, "
+              "grey was not measured",
+    "transfer": "backward transfer (1/(T-1)) Σ_{k<T} (a[T,k] - a[k,k]), forward transfer (1/(T-1)) Σ_{k>1} (a[k-1,k] - "
+                "a[0,k]); faint dots are seeds",
+    "within": "accuracy on task 1, and mean accuracy over all tasks before the one being learned, measured every few "
+              "steps inside tasks as well as after them; what is lost and regained there is the stability gap (De "
+              "Lange et al. 2023)",
+    "plane": "average accuracy (1/T) Σ_k a[T,k] against forgetting (1/(T-1)) Σ_{k<T} (max_{1≤t<T} a[t,k] - a[T,k]); "
+             "the best are above on the left",
+    "cost": "average accuracy (1/T) Σ_k a[T,k] against ",
+}
+
+
+def caption(group: Group, name: str) -> str:
+    """The caption of a group's figure, by the figure's name."""
+    which = shown(group)
+    text = f"{TITLES[name]}: {_DEFINED[name]}"
+    if name == "cost":
+        text += "; ".join(kind.definition for kind in COSTS if any(kind.of(run) is not None for run in group.runs))
+    if name == "transfer" and group.unseen:
+        text += "; forward transfer is not defined here, since unseen classes cannot be answered"
+    bars = "bars" if len(which) > BANDS or name in ("transfer", "plane", "cost") else "bands"
+    many = max(len(group.runs[i].accuracy) for i in which) > 1
+    of = counted([len(group.runs[i].accuracy) for i in which])
+    if name in ("tasks", "within") and bars == "bars":
+        text += f". Means over {of}; with so many strategies the intervals are left out, see the tables"
+    elif name != "matrix":
+        text += f". Means over {of}" + (f"; {bars}: 95 % t intervals over seeds" if many else ": no interval")
+    else:
+        text += f". Means over {of}, without intervals, which the tables have"
+    if len(which) < len(group.runs):
+        text += f". Shown: the bounds and, of {len(group.runs)} in all, those with the highest average accuracy"
+    return text + "."
