@@ -20,8 +20,8 @@ from lifelong.setting import Options
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = {path.stem: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
 FILE = re.compile(r"# (\w+\.py)\n")
-# What is run, and not only parsed: it needs no data and, shortened, no second.
-QUICK = re.compile(r"lifelong (run|tune) '?(split-digits|rotated-digits|\./waves)(?!.*(--log|avalanche|first-tasks))")
+# What is run, and not only parsed: it needs no data and, shortened, no second; and nothing else is run like it.
+QUICK = re.compile(r"lifelong (run|tune) '?(split-digits|rotated-digits|\./waves)(?!.*(--log|avalanche|first-tasks|--device|10\)' joint))")
 
 
 @pytest.fixture
