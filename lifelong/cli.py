@@ -64,7 +64,10 @@ def main() -> None:
     except Exception as error:
         if hasattr(error, "format_message"):  # what was typed is no command or option: click's own sentence
             text = error.format_message()
-            print(text) if "Usage:" in text else _say(" ".join(text.split()) + _typed(error))
+            if "Usage:" in text:
+                print(text)
+            elif text.strip():  # nothing is typed at all: the help was shown
+                _say(" ".join(text.split()) + _typed(error))
         elif type(error).__name__ == "StoreError":
             _say(str(error))
         else:
@@ -236,6 +239,8 @@ def run(
         print(f"{outcome.found} of {len(experiment.settings)} found in {store}")
     if outcome.runs:
         _show(outcome.runs, store / "latest", quiet)
+    if log and not quiet:
+        print(f"log: {', '.join(str(store / 'log' / kind) for kind in sinks.kinds)}")
     for sentence in (*outcome.failures, *sinks.warnings):
         _say(sentence)
     diverged = any(r.about["status"] == "diverged" for r in outcome.runs)
@@ -570,6 +575,8 @@ def report(
     for problem in found.damaged:
         _say(problem)
     if not found.runs:
+        for words in found.unfinished:
+            _say("".join(words))
         raise LookupError(_nothing(places, stream, strategy, since))
     groups = reports.groups(found.runs)
     reports.checked_reference(groups, reference)
@@ -581,6 +588,7 @@ def report(
                               unfinished=found.unfinished, left_out=found.left_out)
         for group in groups:
             _print_tables(group, others)
+            print("".join(reports.leader(group)))
         for words in found.unfinished:
             print(f"not finished: {''.join(words)}")
         print(f"page: {paths[0]}\ntext: {paths[1]}\n{len(paths) - 3} tables and figures: {folder / 'tables'}, "

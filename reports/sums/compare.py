@@ -64,9 +64,11 @@ def main(store: Path) -> None:
         named = strategies(store, stream.rpartition("-v")[0])
         found = {run.spec["strategy"]: run for run in every if run.spec["stream"] == stream}
         found = {name: found[name] for name in named}
-        one = next(iter(found.values()))
-        print(f"\n## {stream}, {one.spec['seeds']} seeds, commit {one.about['commit']}, {one.about['device']}, torch "
-              f"{one.about['torch']}\n\nStrengths, chosen on streams of three other seeds by examples held out:\n")
+        made = [" and ".join(sorted({str(run.about[what]) for run in found.values()}))
+                for what in ("commit", "device", "torch")]
+        seeds = next(iter(found.values())).spec["seeds"]
+        print(f"\n## {stream}, {seeds} seeds, commit {made[0]}, {made[1]}, torch {made[2]}\n\n"
+              "Strengths, chosen on streams of three other seeds by examples held out:\n")
         for name, choice in choices.items():
             print(f"- {name}: {choice['verdict']} ({choice['cost_s']:.0f} s)")
         print()
