@@ -150,6 +150,8 @@ def test_runs_on_different_streams_are_not_compared():
     first, second = report.groups(runs)
     assert (len(first.runs), len(second.runs)) == (4, 3)
     assert first.slug != second.slug
+    alike = report.groups([a_run("er", 1, [1, 1], stream=name) for name in ("./a.py:b", "./a_py:b", "./a py:b")])
+    assert len({group.slug for group in alike}) == 3, "their files would be the same"
 
 
 @pytest.mark.parametrize(

@@ -54,8 +54,8 @@ class Group:
 
     @property
     def digest(self) -> str:
-        """Six letters that tell these options from others."""
-        return hashlib.sha256(_json(self.options).encode()).hexdigest()[:6]
+        """Six letters that tell this stream and its options from others."""
+        return hashlib.sha256(_json([self.stream, self.options]).encode()).hexdigest()[:6]
 
     @property
     def unseen(self) -> bool:
