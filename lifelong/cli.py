@@ -577,6 +577,8 @@ def report(
     for problem in found.damaged:
         _say(problem)
     if not found.runs:
+        for words in found.unfinished:
+            _say("".join(words))
         raise LookupError(_nothing(places, stream, strategy, since))
     groups = reports.groups(found.runs)
     reports.checked_reference(groups, reference)
@@ -588,6 +590,7 @@ def report(
                               unfinished=found.unfinished, left_out=found.left_out)
         for group in groups:
             _print_tables(group, others)
+            print("".join(reports.leader(group)))
         for words in found.unfinished:
             print(f"not finished: {''.join(words)}")
         print(f"page: {paths[0]}\ntext: {paths[1]}\n{len(paths) - 3} tables and figures: {folder / 'tables'}, "

@@ -171,6 +171,18 @@ def test_a_run_prints_a_table_and_where_everything_is(lifelong, tmp_path):
     assert len(list((tmp_path / "runs").glob("*/run.json"))) == 2
 
 
+def test_a_report_prints_tables_the_best_and_where_everything_is(lifelong, tmp_path):
+    assert lifelong("run", "split-digits", "finetune", "er", *SMALL, "--quiet").code == 0
+    said = lifelong("report", "--reference", "er", "--as", "gem", "--out", "out")
+    assert said.code == 0 and said.err == ""
+    for word in ("finetune", "Backward", "Highest average accuracy: ", "page: out/report.html", "text: out/report.md"):
+        assert word in said.out
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "against" in page and "As computed by the code of GEM" in page and "state (MB)" in page
+    wrong = lifelong("report", "--reference", "ewc")
+    refused(wrong, "--reference must be a strategy of the report, or parts", "got 'ewc'", "there is 'er'")
+
+
 def test_quiet_prints_nothing(lifelong):
     said = lifelong("run", "split-digits", "finetune", *SMALL, "--quiet")
     assert said == Said(0, "", "")

@@ -346,7 +346,7 @@ def hostile(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hostile")
     name = "./<script>alert(1)</script>.py:a_b&c%d$e#|`f`"
     runs = []
-    for strategy, seeds in ((name, 3), ("_x\\y{z}~^", 2)):
+    for strategy, seeds in ((name, 3), ("_x\\y{z}~^ 学\n" + 99 * "long", 2)):
         a = np.random.default_rng(seeds).random((seeds, 3, 2))
         spec = {"stream": "<b>_&%", "stream_options": {"scenario": "domain"}, "strategy": strategy, "seeds": seeds}
         note = "<img src=x onerror=alert(2)>"

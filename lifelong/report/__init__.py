@@ -22,6 +22,7 @@ from lifelong.report.group import percent as percent
 from lifelong.report.group import rows as rows
 from lifelong.report.html import page
 from lifelong.report.sections import document as document
+from lifelong.report.sections import leader as leader
 from lifelong.report.selection import Selection as Selection
 from lifelong.report.selection import select as select
 from lifelong.report.statistics import Comparison as Comparison

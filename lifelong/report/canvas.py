@@ -38,7 +38,7 @@ WIDTH = 7.6  # inches; a page's, so that the letters keep their size in print
 SMALL = 7.5  # points, of labels
 LINE = 1.22 * SMALL / 72  # inches from one line of a label to the next
 LETTER = 0.6 * SMALL / 72  # inches, a little more than a letter takes
-_INK = "#333333"
+INK = "#333333"
 _LETTERS = [*range(0x20, 0x7F), *range(0xA0, 0x180), *map(ord, "–—…≈≤≥∞Σ√·−")]
 _STYLE: dict[str, Any] = {
     "font.family": ["DejaVu Sans"],
@@ -46,9 +46,9 @@ _STYLE: dict[str, Any] = {
     "axes.titlesize": 8,
     "axes.titley": 1.0,  # not where matplotlib finds room for it, a tenth of the time
     "axes.unicode_minus": False,  # beyond ASCII a PDF takes a second font
-    "axes.edgecolor": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
+    "axes.edgecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -134,26 +134,22 @@ def encoded(figure: Figure, kind: str) -> bytes:
     return content.getvalue()
 
 
-def curve(axes: Axes, group: Group, i: int, values: Array, look: Look, first: int, band: bool,
-           name: str = "") -> Array:
+def curve(axes: Axes, group: Group, i: int, values: Array, look: Look, first: int, band: bool) -> Array:
     """Run `i`: mean over seeds of `values` [S, P] against tasks from `first` on, as far as every seed was measured."""
-    small = bool(name)
     mean, half_width = (100 * found for found in metrics.mean_interval(values))
     x = first + np.arange(len(mean))
-    every = max(1, len(x) // (6 if small else 10))
+    every = max(1, len(x) // 10)
     some = slice(i % every, None, every)  # markers of neighbouring curves at different tasks
-    size: dict[str, Any] = {"linewidth": 1.1, "markersize": 3.0} if small else {}
-    axes.plot(x, mean, marker=look.marker, markevery=(i % every, every), label=name or group.labels[i],
-              color=look.colour, linestyle=look.dash, **size)
+    axes.plot(x, mean, marker=look.marker, markevery=(i % every, every), label=group.labels[i], color=look.colour,
+              linestyle=look.dash)
     if len(values) > 1 and band:
         axes.fill_between(x, mean - half_width, mean + half_width, color=look.colour, alpha=0.15, linewidth=0)
-    elif len(values) > 1 and not small:
+    elif len(values) > 1:
         axes.errorbar(x[some], mean[some], half_width[some], fmt="none", ecolor=look.colour, elinewidth=0.8, capsize=2)
     measured = np.flatnonzero(np.isfinite(mean))
     if diverged(group.runs[i]) and len(measured):
         last = measured[-1]
-        axes.plot(x[last], mean[last], "x", color=look.colour, markersize=6 if small else 9, markeredgewidth=2,
-                  zorder=4)
+        axes.plot(x[last], mean[last], "x", color=look.colour, markersize=9, markeredgewidth=2, zorder=4)
     return mean
 
 
@@ -186,32 +182,6 @@ def beside(names: Sequence[str], title: str, group: Group) -> tuple[Figure, Axes
     figure = blank(tall + 1.0)
     headline(figure, title, group)
     return figure, panel(figure, 0.6, 0.5, WIDTH - 0.6 - wide(names) - 0.35, tall)
-
-
-def grid(n: int, n_columns: int, tall: float, above: float, below: float, title: str,
-          group: Group) -> tuple[Figure, list[Axes]]:
-    """`n` panels of one height with `above` inches over each row, and `below` of room under the last."""
-    n_rows, left, right = -(-n // n_columns), 0.55, 0.7 if "matrix" in title else 0.1
-    across, gap = (WIDTH - left - right) / n_columns, 0.15
-    head, foot = 0.42, below + 0.42
-    row, ragged = tall + above + 0.1, 0.35 if n_rows > 1 and n % n_columns else 0.0  # room for numbers above a gap
-    figure = blank(head + n_rows * row + ragged + foot)
-    headline(figure, title, group)
-    bottoms = [foot + (n_rows - 1 - r) * row + (ragged if r < n_rows - 1 else 0.0) for r in range(n_rows)]
-    panels = [panel(figure, left + (p % n_columns) * across, bottoms[p // n_columns], across - gap, tall)
-              for p in range(n)]
-    return figure, panels
-
-
-def edges(panels: Sequence[Axes], n_columns: int, below: str, beside: str) -> None:
-    """Numbers and titles of axes at the edges of a grid alone."""
-    for p, axes in enumerate(panels):
-        last = p + n_columns >= len(panels)
-        axes.tick_params(labelbottom=last, labelleft=p % n_columns == 0, bottom=last, left=p % n_columns == 0)
-        if last:
-            axes.set_xlabel(below)
-        if p % n_columns == 0:
-            axes.set_ylabel(beside)
 
 
 def names(group: Group, which: Sequence[int], width: int = 30) -> list[str]:
@@ -272,25 +242,15 @@ def apart(wanted: Sequence[float], heights: Sequence[float]) -> list[float]:
     return placed
 
 
-def frame_ticks(panels: Sequence[Axes], ticks: int, accuracy: bool = True) -> None:
-    """Whole numbers of tasks below; at the side what was measured, 10 points at least, all panels alike."""
-    whole_ticks(panels, ticks, y=False)
-    limits = [axes.get_ylim() for axes in panels]
-    low, high = min(a for a, _ in limits), max(b for _, b in limits)
-    spare = max(0.0, 10 - (high - low)) / 2
-    floor = -3.0 if accuracy else -103.0  # 3: a marker at 0 or 100 is not cut
-    for axes in panels:
-        axes.set_ylim(max(low - spare, floor), min(high + spare, 103))
-
-
-def whole_ticks(panels: Sequence[Axes], ticks: int, y: bool = True) -> None:
-    """Whole numbers at the axis below and, with `y`, at the side."""
+def frame_ticks(axes: Axes, accuracy: bool = True) -> None:
+    """Whole numbers of tasks below; at the side what was measured, 10 points at least."""
     from matplotlib.ticker import MaxNLocator
 
-    for axes in panels:
-        axes.xaxis.set_major_locator(MaxNLocator(ticks, integer=True))
-        if y:
-            axes.yaxis.set_major_locator(MaxNLocator(ticks, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+    low, high = axes.get_ylim()
+    spare = max(0.0, 10 - (high - low)) / 2
+    floor = -3.0 if accuracy else -103.0  # 3: a marker at 0 or 100 is not cut
+    axes.set_ylim(max(low - spare, floor), min(high + spare, 103))
 
 
 def few_ticks(axes: Axes) -> None:

@@ -13,6 +13,7 @@ from lifelong.report import canvas
 from lifelong.report.canvas import Look
 from lifelong.report.costs import COSTS
 from lifelong.report.group import Group
+from lifelong.report.mosaic import Mosaic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -72,7 +73,7 @@ def _over_tasks(group: Group, look: Mapping[str, Look], values: Any, first: int,
         mean = canvas.curve(axes, group, i, values(i), look[group.labels[i]], first, len(which) <= canvas.BANDS)
         ends.append(_end(mean, first))
     axes.set(xlabel="tasks learned", ylabel=side)
-    canvas.frame_ticks([axes], 10, "accuracy" in side)
+    canvas.frame_ticks(axes, "accuracy" in side)
     canvas.labels(axes, ends, names, [look[group.labels[i]].colour for i in which])
     return figure
 
@@ -92,61 +93,71 @@ def tasks(group: Group, look: Mapping[str, Look]) -> Figure:
     some = np.unique(np.linspace(1, n_tasks, min(n_tasks, _PANELS)).round().astype(int))
     n_columns = len(some) if len(some) < 4 else 3 if len(some) in (5, 6, 9) else 4
     names = canvas.names(group, which, 46)
-    figure, panels = canvas.grid(len(some), n_columns, 1.15, 0.22, canvas.height(names) / 2 + 0.15,
-                           "Accuracy of each task (0: untrained; dotted: when it was learned)", group)
-    for axes, task in zip(panels, some, strict=True):
-        for i, name in zip(which, names, strict=True):
-            canvas.curve(axes, group, i, group.runs[i].accuracy[:, :, task - 1], look[group.labels[i]], 0,
-                   len(which) <= canvas.BANDS, name)
-        axes.axvline(task, color="#888888", linestyle=":", linewidth=1.2, zorder=1.5)
-        axes.set_title(f"task {task}", pad=3)
-    canvas.edges(panels, n_columns, "tasks learned", "accuracy (%)")
-    canvas.frame_ticks(panels, 5)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="lower left", ncols=2, fontsize=canvas.SMALL,
-                  borderaxespad=0.2, labelspacing=0.35)
-    return figure
+    mosaic = Mosaic(len(some), n_columns, 1.15, 0.22, canvas.height(names) / 2 + 0.15,
+                    "Accuracy of each task (0: untrained; dotted: when it was learned)", group)
+    found = [metrics.mean_interval(100 * group.runs[i].accuracy[:, :, some - 1]) for i in which]
+    measured = [a[np.isfinite(a)] for a, _ in found]
+    low, high = (edge([edge(a) for a in measured if len(a)], default=50) for edge in (min, max))
+    mosaic.limits = (-0.03 * n_tasks, 1.03 * n_tasks), (max(low - 5, -3), min(high + 5, 103))
+    t, each = np.arange(n_tasks + 1.0), range(len(some))
+    for k, (i, (mean, half)) in enumerate(zip(which, found, strict=True)):
+        style, every = look[group.labels[i]], max(1, n_tasks // 6)
+        x, y = mosaic.strung([t] * len(some), list(mean.T))
+        marked = [p * (n_tasks + 2) + at for p in each for at in range(k % every, n_tasks + 1, every)]
+        mosaic.axes.plot(x, y, color=style.colour, linestyle=style.dash, marker=style.marker, markevery=marked,
+                         linewidth=1.1, markersize=3, label=names[k])
+        if len(which) <= canvas.BANDS and len(group.runs[i].accuracy) > 1:
+            upper, lower = (mosaic.strung([t] * len(some), list((mean + sign * half).T))[1] for sign in (1, -1))
+            mosaic.axes.fill_between(x, lower, upper, color=style.colour, alpha=0.15, linewidth=0)
+    for p, task in enumerate(some):
+        mosaic.axes.plot(*mosaic.place(p, np.full(2, task), np.array(mosaic.limits[1])), color="#888888",
+                         linestyle=":", linewidth=1.2, zorder=1.5)
+    mosaic.frame([f"task {task}" for task in some], "tasks learned", "accuracy (%)", grid=True)
+    mosaic.figure.legend(mosaic.axes.lines[:len(which)], names, loc="lower left", ncols=2, fontsize=canvas.SMALL,
+                         borderaxespad=0.2, labelspacing=0.35)
+    return mosaic.figure
 
 
 def matrix(group: Group, look: Mapping[str, Look]) -> Figure:
     """Accuracy on every task after every task, mean over seeds, a panel per strategy."""
     del look
-    which = shown(group)
+    which, n_tasks = shown(group), group.n_tasks
     longest = max(len(group.labels[i]) for i in which)
-    n_columns = min(len(which), 5 if longest <= 18 else 4 if longest < 50 else 3)
-    names = canvas.names(group, which, round((canvas.WIDTH - 0.55) / max(n_columns, 2) / canvas.LETTER) - 3)
+    n_columns = max(2, min(len(which), 5 if longest <= 18 else 4 if longest < 50 else 3))
+    names = canvas.names(group, which, round((canvas.WIDTH - 0.55) / n_columns / canvas.LETTER) - 3)
     lines = max(name.count("\n") + 1 for name in names)
-    side = (canvas.WIDTH - 0.55 - 0.7) / max(n_columns, 2) - 0.15
-    figure, panels = canvas.grid(len(which), max(n_columns, 2), side, 0.1 + canvas.LINE * lines, 0.0,
-                                 "Accuracy matrix (%)", group)
-    for axes, i, name in zip(panels, which, names, strict=True):
+    side = (canvas.WIDTH - 1.25) / n_columns - 0.15
+    mosaic = Mosaic(len(which), n_columns, side, 0.1 + canvas.LINE * lines, 0.0, "Accuracy matrix (%)", group, 0.7)
+    mosaic.limits = (0.5, n_tasks + 0.5), (n_tasks + 0.5, -0.5)
+    for p, i in enumerate(which):
         mean = 100 * group.runs[i].accuracy.mean(0)
-        edges = (0.5, group.n_tasks + 0.5, group.n_tasks + 0.5, -0.5)
-        image = axes.imshow(mean, cmap="cividis", vmin=0, vmax=100, aspect="auto", extent=edges,
-                            interpolation="nearest")
-        axes.set_title(name, pad=3, fontsize=canvas.SMALL)
-        axes.grid(visible=False)
-        axes.set_facecolor("#bbbbbb")
-        if group.n_tasks <= 5 and len(which) <= 8:
-            _numbers(axes, mean)
-    canvas.whole_ticks(panels, 5)
-    for p, axes in enumerate(panels):
-        if p % max(n_columns, 2):
-            axes.set_yticks([])  # a tick that is not seen takes its time
-        if p + max(n_columns, 2) < len(panels):
-            axes.set_xticks([])
-    canvas.edges(panels, max(n_columns, 2), "tested on task", "after task (0: untrained)")
-    last = panels[min(len(panels), max(n_columns, 2)) - 1].get_position()
-    bar = figure.add_axes((last.x1 + 0.12 / canvas.WIDTH, last.y0, 0.11 / canvas.WIDTH, last.height))
-    figure.colorbar(image, cax=bar)
+        left, bottom = mosaic.corners[p]
+        image = mosaic.axes.imshow(np.ma.masked_invalid(mean), cmap=_colours(), vmin=0, vmax=100, aspect="auto",
+                                   extent=(left, left + side, bottom, bottom + side), interpolation="nearest")
+        if n_tasks <= 5 and len(which) <= 8:
+            _numbers(mosaic, p, mean)
+    mosaic.axes.set(xlim=(0, canvas.WIDTH), ylim=(0, mosaic.figure.get_figheight()))
+    mosaic.frame(names, "tested on task", "after task (0: untrained)", grid=False)
+    left, bottom = mosaic.corners[min(len(which), n_columns) - 1]
+    bar = canvas.panel(mosaic.figure, left + side + 0.12, bottom, 0.11, side)
+    mosaic.figure.colorbar(image, cax=bar)
     bar.grid(visible=False)
-    return figure
+    return mosaic.figure
 
 
-def _numbers(axes: Axes, mean: Array) -> None:
+def _colours() -> Any:
+    """From dark blue to yellow in even steps of lightness, for all kinds of eyes; grey where nothing was measured."""
+    from matplotlib import colormaps
+
+    return colormaps["cividis"].with_extremes(bad="#bbbbbb")
+
+
+def _numbers(mosaic: Mosaic, p: int, mean: Array) -> None:
     for (row, column), value in np.ndenumerate(mean):
         if np.isfinite(value):
-            axes.text(column + 1, row, f"{value:.0f}", ha="center", va="center", fontsize=6.5,
-                      color="#ffffff" if value < 55 else "#111111")
+            x, y = mosaic.place(p, column + 1, row)
+            mosaic.axes.text(float(x), float(y), f"{value:.0f}", ha="center", va="center", fontsize=6.5,
+                             color="#fefefe" if value < 55 else "#111111")
 
 
 def transfer(group: Group, look: Mapping[str, Look]) -> Figure:
@@ -194,6 +205,7 @@ def plane(group: Group, look: Mapping[str, Look]) -> Figure:
             for i in which]
     axes.set(xlabel="forgetting (points)", ylabel="average accuracy after the last task (%)")
     axes.margins(0.06)
+    _within_bounds(axes)
     canvas.labels(axes, ends, names, [look[group.labels[i]].colour for i in which])
     return figure
 
@@ -209,6 +221,12 @@ def _point(axes: Axes, x: Array, y: Array, look: Look) -> tuple[float, float] | 
                       ecolor=look.colour, elinewidth=0.9, alpha=0.7)
     axes.plot(across, up, look.marker, color=look.colour, markersize=6)
     return float(across), float(up)
+
+
+def _within_bounds(axes: Axes) -> None:
+    """Cuts the axis at the side where intervals of a few seeds go beyond what an accuracy can be."""
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, -3), min(high, 103))
 
 
 def within(group: Group, look: Mapping[str, Look]) -> Figure:
@@ -235,7 +253,7 @@ def within(group: Group, look: Mapping[str, Look]) -> Figure:
         axes.set_xlim(0, group.n_tasks * 1.01)
         axes.set(ylabel="accuracy (%)", xlabel="tasks learned" if not first else "")
         axes.set_title(title, pad=3, loc="left")
-        canvas.frame_ticks([axes], 10)
+        canvas.frame_ticks(axes)
         canvas.labels(axes, ends, names, [look[group.labels[i]].colour for i in which])
     return figure
 
@@ -285,6 +303,7 @@ def cost(group: Group, look: Mapping[str, Look]) -> Figure:
         elif max(found) == min(found):
             axes.set_xlim(0, 2 * found[0] or 1)
         axes.margins(0.1)
+        _within_bounds(axes)
         axes.set_xlabel(kind.title)
         if column:
             axes.tick_params(labelleft=False)

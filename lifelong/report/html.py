@@ -35,7 +35,7 @@ caption{text-align:left;padding:.3rem 0}
 th,td{padding:.22rem .6rem;text-align:left;vertical-align:top}
 thead th{border-bottom:1px solid var(--ink);font-weight:600;vertical-align:bottom;\
 max-width:14rem;overflow-wrap:break-word}
-tbody th{font-weight:400;max-width:22rem;min-width:7rem;position:sticky;left:0;background:var(--back)}
+tbody th{font-weight:400;max-width:22rem;min-width:12rem;position:sticky;left:0;background:var(--back)}
 tbody tr:nth-child(even)>*{background:var(--stripe)}
 .n{text-align:right;white-space:nowrap}thead .n{white-space:normal}
 .best{font-weight:700}
@@ -130,9 +130,7 @@ def inline(svg: str, name: str, alt: str) -> str:
     named = {one: f"{name}-{i}" for i, one in enumerate(sorted(used))}
 
     def tag(found: re.Match[str]) -> str:
-        text = found[0]
-        if text.startswith("<image"):
-            return text
+        text = found[0]  # base64 has none of what is looked for
         text = re.sub(r'\sid="([\w-]+)"', lambda m: f' id="{named[m[1]]}"' if m[1] in used else "", text)
         text = re.sub(r'(url\(|href=")#([\w-]+)', lambda m: f"{m[1]}#{named[m[2]]}", text)
         text = text.replace("xlink:href=", "href=")

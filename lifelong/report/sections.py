@@ -37,6 +37,7 @@ from lifelong.report.tables import (
 )
 from lifelong.store import Run
 
+_HOW = "Intervals are those of each difference alone; p is after Holm over the comparisons of a metric."
 COMPARED = ("average_accuracy", "forgetting")
 
 
@@ -53,7 +54,8 @@ def section(group: Group, reference: str | None = None, other: Sequence[str] = (
     blocks: list[Block] = [Heading(2, group.title)]
     blocks += [Paragraph((f"All runs: {group.common}.",))] if group.common else []
     said = [verdict(group, one) for found in compared.values() for one in found]
-    blocks += [Heading(3, "In words"), Bullets((leader(group), *said))]
+    blocks += [Heading(3, "In words"), Paragraph(leader(group))]
+    blocks += [Paragraph((_HOW,)), Bullets(tuple(said))] if said else []
     fates = tuple(fate(group, i) for i, run in enumerate(group.runs) if diverged(run))
     blocks += [Bullets(fates)] if fates else []
     blocks += [Heading(3, "Metrics"), metric_table(group), *length_table(group)]

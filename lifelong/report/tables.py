@@ -182,6 +182,8 @@ def settings_table(group: Group) -> Table:
     """All hyper-parameters of every run, those left at their defaults too."""
     fields = [name for name in dict.fromkeys(name for run in group.runs for name in run.spec) if name not in _SAID]
     fields = [name for name in fields if any(run.spec.get(name) is not None for run in group.runs)]
+    tuned = dict.fromkeys(str(made.get("criterion", "a criterion that was not recorded")) for run in group.runs
+                          if isinstance(made := run.about.get("tuned"), Mapping))
     rows = []
     for i, run in enumerate(group.runs):
         hyper = run.spec.get("hyper") or {}
@@ -190,11 +192,24 @@ def settings_table(group: Group) -> Table:
                                                    for k, name in zip(("model", "optimizer"), own, strict=True))]
         rows.append((_name(group, i), *(cell(Code(text)) if text else cell("–") for text in filled),
                      *(cell(Code(_text(run.spec[name]))) if run.spec.get(name) is not None else cell("–")
-                       for name in fields)))
+                       for name in fields), *([cell(_tuned(run))] if tuned else [])))
     columns = tuple(Column(name.replace("_", " ")) for name in ("strategy", "hyper-parameters", "model", "optimizer",
-                                                                *fields))
-    return Table(f"{group.slug}-settings", (), columns, tuple(rows),
-                 ("Hyper-parameters of a sum stand in the order of its terms, which semicolons part.",))
+                                                                *fields, *["tuned"] * bool(tuned)))
+    notes = ["Hyper-parameters of a sum stand in the order of its terms, which semicolons part.",
+             *(f"Tuned by: {one}." for one in tuned)]
+    return Table(f"{group.slug}-settings", (), columns, tuple(rows), (" ".join(notes),))
+
+
+def _tuned(run: Run) -> Words:
+    """What tuning chose, from how much, and at what cost."""
+    made = run.about.get("tuned")
+    if not isinstance(made, Mapping):
+        return ("–",)
+    seeds = made.get("seeds")
+    on = f" on seeds {seeds[0]} to {seeds[1]}" if isinstance(seeds, list) and len(seeds) == 2 else ""
+    seconds = made.get("cost_s")
+    cost = f", {seconds:,.0f} s" if isinstance(seconds, int | float) else ""
+    return words(Code(_values(made.get("chosen")) or "–"), f", of {made.get('settings', '?')} settings{on}{cost}")
 
 
 def joined_values(hyper: object, name: str) -> str:
