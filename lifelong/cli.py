@@ -332,8 +332,10 @@ def _print_choice(choice: Any) -> None:
     console.print(table)
     for sentence in (choice.verdict, *choice.edges):
         console.print(Text(sentence))
-    console.print(Text(f"percent on held-out training examples, mean ± half width of the 95 % t interval over "
-                       f"{len(choice.best.accuracy)} seeds; {len(choice.tried)} settings took {choice.seconds:g} s\n"))
+    n = len(choice.best.accuracy)
+    over = f"mean ± half width of the 95 % t interval over {n} seeds" if n > 1 else "one seed, which gives no interval"
+    console.print(Text(f"percent on held-out training examples, {over}; {len(choice.tried)} settings took "
+                       f"{choice.seconds:g} s\n"))
 
 
 def _watcher(quiet: bool, made: Callable[[Run], None] = lambda run: None) -> Any:
