@@ -64,7 +64,10 @@ def main() -> None:
     except Exception as error:
         if hasattr(error, "format_message"):  # what was typed is no command or option: click's own sentence
             text = error.format_message()
-            print(text) if "Usage:" in text else _say(" ".join(text.split()) + _typed(error))
+            if "Usage:" in text:
+                print(text)
+            elif text.strip():  # nothing is typed at all: the help was shown
+                _say(" ".join(text.split()) + _typed(error))
         elif type(error).__name__ == "StoreError":
             _say(str(error))
         else:
@@ -236,6 +239,8 @@ def run(
         print(f"{outcome.found} of {len(experiment.settings)} found in {store}")
     if outcome.runs:
         _show(outcome.runs, store / "latest", quiet)
+    if log and not quiet:
+        print(f"log: {', '.join(str(store / 'log' / kind) for kind in sinks.kinds)}")
     for sentence in (*outcome.failures, *sinks.warnings):
         _say(sentence)
     diverged = any(r.about["status"] == "diverged" for r in outcome.runs)
@@ -327,8 +332,10 @@ def _print_choice(choice: Any) -> None:
     console.print(table)
     for sentence in (choice.verdict, *choice.edges):
         console.print(Text(sentence))
-    console.print(Text(f"percent on held-out training examples, mean ± half width of the 95 % t interval over "
-                       f"{len(choice.best.accuracy)} seeds; {len(choice.tried)} settings took {choice.seconds:g} s\n"))
+    n = len(choice.best.accuracy)
+    over = f"mean ± half width of the 95 % t interval over {n} seeds" if n > 1 else "one seed, which gives no interval"
+    console.print(Text(f"percent on held-out training examples, {over}; {len(choice.tried)} settings took "
+                       f"{choice.seconds:g} s\n"))
 
 
 def _watcher(quiet: bool, made: Callable[[Run], None] = lambda run: None) -> Any:

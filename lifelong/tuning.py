@@ -27,7 +27,7 @@ TESTED = range(10)  # seeds of runs whose test examples a tuning stream is held 
 SHARE = 0.2  # of the training examples of every class, those that validate
 CRITERION = "average accuracy after the last tuning task, on training examples that were held out"
 # What must be equal between what was tuned and what is run with the choice.
-_SAME = ("stream", "stream_options", "boundaries", "model", "epochs", "steps", "batch_size", "dtype")
+_SAME = ("stream", "stream_options", "boundaries", "model", "epochs", "steps", "batch_size", "dtype", "augment")
 
 
 def tuning_stream(text: str, options: Options, extra: Mapping[str, Any] | None = None,
@@ -38,8 +38,8 @@ def tuning_stream(text: str, options: Options, extra: Mapping[str, Any] | None =
     the order of examples are drawn anew; runs count their seeds from 0. Examples: of the training examples of every
     class a fifth, drawn for each seed, validates and four fifths are learned from. An example validates in every task
     in which it occurs, so that none is learned under one rotation and asked about under another. Everything that the
-    stream tests on is left out of the pool of examples itself, so nothing later can look at it. The output layer is
-    that of the whole stream.
+    stream tests on is left out of the pool of examples itself, which is a copy in memory, so nothing later can look at
+    it. The output layer is that of the whole stream.
 
     Args:
         text: the stream, as for `lifelong run`.
@@ -282,7 +282,7 @@ def _write(root: Path, experiment: Experiment, choices: Sequence[Choice]) -> Pat
     """The file that holds the choices: what was asked, what was found, and what it cost."""
     spec = experiment.settings[0].spec
     there = spec["stream_options"]["tuning"]
-    same = {name: spec[name] for name in _SAME if name != "model"}
+    same: dict[str, Any] = {name: spec.get(name) for name in _SAME if name != "model"}
     same["stream_options"] = {k: v for k, v in same["stream_options"].items() if k != "tuning"}
     asked = [same, there, [[c.asked, [t.strategy + t.optimizer + t.model for t in c.tried]] for c in choices]]
     file = root / "tuning" / f"{spec['stream']}--{store.digest(asked)}.json"
@@ -350,6 +350,6 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _check_same(file: Path, record: Mapping[str, Any], spec: Mapping[str, Any]) -> None:
     for name in _SAME:
-        if record[name] != spec[name]:
+        if record[name] != spec.get(name):
             raise ValueError(f"{file} was tuned with {name} = {json.dumps(record[name])}, and this run has "
-                             f"{json.dumps(spec[name])}: run what was tuned, or tune again")
+                             f"{json.dumps(spec.get(name))}: run what was tuned, or tune again")

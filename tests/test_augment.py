@@ -21,7 +21,7 @@ from lifelong.learner import Part, gradient_learner
 from lifelong.lift import Lanes, tree
 from lifelong.models import conv4
 from lifelong.optim import sgd
-from lifelong.request import prepare
+from lifelong.request import make_stream, prepare
 from lifelong.schedule import batches, plan
 from lifelong.setting import Options
 from lifelong.stream import Stream
@@ -213,6 +213,14 @@ def test_channels_are_normalised_as_torchvision_does_and_a_crops_edge_is_black()
     pool = replace(made.pool(), augment=crop(4))
     shifted = pool.real(crop(4).apply(X[:1], torch.zeros(1, 2)))
     torch.testing.assert_close(shifted[0, :, 0, 0], torch.tensor([-0.5 / 0.25, -0.3 / 0.2]))
+
+
+@pytest.mark.parametrize("augment", ["none", "flip"])
+def test_augmented_images_stay_images_where_only_the_output_layer_moves(augment: str):
+    made = replace(make_stream("split-glyphs(tasks=2)", Options(seeds=1)), augment=augment)
+    asked = prepare(made, ["supervised(steps=1, adapt='head')"], Options(seeds=1))
+    learned_on, _ = replace(asked, trying=True).installed(asked.settings[0])
+    assert (len(learned_on.shape) == 3) is (augment == "flip")
 
 
 @pytest.mark.parametrize("fields", [{"mean": (0.5, 0.3)}, {"mean": (0.5,), "std": (0.2,)},

@@ -14,14 +14,14 @@ import pytest
 from test_readme import blocks, commands, taken
 from typer.main import get_command
 
-from lifelong import checks, cli
+from lifelong import checks, cli, registry
 from lifelong.setting import Options
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = {path.stem: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
 FILE = re.compile(r"# (\w+\.py)\n")
-# What is run, and not only parsed: it needs no data and, shortened, no second.
-QUICK = re.compile(r"lifelong (run|tune) '?(split-digits|rotated-digits|\./waves)(?!.*(--log|avalanche|first-tasks))")
+# What is run, and not only parsed: it needs no data and, shortened, no second; and nothing else is run like it.
+QUICK = re.compile(r"lifelong (run|tune) '?(split-digits|rotated-digits|\./waves)(?!.*(--log|avalanche|first-tasks|--device|10\)' joint))")
 
 
 @pytest.fixture
@@ -66,6 +66,11 @@ def test_what_a_page_shows_runs(page, folder, monkeypatch):
 
 def test_the_strategies_shown_keep_the_contract(folder):
     assert checks.failures("./anchor.py:anchor + ./mine.py:hard_replay") == []
+
+
+def test_every_kind_of_the_catalogue_has_its_place():
+    shown = {name for text in PAGES.values() for name in re.findall(r"include:: generated/(\w+)\.rst", text)}
+    assert set(registry.KINDS) < shown
 
 
 def test_a_strategy_is_shown_once():
