@@ -387,7 +387,7 @@ sys.path.insert(0, TESTS)
 import test_report
 from lifelong.report import canvas, figures
 found = test_report.report.groups(test_report.three())
-for name in ('curves', 'matrix'):
+for name in ('matrix',):
     figures.draw(name, found[0], canvas.looks(found))
 assert settings() == before
 assert 'matplotlib.pyplot' not in sys.modules
