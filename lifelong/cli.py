@@ -212,7 +212,7 @@ def run(
     memory: Memory = None,
     overlap: Overlap = False,
     augment: Augment = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no table.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no table, no page in latest.")] = False,
 ) -> None:
     """Runs a benchmark: strategies on a stream. What the store has already is found, what was interrupted goes on."""
     from lifelong.request import prepare
@@ -237,8 +237,8 @@ def run(
         raise typer.Exit(130) from None
     if outcome.found and not quiet:
         print(f"{outcome.found} of {len(experiment.settings)} found in {store}")
-    if outcome.runs:
-        _show(outcome.runs, store / "latest", quiet)
+    if outcome.runs and not quiet:
+        _show(outcome.runs, store / "latest")
     if log and not quiet:
         print(f"log: {', '.join(str(store / 'log' / kind) for kind in sinks.kinds)}")
     for sentence in (*outcome.failures, *sinks.warnings):
@@ -382,15 +382,13 @@ def _watcher(quiet: bool, made: Callable[[Run], None] = lambda run: None) -> Any
     return Bar()
 
 
-def _show(runs: list[Run], folder: Path, quiet: bool) -> None:
+def _show(runs: list[Run], folder: Path) -> None:
     from rich.console import Console
     from rich.text import Text
 
     from lifelong import report
 
     paths = report.write(runs, folder, only=("curves", "tasks"))
-    if quiet:
-        return
     console = Console()
     for group in report.groups(runs):
         _print_tables(group)

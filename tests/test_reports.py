@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = sorted(ROOT.glob("reports/*/run.sh"))
-NEEDS_DATA = ("mnist", "omniglot", "o600", "g600")
+NEEDS_DATA = ("mnist", "omniglot", "o600", "g600", "imagenet")
 SMALL = ["--steps", "2", "--seeds", "2", "--tasks", "2", "--quiet"]
 # Where lengths of time are no options of `lifelong run`, a script takes them from the environment.
 OWN: dict[str, tuple[list[str], dict[str, str]]] = {"o600": (["--steps", "2"], {
@@ -18,7 +18,8 @@ OWN: dict[str, tuple[list[str], dict[str, str]]] = {"o600": (["--steps", "2"], {
     "SEARCH": "omniglot-o600(part='background', first=30, classes=9, lengths=(1, 2))"}), "g600": ([], {
     "WHICH": "supervised", "STEPS": "2", "EPISODES": "2", "LENGTHS": "(3,)", "MODEL": "resnet(widths=(2, 4))",
     "TURNED": "omniglot(classes=30, turned=True)",
-    "SEARCH": "omniglot-g600(part='background', first=30, lengths=(4,), size=28)"})}
+    "SEARCH": "omniglot-g600(part='background', first=30, lengths=(4,), size=28)"}),
+    "tiny-imagenet-100": (["tiny"], {}), "sums": (SMALL, {"WHICH": "split"})}
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.parent.name)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
 from streams import digits
 
@@ -49,3 +50,10 @@ def test_the_content_is_what_version_1_says() -> None:
     assert (stream.train[0] % 1797).tolist() == [[256, 1638, 1382, 1269], [769, 106, 1584, 11]]
     assert stream.warp is not None
     assert (stream.warp == 64).sum(-1).tolist() == [[8, 0]]
+
+
+def test_the_digits_are_those_that_scikit_learn_loads():
+    pixels, target = load_digits(return_X_y=True)
+    images = digits._digits()
+    assert torch.equal(images.x.flatten(1), torch.from_numpy(pixels).to(torch.uint8))
+    assert images.y.tolist() == target.tolist()
