@@ -266,6 +266,8 @@ def parse(text: str, kind: str = "strategies") -> list[Term]:
     if kind in ("streams", "sources"):
         plain = _HYPHENS.sub(lambda m: m[0].replace("-", "_"), plain)
     try:
+        if "\0" in plain:  # of which ast.parse says another error in each Python
+            raise SyntaxError
         nodes = _summands(ast.parse(plain.strip(), mode="eval").body)
         return [_term(node, files, kind) for node in nodes]
     except (SyntaxError, RecursionError, MemoryError):
