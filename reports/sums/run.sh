@@ -13,7 +13,7 @@ measured() {
     set -- --batch-size 10 --model "mlp(hidden=(100, 100))" --optimizer "sgd(lr=0.05)" --store "$store" "$@"
     lifelong tune "$stream" "ewc(strength=[0.01, 0.1, 1.0, 10.0])" "si(strength=[0.01, 0.03, 0.1, 0.3, 1.0])" \
         "mas(strength=[0.001, 0.01, 0.1, 0.3])" "lwf(strength=[0.01, 0.03, 0.1, 0.3, 1.0])" --seeds 3 "$@"
-    python3 reports/sums/compare.py strategies "$store" "${stream%%(*}" > "$store/strategies"
+    python3 reports/sums/chosen.py "$store" "${stream%%(*}" > "$store/strategies"
     while IFS= read -r strategy; do
         set -- "$strategy" "$@"
     done < "$store/strategies"
@@ -27,4 +27,4 @@ for which in $WHICH; do
         *) echo "there is no stream $which here" >&2; exit 2 ;;
     esac
 done
-python3 reports/sums/compare.py table "$store" | tee "$store/../report.md"
+lifelong report --store "$store" --reference parts --out "$store/.."
