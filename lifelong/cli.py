@@ -306,6 +306,7 @@ def tune(
         words = ["lifelong", "run", stream, "--tuned", str(found.file)]
         words += [str(word) for key, value in shared.items() if value is not None for word in (f"--{key}", value)]
         words += [] if boundaries is None else ["--boundaries" if boundaries else "--no-boundaries"]
+        words += ["--overlap"] if overlap else []
         print(shlex.join(words))
     raise typer.Exit(1 if found.failures else 0)
 

@@ -156,7 +156,8 @@ def filled(name: str, source: str, plan: Callable[[], Plan]) -> tuple[np.ndarray
         _check_room(path.parent, name, int(np.prod(todo.shape)))
         with _replacing(path.with_suffix(".npy")) as file:
             todo.fill(Path(file.name), _begin(file, todo.shape))
-        _certify(path, source, todo.about)
+            manifest = _manifest(Path(file.name), source, todo.about)
+        _certify(path, manifest)
     except OSError as problem:
         if isinstance(problem, FileNotFoundError) or "LIFELONG_CACHE" in str(problem):
             raise
@@ -233,7 +234,8 @@ def _stored(path: Path, source: str) -> tuple[np.ndarray, Mapping[str, Any]] | N
         if manifest["time"] == path.with_suffix(".npy").stat().st_mtime_ns:
             portions = random.Random().sample(portions, min(4, len(portions)))  # a user's seed stays where it is
         sound = len(known) == _portions(array) and all(
-            made == known[i] for i, made in zip(portions, _digests(path, array, portions), strict=True))
+            made == known[i] for i, made in zip(
+                portions, _digests(path.with_suffix(".npy"), array, portions), strict=True))
         return (array, manifest["about"]) if sound else None
     except (OSError, ValueError, EOFError, KeyError, TypeError):
         return None
@@ -243,15 +245,22 @@ def _keep(path: Path, source: str, array: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with _replacing(path.with_suffix(".npy")) as file:
         np.save(file, array, allow_pickle=False)
-    _certify(path, source, {})
+        file.flush()
+        manifest = _manifest(Path(file.name), source, {})
+    _certify(path, manifest)
 
 
-def _certify(path: Path, source: str, about: Mapping[str, Any]) -> None:
+def _manifest(file: Path, source: str, about: Mapping[str, Any]) -> dict[str, Any]:
+    """What says that an array is whole and of what: of the file that was written here, before it takes its place, for
+    another process's may take it next."""
+    array = np.load(file, mmap_mode="r", allow_pickle=False)
+    return {"source": source, "shape": list(array.shape), "dtype": str(array.dtype), "about": about,
+            "sha256": list(_digests(file, array, range(_portions(array))))}
+
+
+def _certify(path: Path, manifest: Mapping[str, Any]) -> None:
     """Writes the manifest, last: without it, or with an older one, the array does not count."""
-    array = np.load(path.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
-    content = {"source": source, "shape": list(array.shape), "dtype": str(array.dtype), "about": about,
-               "time": path.with_suffix(".npy").stat().st_mtime_ns,
-               "sha256": list(_digests(path, array, range(_portions(array))))}
+    content = {**manifest, "time": path.with_suffix(".npy").stat().st_mtime_ns}
     with _replacing(path.with_suffix(".json")) as file:
         file.write(json.dumps(content, indent=1).encode())
 
@@ -260,10 +269,10 @@ def _portions(array: np.ndarray) -> int:
     return -(-array.nbytes // _PORTION)
 
 
-def _digests(path: Path, array: np.ndarray, portions: Iterable[int]) -> Iterator[str]:
+def _digests(kept: Path, array: np.ndarray, portions: Iterable[int]) -> Iterator[str]:
     """The checksums of some portions of a kept array; read, not mapped, for mapped pages count as memory in use."""
-    begin = path.with_suffix(".npy").stat().st_size - array.nbytes
-    with path.with_suffix(".npy").open("rb") as file:
+    begin = kept.stat().st_size - array.nbytes
+    with kept.open("rb") as file:
         for portion in portions:
             file.seek(begin + portion * _PORTION)
             yield hashlib.sha256(file.read(min(_PORTION, array.nbytes - portion * _PORTION))).hexdigest()

@@ -23,6 +23,7 @@ Job = Mapping[str, Any]
 
 PIXELS = 50_000_000  # of one picture; the largest of ImageNet has 32 million
 PICTURE = 100_000_000  # bytes of one picture's file
+MOST = 1_000_000  # pictures of one pickle
 TABLE = 8_000_000_000  # bytes of one pickle or Parquet file: all of mini-ImageNet has 1.3 billion
 IMAGES = ("image_data", "data", "images", "image")
 LABELS = ("labels", "label", "targets", "class_dict")
@@ -81,15 +82,16 @@ def picture(content: memoryview, side: int, resize: bool, name: str) -> np.ndarr
             width, height = image.size
             if width * height > PIXELS:
                 raise Image.DecompressionBombError
-            if not resize and (width, height) != (side, side):
-                raise ValueError(f"{name} is of {width}x{height} pixels instead of {side}x{side}")
-            colours = image.convert("RGB")
+            fits = resize or (width, height) == (side, side)
+            colours = image.convert("RGB") if fits else None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ValueError(f"{name} claims to be of more than {PIXELS:,} pixels, which none of these pictures is; get it "
                          f"anew") from None
-    except (OSError, SyntaxError, EOFError) as problem:
+    except Exception as problem:  # whatever the damage of a picture makes Pillow raise
         said = str(problem) if "BytesIO" not in str(problem) else "it is no JPEG or PNG"
         raise ValueError(f"{name} is damaged ({said}); get it anew") from problem
+    if colours is None:
+        raise ValueError(f"{name} is of {width}x{height} pixels instead of {side}x{side}")
     if (width, height) != (side, side):
         colours = colours.resize((side, side), Image.Resampling.LANCZOS)
     return np.asarray(colours).transpose(2, 0, 1)
@@ -181,9 +183,12 @@ def _count(images: Any) -> int:
     if isinstance(images, Array):
         if images.dtype != np.uint8 or len(images.shape) != 4 or 3 not in (images.shape[1], images.shape[3]):
             raise Refused(f"its images are {list(images.shape)} of {images.dtype}, not [N, height, width, 3] of uint8")
+        if not 0 < images.shape[0] <= MOST or 0 in images.shape:
+            raise Refused(f"its images are {list(images.shape)}, and there should be up to {MOST:,}")
         return int(images.shape[0])
     if isinstance(images, list) and images and all(isinstance(one, Array) and one.dtype == np.uint8 and len(one.shape)
-                                                   == 3 and 3 in (one.shape[0], one.shape[2]) for one in images):
+                                                   == 3 and 3 in (one.shape[0], one.shape[2]) and 0 not in one.shape
+                                                   for one in images) and len(images) <= MOST:
         return len(images)
     raise Refused("its images are no array [N, height, width, 3] of uint8, and no list of such images")
 
@@ -278,12 +283,13 @@ def _described_parquet(files: Files, place: Place) -> list[Any]:
     column = _column(file, place, ("label", "labels", "class"))
     try:
         labels = file.read(columns=[column]).column(column).to_pylist()
+    except (pyarrow.ArrowException, OSError, ValueError) as problem:
+        raise ValueError(f"{called(place)} is damaged ({str(problem).splitlines()[0]}); get it anew") from None
+    try:
         about = json.loads((file.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
         names = about["info"]["features"][column]["names"]
     except (KeyError, TypeError, ValueError):
         names = None
-    except (pyarrow.ArrowException, OSError) as problem:
-        raise ValueError(f"{called(place)} is damaged ({str(problem).splitlines()[0]}); get it anew") from None
     groups: dict[Any, list[int]] = {}
     for at, label in enumerate(labels):
         if type(label) not in (int, str):

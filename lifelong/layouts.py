@@ -158,8 +158,10 @@ def _groups(what: Collection, root: Path, files: Sequence[File]) -> Groups:
 
 def _by_table(root: Path, tables: Mapping[str, File], pictures: Sequence[File]) -> Groups:
     """Ravi & Larochelle's tables of file names and classes."""
-    there = {file.name.rsplit("/", 1)[-1]: file for file in pictures}
-    reader, groups, absent = Files(), Groups(), []
+    there: dict[str, list[File]] = {}
+    for file in pictures:
+        there.setdefault(file.name.rsplit("/", 1)[-1], []).append(file)
+    reader, groups, absent, used = Files(), Groups(), [], set[str]()
     for split, table in tables.items():
         try:
             rows = list(csv.reader(io.StringIO(str(reader.read(table.place, PICTURE), "utf-8"))))
@@ -168,11 +170,17 @@ def _by_table(root: Path, tables: Mapping[str, File], pictures: Sequence[File]) 
         for row in rows:
             if len(row) < 2 or row[:2] == ["filename", "label"]:
                 continue
-            file = there.get(row[0].rsplit("/", 1)[-1])
-            if file is None:
+            named = there.get(row[0].rsplit("/", 1)[-1], [])
+            if len(named) > 1:  # a name of its own in its folder alone
+                named = [file for file in named if f"/{file.name}".endswith("/" + row[0])]
+            if not named:
                 absent.append((called(table.place), row[0]))
-            else:
-                groups.setdefault((split, row[1]), []).append((file.place, "picture", None))
+                continue
+            if len(named) > 1 or named[0].name in used:
+                why = f"there are {len(named)} of that name" if len(named) > 1 else "it was named before"
+                raise ValueError(f"{called(table.place)} names {row[0]}, and {why} in {root}: get it anew")
+            used.add(named[0].name)
+            groups.setdefault((split, row[1]), []).append((named[0].place, "picture", None))
     if absent:
         raise ValueError(f"{absent[0][0]} names {absent[0][1]}, which is not in {root}" + (
             f", nor are {len(absent) - 1} others" if len(absent) > 1 else ""))
@@ -207,7 +215,7 @@ def _described(what: Collection, tables: Sequence[File], kind: str) -> Groups:
     tables = sorted(tables, key=lambda f: _natural(f.name))
     groups = Groups()
     found = children.describe(f"reading {what.name}", [file.place for file in tables], kind)
-    numbered = [(split or _told(file.name, kind), name, file, at)
+    numbered = [(_split(split) or _told(file.name, kind), name, file, at)
                 for file, entries in zip(tables, found, strict=True) for split, name, at in entries]
     every = {split: {name for own, name, _, _ in numbered if own == split} for split, _, _, _ in numbered}
     if kind == "parquet" and what.synsets and all(own == set(range(what.count)) for own in every.values()):
@@ -254,7 +262,7 @@ def _complete(what: Collection, root: Path, groups: Groups) -> list[tuple[str, s
     found = []
     for (own, name), parts in splits.items():
         part = _part(what, root, own, name, parts, sizes)
-        title = f"{what.key}/{own or 'all'}/{name}" if numbers else f"imagenet/{name}"
+        title = f"{what.key}/{part or own or 'all'}/{name}" if numbers else f"imagenet/{name}"
         found.append((part, title, [ref for split in (None, *SPLITS) for ref in parts.get(split, [])]))
     _check_complete(what, root, found)
     for (_, title, refs), parts in zip(found, splits.values(), strict=True):

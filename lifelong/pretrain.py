@@ -74,7 +74,9 @@ class Pretraining:
         self.units = self.recipe.units(source)
         self.net = network(self.model, source.shape, self.units)
         if self.begin:
-            self.net = begun(self.net, self.begin)
+            same = ("source", "source_options")
+            known = [self.begin.about.get(k) for k in same] == [source.name, dict(source.options)]
+            self.net = begun(self.net, self.begin, known)
         self.recipe.draw(source.sampler(torch.Generator()))  # what the source cannot give is refused now
         hyper = {k: v for k, v in term.resolved().items() if k not in (*USE, "model")}
         asked = Term(term.name, term.factory, {k: v for k, v in term.given.items() if k in hyper}, term.path)
@@ -154,13 +156,15 @@ class Pretraining:
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "loss": [round(float(part.mean()), 6) for part in losses.split(cut)]})
 
-    def _content(self) -> frozenset[str]:
+    @property
+    def content(self) -> frozenset[str]:
+        """Names of all that it will have seen, with what the start that it begins with has seen."""
         return self.source.content | frozenset(self.begin.about["content"] if self.begin else ())
 
     def _about(self) -> dict[str, Any]:
         return self._begun() | {"start": self.name, "strategy": self.spec["strategy"], "hyper": self.spec["hyper"],
                 "source": self.source.name, "source_options": dict(self.source.options), "model": self.model,
                 "shape": list(self.source.shape), "units": self.units, "domains": self.source.domains,
-                "classes": self.source.n_classes, "content": sorted(self._content()), "seed": self.seed,
+                "classes": self.source.n_classes, "content": sorted(self.content), "seed": self.seed,
                 "precision": self.precision, "steps": self.recipe.steps, "version": __version__, "commit": commit(),
                 "parameters": sum(math.prod(p.shape) for p in self.net.init(torch.Generator()).values())}

@@ -195,7 +195,7 @@ def _model(start: Weights | Pretraining) -> str:
 
 
 def _content(start: Weights | Pretraining) -> Iterable[str]:
-    return start.about["content"] if isinstance(start, Weights) else start.source.content
+    return start.about["content"] if isinstance(start, Weights) else start.content
 
 
 def _check(experiment: Experiment, setting: Setting) -> None:

@@ -135,7 +135,8 @@ class Sinks:
         """Tells every sink of a run that is in the store; one that does not listen is not waited for."""
         for kind, (process, _) in self.processes.items():
             with self._survived(kind):  # a line this short is taken whole or not at all
-                os.write(process.stdin.fileno(), f"{Path(run.about['folder']).resolve()}\n".encode())  # type: ignore[union-attr]
+                os.write(process.stdin.fileno(),  # type: ignore[union-attr]
+                         os.fsencode(Path(run.about["folder"]).resolve()) + b"\n")
 
     def __exit__(self, *_: object) -> None:
         for kind, (process, said) in self.processes.items():
@@ -166,15 +167,15 @@ class Sinks:
             yield
         except BrokenPipeError:
             self.problems.setdefault(kind, "it ended early")
-        except OSError as error:
+        except Exception as error:  # whatever it is, the run goes on
             self.problems[kind] = f"{type(error).__name__}: {error}"
 
 
 def main(kind: str, folder: str) -> None:
     """Writes every run whose folder stands in a line of the standard input; what cannot be written fails at the end."""
     failed = ""
-    for line in sys.stdin:
-        source = Path(line.strip())
+    for line in sys.stdin.buffer:
+        source = Path(os.fsdecode(line.rstrip(b"\n")))
         place = Path(folder) / kind / source.name
         if place.exists():
             continue

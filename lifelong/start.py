@@ -367,13 +367,14 @@ def load(path: Path) -> Weights:
             about = json.loads((file.metadata() or {}).get("lifelong", "null"))
             params = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, ValueError, OSError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged or no start ({error}); make it anew with `lifelong pretrain`") from None
+        raise ValueError(f"{path} is damaged or no start ({error}); move it away and make it anew with `lifelong "
+                         "pretrain`") from None
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise ValueError(f"{path} holds weights, but not those of a start of this version of lifelong: make it with "
                          "`lifelong pretrain`")
     if about.get("sha256") != _content(params):
-        raise ValueError(f"{path} is damaged (its weights are not those that were written); make it anew with "
-                         "`lifelong pretrain`")
+        raise ValueError(f"{path} is damaged (its weights are not those that were written); move it away and make it "
+                         "anew with `lifelong pretrain`")
     return Weights(params, about)
 
 
@@ -386,8 +387,11 @@ def _content(params: Params) -> str:
     return content.hexdigest()
 
 
-def begun(net: Net, weights: Weights) -> Net:
-    """`net` with parameters that begin as those of another start, but for an output layer of other classes.
+def begun(net: Net, weights: Weights, known: bool) -> Net:
+    """`net` with parameters that begin as those of another start.
+
+    Args:
+        known: whether that was learned on the same classes; else the output layer is drawn anew.
 
     Raises:
         ValueError: where its network is another.
@@ -399,7 +403,7 @@ def begun(net: Net, weights: Weights) -> Net:
     if missing:
         raise ValueError(f"learning cannot begin with {weights.about['start']}, which is of {weights.about['model']}: "
                          f"it has no {missing[0]} of shape {tuple(example[missing[0]].shape)}")
-    if any(k not in taken for k in net.head):
+    if not known or any(k not in taken for k in net.head):
         taken = {k: p for k, p in taken.items() if k not in net.head}
     return net._replace(init=lambda g: net.init(g) | {k: p.clone() for k, p in taken.items()})
 

@@ -195,8 +195,8 @@ class Choice:
         """A sentence for each number that was chosen at the end of its grid."""
         said = []
         for name, value in self.best.values.items():
-            grid = [t.values[name] for t in self.tried]
-            if isinstance(value, (int, float)) and not isinstance(value, bool) and value in (min(grid), max(grid)):
+            grid = [v for t in self.tried if type(v := t.values[name]) in (int, float)]
+            if type(value) in (int, float) and len(set(grid)) > 1 and value in (min(grid), max(grid)):
                 side = "smallest" if value == min(grid) else "largest"
                 said.append(f"{name}={shown(value)} is the {side} that was tried: the best may lie beyond")
         return said

@@ -48,6 +48,7 @@ class Array:
         self.shape: tuple[int, ...] = ()
         self.dtype = np.dtype("u1")
         self.order = "C"
+        self.axes: tuple[int, ...] = ()
 
     def fill(self, raw: object, dtype: object, shape: object, order: str) -> Array:
         """Takes its content, once the sizes agree to the byte."""
@@ -65,6 +66,9 @@ class Array:
         if self.raw is None:
             raise Refused("an array has no content")
         flat = np.frombuffer(self.raw, dtype=self.dtype)
+        if self.axes:
+            first = [self.shape[self.axes.index(axis)] for axis in range(len(self.axes))]
+            return flat.reshape(first).transpose(self.axes)
         return flat.reshape(self.shape, order="F" if self.order == "F" else "C")
 
 
@@ -312,8 +316,16 @@ def _scalar(arguments: tuple[Any, ...]) -> Any:
 
 
 def _buffer(arguments: tuple[Any, ...]) -> Array:
-    raw, dtype, shape, order = arguments
-    return Array().fill(raw, dtype, shape, _word(order))
+    raw, dtype, shape, order, *axes = arguments
+    array = Array().fill(raw, dtype, shape, _word(order))
+    if array.order == "K":  # the axes of an array in which they lie in another order
+        if len(axes) != 1 or not isinstance(axes[0], tuple) or sorted(axes[0]) != list(range(len(shape))):
+            raise Refused("an array's axes are in no order")
+        array.axes = axes[0]
+        array.shape = tuple(shape[axis] for axis in axes[0])
+    elif axes or array.order not in ("C", "F"):
+        raise Refused("an array's order is none")
+    return array
 
 
 def _mapping(arguments: tuple[Any, ...]) -> dict[Any, Any]:

@@ -85,7 +85,7 @@ All runs: boundaries=True, mlp(hidden=(400, 400)), adam(lr=0.001), epochs=1, bat
 
 ### In words
 
-Highest average accuracy: `er(capacity=500)`, 61.0 ± 12.7 %; too few seeds to tell it from any other (that takes 6).
+Highest average accuracy, cumulative and joint aside: `er(capacity=500)`, 61.0 ± 12.7 %; too few seeds to tell it from any other (that takes 6).
 
 Intervals are those of each difference alone; p is after Holm over the comparisons of a metric.
 

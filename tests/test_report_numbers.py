@@ -306,7 +306,10 @@ def test_settings_and_provenance_are_those_of_the_records(shown, page):
             close(said["seconds a seed"], 24 / seeds)
             assert float(said["steps a second"]) == pytest.approx(120 * seeds / 24, rel=0.005)
             close(said["state (MB)"], 1.5)
-            close(said["stored examples"], 50)
+            if "joint" in row[0] or "cumulative" in row[0]:  # which have all of them at hand
+                assert said["stored examples"] == "–"
+            else:
+                close(said["stored examples"], 50)
             assert said["status"] == run.about["status"] and said["lanes"] == str(seeds)
         header, *rows = page.tables[f"{stream}-domain-settings"]
         assert all(dict(zip(header, row, strict=True)) | {"strategy": ""} == {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -100,6 +101,14 @@ def test_a_sink_that_fails_is_a_warning(code, said, run, tmp_path, monkeypatch):
     assert said in sentence and "--log wandb" in sentence and "complete" in sentence and "\n" not in sentence
     assert time.monotonic() - began < 20
     assert not [p for p in (tmp_path / "log").rglob("*") if p.name == Path(run.about["folder"]).name]
+
+
+def test_a_store_whose_name_is_no_text_is_written_too(run, tmp_path):
+    there = tmp_path / os.fsdecode(b"caf\xe9")
+    source = Path(run.about["folder"])
+    shutil.copytree(source, there / source.name)
+    assert told("csv", store.load(there / source.name), tmp_path / "log") == []
+    assert (tmp_path / "log" / "csv" / source.name / "points.csv").is_file()
 
 
 def test_a_sink_that_reads_nothing_is_not_waited_for(run, tmp_path, monkeypatch):

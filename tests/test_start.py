@@ -157,6 +157,9 @@ def test_a_start_can_begin_with_the_parameters_of_another(file, source):
 def test_beginning_with_a_start_of_other_classes_keeps_all_but_its_output_layer_and_counts_what_it_has_seen(file):
     other = make_source("glyphs(classes=4, first=20)")
     former = load(file)
+    with pytest.raises(AssertionError):  # of as many, but other, classes it is another
+        same = Pretraining(parse(f"supervised(steps=1, begin='{file}')"), make_source("glyphs(classes=6, first=20)"))
+        torch.testing.assert_close(same.untrained().params["head.weight"], former.params["head.weight"])
     todo = Pretraining(parse(f"supervised(steps=1, batch=4, lr=1e-12, begin='{file}')"), other)
     weights = todo.run(None, lifelong.experiment.Watcher())
     assert weights.params["head.weight"].shape[0] == 4
@@ -338,6 +341,16 @@ def test_whoever_insists_may_test_on_what_was_learned_on_and_the_record_says_so(
                          Options(seeds=1, epochs=1, overlap=True))
     assert experiment.settings[0].spec["overlap"] == 10
     assert experiment.run().runs[0].spec["overlap"] == 10
+
+
+def test_what_the_start_that_learning_begins_with_has_seen_counts_as_seen(file, tmp_path):
+    former = load(file)
+    save(tmp_path / "seen.safetensors", Weights(former.params, dict(former.about) | {"content": ["glyphs/0"]}))
+    strategy = f"supervised(steps=1, begin='{tmp_path / 'seen.safetensors'}', source='glyphs(classes=6)')"
+    with pytest.raises(ValueError, match=r"was learned on 1 of the classes .* for example glyphs/0"):
+        prepare("split-glyphs", [strategy], Options(seeds=1))
+    experiment = prepare("split-glyphs", [strategy], Options(seeds=1, overlap=True))
+    assert experiment.settings[0].spec["overlap"] == 1
 
 
 def test_a_file_of_another_start_is_refused(file, tmp_path):

@@ -153,6 +153,8 @@ def test_a_choice_says_whether_the_seeds_can_tell():
     assert one.alike == [one.tried[2]] and one.behind(one.tried[3]) is None
     assert one.verdict == ("ewc.strength=2 is chosen, 10.0 ± 0.0 points ahead of ewc.strength=1; 3 seeds cannot tell it "
                            "from 1 other setting")
+    unset = Choice("gemcl", [tried(3.0, .5, .6), Tried("", "", "", {"ewc.strength": None}, np.array([.4, .5]), 1.0)])
+    assert unset.edges == [], "None is no end of a grid"
     assert Choice("ewc", one.tried[:2]).verdict.endswith("points ahead of ewc.strength=1, which 3 seeds can tell")
     assert "no other setting reached the end" in Choice("ewc", [one.tried[0], one.tried[3]]).verdict
     assert "one seed cannot tell" in Choice("ewc", [tried(2.0, .5), tried(1.0, .4)]).verdict

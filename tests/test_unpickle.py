@@ -93,6 +93,7 @@ def test_pickles_of_python_2_are_read(tmp_path: Path, protocol: int) -> None:
 @pytest.mark.parametrize("value", [
     None, True, 2.5, -7, 2**70, "text", "ü\ud800", (1, (2, 3, 4, 5)), [1, [2]], {"a": 1, 2: [3.5]}, np.int64(-3),
     np.float32(0.5), np.str_("x"), np.arange(5, dtype=">i4"), np.array(["a", "bcü"]), np.zeros((0, 3)), np.array(3),
+    np.arange(24, dtype=np.uint8).reshape(2, 3, 2, 2).transpose(0, 2, 3, 1), np.arange(24).reshape(2, 3, 4).transpose(2, 0, 1),
 ])
 def test_plain_values_and_arrays_come_back(value: Any) -> None:
     for protocol in range(6):

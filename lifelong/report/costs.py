@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from lifelong.store import Run
+
+_OTHERS = re.compile(r"\bavalanche\.|\.py:|\b(joint|cumulative)\b")
 
 
 class Cost(NamedTuple):
@@ -35,9 +38,10 @@ def megabytes(run: Run) -> float | None:
 
 
 def stored(run: Run) -> float | None:
-    """Examples that may be stored at once: the `capacity` of all terms together; None where a term's is not known."""
+    """Examples that may be stored at once: the `capacity` of all terms together; None where a term's is not known, as
+    of a strategy of somebody else's, or is no number, as of one that has all tasks' examples at hand."""
     terms = (run.spec.get("hyper") or {}).get("strategy")
-    if not isinstance(terms, list):
+    if not isinstance(terms, list) or _OTHERS.search(str(run.spec.get("strategy"))):
         return None
     return float(sum(_capacities(terms)))
 

@@ -23,7 +23,7 @@ from lifelong.report.document import (
     joined,
     words,
 )
-from lifelong.report.group import Group, diverged, groups, percent
+from lifelong.report.group import Group, diverged, groups, percent, sees_all
 from lifelong.report.sentences import fate, verdict
 from lifelong.report.statistics import best, comparisons, ranks
 from lifelong.report.tables import (
@@ -73,14 +73,16 @@ def leader(group: Group) -> Words:
     if top is None:
         return (f"{len(group.runs)} strategy, no other to set beside it." if len(group.runs) == 1 else
                 "Fewer than two strategies were measured to the end.",)
-    said = words("Highest average accuracy: ", Code(group.labels[top]), ", ",
-                 percent(group.values(top)["average_accuracy"]), " %")
+    aside = [*(["cumulative and joint"] if any(map(sees_all, group.runs)) else []),
+             *(["what was not measured to the end"] if any(map(diverged, group.runs)) else [])]
+    said = words("Highest average accuracy" + (f", {' and '.join(aside)} aside: " if aside else ": "),
+                 Code(group.labels[top]), ", ", percent(group.values(top)["average_accuracy"]), " %")
     if needed:
         return words(said, f"; too few seeds to tell it from any other (that takes {needed}).")
-    if tied:
+    if tied:  # those with too few seeds among them
         others = [words(Code(group.labels[i])) for i in tied]
         return words(said, "; not told from it: ", joined(others, ", "), ".")
-    return words(said, "; the seeds tell it from every other.")
+    return words(said, "; the seeds tell it from every other (p after Holm over the comparisons with it).")
 
 
 # ---- figures

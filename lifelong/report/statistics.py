@@ -210,7 +210,7 @@ def best(group: Group, metric: str) -> tuple[int | None, list[int], int | None]:
     """The run with the best mean, those that the seeds do not tell from it, and how many seeds that would take.
 
     Compared are runs that are no bound and were measured to the end, each with the best, by the paired sign-flip test
-    after Holm. The third is None where there are seeds enough; else no run is said to be told, or not, from the best.
+    after Holm. The third is None where some comparison has seeds enough; else no run is said to be told, or not.
     """
     found = {i: values[metric] for i in range(len(group.runs)) if not sees_all(group.runs[i])
              and metric in (values := group.values(i)) and np.isfinite(values[metric]).all()}
@@ -218,8 +218,7 @@ def best(group: Group, metric: str) -> tuple[int | None, list[int], int | None]:
         return None, [], None
     top = (min if metric in LOWER else max)(found, key=lambda i: found[i].mean())
     tested = [one for one in _tested(group, metric, [(i, top) for i in found if i != top]) if one.difference]
-    short = any(not one.smallest_p <= LEVEL for one in tested)
-    if short:
+    if all(not one.smallest_p <= LEVEL for one in tested):
         return top, [], flips_needed(len(tested))
     return top, [one.run for one in tested if one.p > LEVEL], None
 

@@ -11,8 +11,8 @@ SUMS = (("er", "ewc"), ("er", "lwf"), ("derpp", "ewc"), ("agem", "si"), ("er", "
 
 def strategies(store: Path, stream: str) -> list[str]:
     """The parts and the sums."""
-    files = sorted((store / "tuning").glob(f"{stream}-v*.json"))
-    choices = json.loads(files[-1].read_text())["choices"]
+    records = [json.loads(file.read_text()) for file in (store / "tuning").glob(f"{stream}-v*.json")]
+    choices = max(records, key=lambda record: record["finished"])["choices"]
     chosen = {choice["asked"].partition("(")[0]: choice["chosen"]["strategy"] for choice in choices}
     return [*PLAIN, *chosen.values(), *(" + ".join(chosen.get(part, part) for part in parts) for parts in SUMS)]
 

@@ -75,6 +75,15 @@ def tables() -> dict[str, bytes]:
     return files
 
 
+def tables_of_folders() -> dict[str, bytes]:
+    """The same with a folder for each class, in which alone a file's name is its own."""
+    files = {f"images/{name}/{i}.jpg": png(c, i) for _, c, name, i in every()}
+    for split in SPLITS:
+        rows = [f"{name}/{i}.jpg,{name}\n" for own, _, name, i in every() if own == split]
+        files[f"{split}.csv"] = ("filename,label\n" + "".join(rows)).encode()
+    return files
+
+
 def folders() -> dict[str, bytes]:
     # 2 comes before 10: files are not in the order of their letters.
     return {f"{split}/{name}/{name}_{9 + i}.JPEG": png(c, i) for split, c, name, i in every()}
@@ -118,6 +127,14 @@ def whole() -> dict[str, bytes]:
         "images": PIXELS.reshape(-1, SIDE, SIDE, 3), "labels": np.array([name for _, _, name, _ in every()])}, 5)}
 
 
+def whole_by_split() -> dict[str, bytes]:
+    """One pickle with a dict for each split, the second of which some call validation."""
+    splits = {split: [(c, i, name) for own, c, name, i in every() if own == split] for split in SPLITS}
+    return {"mini.pkl": pickle.dumps({split if split != "val" else "validation": {
+        "images": np.stack([PIXELS[c, i] for c, i, _ in own]), "labels": [name for *_, name in own]}
+        for split, own in splits.items()}, 4)}
+
+
 def split_by_image() -> dict[str, bytes]:
     """Two pickles with all classes in each, numbered, as the family of GPM has them."""
     files = {}
@@ -144,8 +161,8 @@ def parquet(names: bool = True, kind: str = "label") -> dict[str, bytes]:
 
 
 LAYOUTS: dict[str, Callable[[], dict[str, bytes]]] = {
-    "tables": tables, "folders": folders, "folders without splits": flat, "folders by image": by_image,
-    "a pickle for each split": cached, "numbered pickles": labelled, "one pickle": whole,
+    "tables": tables, "tables of folders": tables_of_folders, "folders": folders, "folders without splits": flat, "folders by image": by_image,
+    "a pickle for each split": cached, "numbered pickles": labelled, "one pickle": whole, "one pickle by split": whole_by_split,
     "pickles by image": split_by_image, "parquet": parquet,
     "parquet without names": lambda: parquet(names=False), "parquet of names": lambda: parquet(False, "name"),
 }
@@ -315,6 +332,10 @@ WRONG: dict[str, tuple[Callable[[], dict[str, bytes]], Callable[[dict[str, bytes
                                        f"{FIRST} claims to be of more than 50,000,000 pixels"),
     "absent files": (tables, lambda files: {name: content for name, content in files.items()
                                             if "n01532829" not in name}, "names n0153282900000000.jpg, which is not in"),
+    "names that are several files'": (tables_of_folders, lambda files: files | {
+        "train.csv": files["train.csv"].replace(b"n01532829/", b"")}, "train.csv names 0.jpg, and there are "),
+    "a picture in two tables": (tables, lambda files: files | {"test.csv": files["test.csv"] + files["train.csv"]},
+                                "and it was named before"),
     "a table of noise": (tables, lambda files: files | {"val.csv": b"\xff\xfe\x00"}, "val.csv is no table"),
     "a pickle that runs code": (cached, lambda files: files | {
         "mini-imagenet-cache-train.pkl": b"cos\nsystem\n(S'echo ran'\ntR."}, "cache-train.pkl is not read: at byte 11: "
