@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 import torch
 
 from lifelong import cli
+
+os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start: two with two threads each stand in their own way
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -33,4 +33,6 @@ lifelong run "$stream" "random" "protonet(file='$store/starts/protonet.safetenso
     "oml(file='$store/starts/oml.safetensors')" "oml(file='$store/starts/oml.safetensors') + er(capacity=100)" \
     "protonet(file='$store/starts/protonet.safetensors') + ncm" "oml(file='$store/starts/oml.safetensors') + ncm" \
     --seeds "$seeds" --store "$store/stream" --quiet "$@"
-lifelong report "$store/split" "$store/stream" --out "$store/.."
+for what in split stream; do
+    lifelong report --store "$store/$what" --out "$store/../$what"
+done
