@@ -46,18 +46,15 @@ class Measured:
     diverged: Tensor
     curve: Tensor
     curve_step: Tensor
-    steps: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
-
-    def __post_init__(self) -> None:
-        if not self.steps.numel():  # at first, and in checkpoints of before they were counted
-            self.steps = torch.zeros(self.loss.shape, dtype=torch.int64)
+    steps: Tensor
 
     @classmethod
     def nothing(cls, n_lanes: int, n_tasks: int) -> Measured:
         """Before the first measurement."""
         rows = torch.full((n_lanes, 1 + n_tasks, n_tasks), torch.nan, dtype=torch.float64)
         return cls(rows, rows.clone(), rows.clone(), rows[:, 0].clone(), torch.full((n_lanes, 2), -1),
-                   torch.zeros(0, n_lanes, n_tasks, dtype=torch.float64), torch.zeros(0, 2, dtype=torch.int64))
+                   torch.zeros(0, n_lanes, n_tasks, dtype=torch.float64), torch.zeros(0, 2, dtype=torch.int64),
+                   torch.zeros(n_lanes, n_tasks, dtype=torch.int64))
 
     def note(self, row: int, accuracy: Tensor, told: Tensor) -> None:
         """Fills row `row` with [L, T]; lanes that have diverged stay NaN."""

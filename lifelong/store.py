@@ -182,7 +182,7 @@ def runs(root: Path) -> tuple[list[Run], list[str]]:
 
 
 _CHECKPOINT = re.compile(r"checkpoint-\d+\.pt")
-CHECKPOINTS = 2  # another number whenever what a checkpoint holds becomes another
+CHECKPOINTS = 3  # another number whenever what a checkpoint holds becomes another
 
 
 class Workshop:
