@@ -59,9 +59,9 @@ def _number(run: Run, name: str) -> float | None:
 
 
 COSTS = (
-    Cost("seconds a seed", "seconds a seed: by the clock, whatever else the machine did, of the stack trained at once, evaluation included, "
-         "shared by its lanes",
-         seconds),
+    Cost("seconds a seed",
+         "seconds a seed: by the clock, whatever else the machine did, of the stack trained at once, evaluation "
+         "included, shared by its lanes", seconds),
     Cost("steps a second", "steps a second: of all lanes of the stack together, evaluation included", steps_per_second),
     Cost("state (MB)", "state: one seed's parameters, optimizer and whatever the strategy keeps, without the stored "
          "examples themselves, which are kept as their row numbers", megabytes),
