@@ -224,14 +224,14 @@ def _labels(runs: Sequence[Run]) -> tuple[tuple[str, ...], str]:
                 said.append(_setting(name, run.spec.get(name)))
         labels.append(", ".join(said))
     for name in _LAST_RESORT:
-        labels = _told_apart(labels, [_setting(name, run.spec.get(name)) for run in runs])
-    labels = _told_apart(labels, [f"run {i + 1}" for i in range(len(runs))])
+        labels = told_apart(labels, [_setting(name, run.spec.get(name)) for run in runs])
+    labels = told_apart(labels, [f"run {i + 1}" for i in range(len(runs))])
     varied = any(_json(run.spec.get(name)) != usual[name] for run in runs for name in fields)
     common = ", ".join(_setting(name, json.loads(usual[name])) for name in fields if usual[name] not in ("null", "{}"))
     return tuple(labels), common + (", unless a row says otherwise" if varied else "")
 
 
-def _told_apart(labels: list[str], further: list[str]) -> list[str]:
+def told_apart(labels: list[str], further: list[str]) -> list[str]:
     """Labels that occur several times, each with its `further` words where these differ."""
     seen: dict[str, set[str]] = {}
     for label, words in zip(labels, further, strict=True):
@@ -250,8 +250,8 @@ def rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
                 measured[name] = {"mean": _number(mean), "half_width": _number(half_width), "n_seeds": n}
                 measured[name]["values"] = [_number(value) for value in values]
             about = {name: run.about.get(name) for name in ("device", "commit", "version", "folder", "seconds")}
-            named = {"stream": group.stream, "stream_options": dict(group.options), "told_task": group.told}
-            named |= {"label": group.labels[i], "strategy": run.spec["strategy"], "seeds": seeds(run)}
+            named = {"kind": "run", "stream": group.stream, "stream_options": dict(group.options)}
+            named |= {"told_task": group.told, "label": group.labels[i], "strategy": run.spec["strategy"], "seeds": seeds(run)}
             status = {"status": run.about.get("status", "done"), "note": run.about.get("note", "")}
             found.append({**named, **status, "metrics": measured, **about})
     return found
