@@ -250,10 +250,10 @@ def rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
                 measured[name] = {"mean": _number(mean), "half_width": _number(half_width), "n_seeds": n}
                 measured[name]["values"] = [_number(value) for value in values]
             about = {name: run.about.get(name) for name in ("device", "commit", "version", "folder", "seconds")}
-            named = {"kind": "run", "stream": group.stream, "stream_options": dict(group.options)}
-            named |= {"told_task": group.told, "label": group.labels[i], "strategy": run.spec["strategy"], "seeds": seeds(run)}
+            named = {"stream": group.stream, "stream_options": dict(group.options), "told_task": group.told}
+            named |= {"label": group.labels[i], "strategy": run.spec["strategy"], "seeds": seeds(run)}
             status = {"status": run.about.get("status", "done"), "note": run.about.get("note", "")}
-            found.append({**named, **status, "metrics": measured, **about})
+            found.append({"kind": "run", **named, **status, "metrics": measured, **about})
     return found
 
 
