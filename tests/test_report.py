@@ -172,6 +172,29 @@ def test_a_label_says_what_sets_a_run_apart_and_no_more(specs, labels):
     assert list(group.labels) == labels
 
 
+@pytest.mark.parametrize(("files", "shown"), [
+    (["reports/x/starts/resnet.safetensors"], ["resnet.safetensors"]),
+    (["a/x.safetensors", "b/y.safetensors"], ["x.safetensors", "y.safetensors"]),
+    (["p/a/x.safetensors", "p/b/x.safetensors"], ["a/x.safetensors", "b/x.safetensors"]),
+    (["p/a/x.safetensors", "q/a/x.safetensors", "a/y.safetensors"],
+     ["p/a/x.safetensors", "q/a/x.safetensors", "y.safetensors"]),
+    (["x.safetensors", "b/x.safetensors"], ["x.safetensors", "b/x.safetensors"]),
+    (["/x.safetensors", "x.safetensors"], ["/x.safetensors", "x.safetensors"]),
+    (["a'b/it's.safetensors"], ["it's.safetensors"]),
+])
+def test_a_starts_file_is_called_by_as_little_of_its_path_as_tells_it_from_others(files, shown):
+    runs = [a_run(f"supervised(file={file!r}, length=10) + er", 0.8, [0.5, 0.7], stream=f"s{i % 2}-v1",
+                  hyper={"strategy": [{"file": file}, {}]}) for i, file in enumerate(files)]
+    labels = {group.runs[i].spec["strategy"]: label for group in report.groups(runs)
+              for i, label in enumerate(group.labels)}
+    assert [labels[run.spec["strategy"]] for run in runs] == [
+        f"supervised(file={file!r}, length=10) + er" for file in shown]
+    text = report.markdown(runs)
+    for file, short in zip(files, shown, strict=True):
+        assert text.count(f"file={file};") == 1, "whole in the settings, once"
+        assert file == short or repr(file) not in text
+
+
 def test_settings_that_differ_are_announced():
     assert "epochs=1, batch_size=128" in report.markdown([a_run("er", 1, [1, 1]), a_run("si", 1, [1, 1], epochs=5)])
     assert "unless a row says otherwise" in report.markdown([a_run("er", 1, [1, 1]), a_run("si", 1, [1, 1], epochs=5)])
