@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import io
+import itertools
 import os
 import re
 import tempfile
@@ -171,7 +172,7 @@ def panel(figure: Figure, left: float, bottom: float, width: float, height: floa
 
 def headline(figure: Figure, title: str, group: Group) -> None:
     """What is shown, and of which runs, at the top on the left."""
-    text = title + "\n" + textwrap.shorten(group.title, 115, placeholder=" ...")
+    text = title + "\n" + (group.title if len(group.title) <= 105 else group.title[:101].rstrip() + " ...")
     figure.text(0.08 / WIDTH, 1 - 0.06 / figure.get_figheight(), text.replace("$", r"\$"), va="top", fontsize=8.5,
                 linespacing=1.3)
 
@@ -185,11 +186,34 @@ def beside(names: Sequence[str], title: str, group: Group) -> tuple[Figure, Axes
 
 
 def names(group: Group, which: Sequence[int], width: int = 30) -> list[str]:
-    """What labels say, in lines of at most `width` letters."""
-    texts = [group.labels[i] + " (×\u00a0diverged)" * diverged(group.runs[i]) for i in which]
+    """What labels say, in lines of at most `width` letters; of those that would be cut alike, what sets them apart."""
+    texts = [" ".join(group.labels[i].split()) + " (×\u00a0diverged)" * diverged(group.runs[i]) for i in which]
     texts = [" " + text if text.startswith("_") else text for text in texts]  # a legend leaves _x out
-    return ["\n".join(textwrap.wrap(re.sub(r"\s+", " ", text).replace("$", r"\$"), width, break_on_hyphens=False,
-                                    subsequent_indent="  ", max_lines=4, placeholder=" ...")) for text in texts]
+    return [text.replace("$", r"\$") for text in _cut(texts, width)]
+
+
+def _cut(texts: Sequence[str], width: int) -> list[str]:
+    """Each text in 4 lines at most. Where several would end up the same, what they have in common is cut first."""
+    found = [_lines(text, width) for text in texts]
+    for cut in {one for one in found if found.count(one) > 1}:
+        alike = [k for k, one in enumerate(found) if one == cut]
+        begin = texts[alike[0]][:3 * width // 2].rpartition(" ")[0] or texts[alike[0]][:width]
+        first, last = (end(texts[k] for k in alike).split(" ") for end in (min, max))
+        same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
+        common = sum(len(word) + 1 for word, _ in same)
+        if common > len(begin) + 5:
+            shorter = _cut([f"{begin} ... {texts[k][common:]}" for k in alike], width)
+            for k, text in zip(alike, shorter, strict=True):
+                found[k] = text
+    return found
+
+
+def _lines(text: str, width: int) -> str:
+    """A text in lines; a word that is longer than one goes on after a bracket or a slash, where it has any."""
+    words = [re.sub(r"(?<=[(/])(?=.)", "\0 ", word) if len(word) > width - 2 else word for word in text.split(" ")]
+    lines = textwrap.wrap(" ".join(words), width, break_on_hyphens=False, subsequent_indent="  ", max_lines=4,
+                          placeholder=" ...")
+    return "\n".join(lines).replace("\0 ", "").replace("\0", "")
 
 
 def height(names: Sequence[str]) -> float:
