@@ -447,6 +447,21 @@ def test_a_word_too_long_for_a_line_goes_on_after_a_bracket_or_a_slash():
     assert canvas.names(group, [0]) == ["er(capacity=200)"]
 
 
+@pytest.mark.parametrize("tails", [
+    ("model='oml_net(width=64)'), sgd", "model='oml_net(width=64)') + er(capacity=200)", "model='oml_net(width=64)') + joint"),
+    ("x" * 200 + "1", "x" * 200 + "2"), ("a/" * 90 + "b", "a/" * 90 + "c"), ("a b " * 50 + "c", "a b " * 50 + "d"),
+])
+def test_labels_of_one_beginning_are_cut_to_different_names(tails):
+    from lifelong.report import canvas
+
+    runs = [a_run(f"supervised(source='omniglot(classes=763)', {tail}", 0.8, [0.5, 0.7]) for tail in tails]
+    (group,) = report.groups(runs)
+    found = canvas.names(group, range(len(runs)))
+    assert len(set(found)) == len(runs)
+    assert all(name.count("\n") < 4 and max(map(len, name.split("\n"))) <= 30 for name in found)
+    assert all(name.startswith("supervised(") and "..." in name for name in found)
+
+
 def test_accuracy_inside_tasks_is_drawn_where_it_was_measured():
     from lifelong.report import canvas, figures
 

@@ -197,15 +197,21 @@ def _cut(texts: Sequence[str], width: int) -> list[str]:
     found = [_lines(text, width) for text in texts]
     for cut in {one for one in found if found.count(one) > 1}:
         alike = [k for k, one in enumerate(found) if one == cut]
-        begin = texts[alike[0]][:3 * width // 2].rpartition(" ")[0] or texts[alike[0]][:width]
-        first, last = (end(texts[k] for k in alike).split(" ") for end in (min, max))
-        same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
-        common = sum(len(word) + 1 for word, _ in same)
-        if common > len(begin) + 5:
-            shorter = _cut([f"{begin} ... {texts[k][common:]}" for k in alike], width)
+        first, last = (end(texts[k] for k in alike) for end in (min, max))
+        equal = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
+        same = _whole("".join(letter for letter, _ in equal), width)
+        begin = _whole(same[:max(0, min(3 * width // 2, len(same) - 6))], width)
+        if begin:
+            shorter = _cut([f"{begin.rstrip()} ... {texts[k][len(same):]}" for k in alike], width)
             for k, text in zip(alike, shorter, strict=True):
                 found[k] = text
     return found
+
+
+def _whole(text: str, width: int) -> str:
+    """A text up to its last space, else bracket or slash, where one is among its last `width` letters."""
+    ends = [found.end() for pattern in (".* ", ".*[(/]") if (found := re.match(pattern, text))]
+    return text[:next((end for end in ends if len(text) - end <= width), len(text))]
 
 
 def _lines(text: str, width: int) -> str:
