@@ -12,7 +12,7 @@ from typing import Any
 
 from lifelong.report import figures
 from lifelong.report.canvas import looks, prepare
-from lifelong.report.document import Block, Picture, Table, Words, csv_text, latex, table_csv
+from lifelong.report.document import Block, Picture, Table, Words, csv_text, table_csv
 from lifelong.report.document import markdown as _markdown
 from lifelong.report.fewshot import fewshot_rows as fewshot_rows
 from lifelong.report.fewshot import result_tables as result_tables
@@ -23,6 +23,7 @@ from lifelong.report.group import groups as groups
 from lifelong.report.group import percent as percent
 from lifelong.report.group import rows as rows
 from lifelong.report.html import page
+from lifelong.report.latex import latex as latex
 from lifelong.report.sections import document as document
 from lifelong.report.sections import leader as leader
 from lifelong.report.selection import Selection as Selection
