@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import html
 import itertools
 import json
 import math
@@ -14,11 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from markdown_it import MarkdownIt
 from scipy import stats
 
 from lifelong import metrics, report, store
-from lifelong.report.document import Code, Column, Table
+from lifelong.report.document import Block, Bullets, Code, Column, Heading, Paragraph, Picture, Table
 from lifelong.report.document import cell as cell_of
+from lifelong.report.document import markdown as to_markdown
 from lifelong.store import Run
 
 STRATEGIES = {"finetune": 8, "er": 8, "er + ewc(strength=1)": 8, "ewc(strength=1)": 6, "si": 8, "joint": 8}
@@ -381,6 +384,33 @@ def test_latex_leaves_no_letter_that_means_something_unescaped(hostile):
         rows = re.findall(r"(?m)^(?!\\).*\\\\$", text)
         assert len({len(re.findall(r"(?<!\\)&", row)) for row in rows}) == 1, "as many cells in every row"
         assert all(line in text for line in (r"\toprule", r"\midrule", r"\bottomrule", r"\caption{"))
+
+
+NAMES = ["split-omniglot (part='background')[all](https://x.y)", "[a](b) ![c](d) [e][f] ](", "*a* **b** _c_ __init__ __x _ _",
+         "a_b a__b foo__ (_d_) *e", "~~f~~ ~g~ $h$ $i$", "j|k||l", "<b>m</b> <https://n.o> &lt; &copy; p&q", "`r` ``s ` \\` \\ \\*"]
+
+
+def rendered(blocks: list[Block]) -> tuple[str, set[str]]:
+    """What a reader of Markdown sees of blocks, and the tags of their text that blocks and Code do not make."""
+    page = MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(to_markdown(blocks))
+    made = {"h2", "p", "ul", "li", "table", "thead", "tbody", "tr", "th", "td", "code"}
+    return html.unescape(re.sub("<[^>]*>", "", page)), set(re.findall(r"<(\w+)", page)) - made
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_markdown_shows_names_as_they_were_typed_and_reads_no_markup_in_them(name):
+    for piece in (name, Code(name)):
+        table = Table("t", ("Of ", piece), (Column(name), Column("n")), ((cell_of(piece), cell_of((piece, "."))),), ("By ", piece))
+        for blocks in ([Heading(2, name)], [Paragraph(("On ", piece, ", ", name, "."))], [Bullets((("x ", piece),))], [table]):
+            text, tags = rendered(blocks)
+            assert not tags and name in text, (blocks, text)
+
+
+def test_the_pictures_of_markdown_are_links_whatever_they_are_called():
+    page = MarkdownIt("commonmark").render(to_markdown(
+        [Picture("a-curves", ("A caption.",), f"Curves: {name}") for name in NAMES], "figures"))
+    assert re.findall(r'<a href="([^"]*)"', page) == ["figures/a-curves.svg"] * len(NAMES)
+    assert [html.unescape(alt) for alt in re.findall(r'alt="([^"]*)"', page)] == [f"Curves: {name}" for name in NAMES]
 
 
 def written_beyond_ascii() -> set[str]:

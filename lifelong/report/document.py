@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import NamedTuple
 
 
@@ -120,31 +121,38 @@ def markdown(blocks: Sequence[Block], figures: str | None = None) -> str:
             written.append(_md_table(block))
         elif figures is not None:
             at = f"{figures}/{block.name}"
-            written.append(f"[![{_md((block.alt,))}]({at}.png)]({at}.svg)\n\n{_md(block.caption)}")
+            alt = re.sub(r"(?<!\\)([\[\]])", r"\\\1", _md((block.alt,)))
+            written.append(f"[![{alt}]({at}.png)]({at}.svg)\n\n{_md(block.caption)}")
     return "\n\n".join(text for text in written if text) + "\n"
 
 
 def _md_table(table: Table) -> str:
-    lines = [[_md((column.title,)) for column in table.columns]]
-    lines += [[marked(_md(one.text), one.mark, "**", "**", " ≈") for one in row] for row in table.rows]
+    lines = [[_md((column.title,), "|") for column in table.columns]]
+    lines += [[marked(_md(one.text, "|"), one.mark, "**", "**", " ≈") for one in row] for row in table.rows]
     text = ["| " + " | ".join(line) + " |" for line in lines]
     text.insert(1, "|" + "|".join(" ---: " if numeric else " --- " for numeric in numbers(table)) + "|")
     parts = [_md(table.caption), "\n".join(text), _md(table.note), "\n".join("- " + _md(d) for d in table.definitions)]
     return "\n\n".join(part for part in parts if part)
 
 
-def _md(text: Words) -> str:
-    return "".join(_md_code(piece) if isinstance(piece, Code) else _md_plain(piece) for piece in text)
+def _md(text: Words, apart: str = "") -> str:
+    """Markdown that reads as `text` does; `apart`: the letter that parts the cells of a table."""
+    code = [(is_code, "".join(pieces)) for is_code, pieces in groupby(text, lambda piece: isinstance(piece, Code))]
+    return "".join(_md_code(piece, apart) if is_code else _md_plain(piece) for is_code, piece in code)
 
 
-def _md_code(text: str) -> str:
-    text = " ".join(text.split()).replace("|", "\\|")
+def _md_code(text: str, apart: str) -> str:
+    text = " ".join(text.split())
+    text = text.replace(apart, "\\" + apart) if apart else text
     ticks = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
-    return f"{ticks} {text} {ticks}" if len(ticks) > 1 else f"`{text}`"
+    return f"{ticks} {text} {ticks}" if len(ticks) > 1 else f"`{text}`" if text else ""
 
 
 def _md_plain(text: str) -> str:
-    return re.sub(r"([\\`*|<]|(?<!\w)_|_(?!\w))", r"\\\1", text.replace("\n", " "))
+    """Letters that would be markup after a backslash: of brackets those that end what could be a link, of underscores
+    those at the end of a word."""
+    meant = r"([\\`*|<~$]|\](?=[(\[])|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_]))"
+    return re.sub(meant, r"\\\1", text.replace("\n", " "))
 
 
 def marked(text: str, mark: str, begin: str, end: str, tied: str) -> str:
