@@ -278,7 +278,7 @@ def tune(
     memory: Memory = None,
     overlap: Overlap = False,
     augment: Augment = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no table.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no table; prints the file alone.")] = False,
 ) -> None:
     """Chooses hyper-parameters on streams of other seeds by training examples held out, or on other classes; never on
     what is tested."""
@@ -300,7 +300,9 @@ def tune(
             _print_choice(choice, "held-out training examples" if on is None else f"examples of {on}")
     for failure in found.failures:
         _say(failure)
-    if found.file and not quiet:
+    if found.file and quiet:
+        print(found.file)
+    elif found.file:
         import shlex
 
         shared = {"epochs": epochs, "steps": steps, "batch-size": batch_size, "scenario": scenario, "tasks": tasks,

@@ -15,10 +15,12 @@ SMALL = ["--steps", "2", "--seeds", "2", "--tasks", "2", "--quiet"]
 OWN: dict[str, tuple[list[str], dict[str, str]]] = {"o600": (["--steps", "2"], {
     "WIDTH": "2", "GATE": "2", "STEPS": "2", "SEEDS": "2", "TRIED": "1", "LRS": "[0.01, 0.001]", "WHICH": "oml",
     "LENGTHS": "(1, 3)", "SOURCE": "omniglot(classes=30)",
-    "SEARCH": "omniglot-o600(part='background', first=30, classes=9, lengths=(1, 2))"}), "g600": ([], {
+    "SEARCH": "omniglot-o600(part='background', first=30, classes=9, lengths=(2,))"}), "g600": ([], {
     "WHICH": "supervised", "STEPS": "2", "EPISODES": "2", "LENGTHS": "(3,)", "MODEL": "resnet(widths=(2, 4))",
     "TURNED": "omniglot(classes=30, turned=True)",
-    "SEARCH": "omniglot-g600(part='background', first=30, lengths=(4,), size=28)"}),
+    "SEARCH": "omniglot-g600(part='background', first=30, lengths=(4,), size=28)"}), "split-omniglot": ([], {
+    "BUDGET": "--steps 2", "WHICH": "oml", "SHAPES": "2,2", "SEEDS": "2", "TRIED": "1", "MODEL": "oml_net(width=2)", "RATES": "[0.1, 0.01]",
+    "OML": "classes=1, shots=3, others=0, remember=4, steps=2", "FIRST": "30", "SOURCE": "omniglot(classes=30)"}),
     "tiny-imagenet-100": (["tiny"], {}), "sums": (SMALL, {"WHICH": "split"})}
 
 
