@@ -3,8 +3,10 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import forking
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,11 +26,18 @@ OWN: dict[str, tuple[list[str], dict[str, str]]] = {"o600": (["--steps", "2"], {
     "tiny-imagenet-100": (["tiny"], {}), "sums": (SMALL, {"WHICH": "split"})}
 
 
+@pytest.fixture(scope="module")
+def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with forking.command(tmp_path_factory.mktemp("command")) as folder:
+        yield folder
+
+
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.parent.name)
-def test_a_reports_command_runs(script: Path, tmp_path: Path) -> None:
+def test_a_reports_command_runs(script: Path, tmp_path: Path, command: Path) -> None:
     if any(word in script.parent.name for word in NEEDS_DATA) and not os.environ.get("LIFELONG_DATA"):
         pytest.skip("needs the data that LIFELONG_DATA names")
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    environment = os.environ | {"PATH": os.pathsep.join([str(command), str(Path(sys.executable).parent),
+                                                         os.environ["PATH"]])}
     small, more = OWN.get(script.parent.name, (SMALL, {}))
     done = subprocess.run(["sh", str(script), str(tmp_path / "runs"), *small],
                           cwd=ROOT, env=environment | more, capture_output=True, text=True)

@@ -13,7 +13,7 @@ store=${1:-reports/o600/runs}
 # SEARCH="omniglot-o600(search=True)" and the option --overlap, together with SOURCE="omniglot(classes=963)".
 : "${SEARCH:=omniglot-o600(part='background', first=763, classes=201, lengths=(200,), size=$SIZE)}"
 # WHICH=sums is FILE, a start that reports/g600/run.sh has learned, with what is added to it.
-: "${FILE:=}" "${SGD:=[0.0001, 0.0003, 0.001, 0.003, 0.01]}"
+: "${FILE:=}" "${SGD:=[0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03]}"
 stream="omniglot-o600(lengths=$LENGTHS, size=$SIZE)"
 gated="model='anml_net(width=$WIDTH, gate=$GATE)'"
 plain="model='oml_net(width=$WIDTH)'"
@@ -42,12 +42,11 @@ for which in $WHICH; do
         oml-own) start="oml(steps=$STEPS, lr=$LR, $plain)" ;;
         sums)
             use="supervised(file='$FILE', length=10"
-            measured "adam(lr=$LRS)" "$use)" "$use) + er(capacity=1000)"
-            measured "sgd(lr=$SGD)" "$use)" "$use, head='zero')" "$use, head='zero', power=0.5, views=4)" \
-                "$use, head='zero') + er(capacity=1000, replay=32)" \
-                "$use, head='zero', power=0.5, views=4) + er(capacity=1000, replay=32)"
+            er="er(capacity=1000, replay=32)"
+            measured "adam(lr=$LRS)" "$use)" "$use) + $er"
+            measured "sgd(lr=$SGD)" "$use)" "$use, head='zero')" "$use, head='zero', power=0.5)" "$use, head='zero') + $er"
             # shellcheck disable=SC2086
-            lifelong run "$stream" "$use) + ncm(distance='cosine')" "$use, power=0.5, views=4) + ncm(distance='cosine')" \
+            lifelong run "$stream" "$use) + ncm(distance='cosine')" "$use, power=0.5) + ncm(distance='cosine')" \
                 --seeds "$SEEDS" --store "$store" --quiet $options
             continue ;;
         *) echo "there is no start $which here" >&2; exit 2 ;;
