@@ -41,8 +41,6 @@ def command(folder: Path) -> Iterator[Path]:
 def _serve(place: str) -> None:
     import torch  # noqa: F401  # before the forks, and nothing is computed: no thread that a fork would lose
 
-    import lifelong.request
-    import lifelong.start
     from lifelong import cli
 
     with socket.socket(socket.AF_UNIX) as server:

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = sorted(ROOT.glob("reports/*/run.sh"))
-NEEDS_DATA = ("mnist", "omniglot", "o600", "g600", "imagenet")
+NEEDS_DATA = ("mnist", "domains", "omniglot", "o600", "g600", "imagenet")
 SMALL = ["--steps", "2", "--seeds", "2", "--tasks", "2", "--quiet"]
 # Where lengths of time are no options of `lifelong run`, a script takes them from the environment.
 OWN: dict[str, tuple[list[str], dict[str, str]]] = {"o600": (["--steps", "2"], {
@@ -23,6 +23,9 @@ OWN: dict[str, tuple[list[str], dict[str, str]]] = {"o600": (["--steps", "2"], {
     "SEARCH": "omniglot-g600(part='background', first=30, lengths=(4,), size=28)"}), "split-omniglot": ([], {
     "BUDGET": "--steps 2", "WHICH": "oml", "SHAPES": "2,2", "SEEDS": "2", "TRIED": "1", "MODEL": "oml_net(width=2)", "RATES": "[0.1, 0.01]",
     "OML": "classes=1, shots=3, others=0, remember=4, steps=2", "FIRST": "30", "SOURCE": "omniglot(classes=30)"}),
+    "domains": ([], {"WHICH": "rotated", "STARTS": "none oml", "STEPS": "2", "SEEDS": "2", "TRIED": "1",
+                     "RATES": "[0.01, 0.1]", "STRENGTHS": "0.5", "MODEL": "mlp(hidden=(4,))",
+                     "MORE": ", tasks=2, examples=20"}),
     "tiny-imagenet-100": (["tiny"], {}), "sums": (SMALL, {"WHICH": "split"})}
 
 
