@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from lifelong.report import Group
+    from lifelong.report.document import Table as Written
     from lifelong.store import Run
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
@@ -396,7 +396,7 @@ def _show(runs: list[Run], folder: Path) -> None:
     paths = report.write(runs, folder, only=("curves", "tasks"))
     console = Console()
     for group in report.groups(runs):
-        _print_tables(group)
+        _print_tables(report.tables_of(group), group.title)
     console.print(Text("percent, mean ± half width of the 95 % t interval over seeds; every metric, its definition and "
                        "the tests between strategies are in report.md and report.html; `lifelong report` draws all "
                        "figures"))
@@ -408,26 +408,25 @@ def _show(runs: list[Run], folder: Path) -> None:
         print(f"{title}: {', '.join(map(str, some))}")
 
 
-def _print_tables(group: Group, others: tuple[str, ...] = ()) -> None:
-    """A group's tables as wide as the terminal: of metrics, by length where it has lengths, as others compute them."""
+def _print_tables(tables: Sequence[Written], heading: str) -> None:
+    """Tables as wide as the terminal: of metrics, by length, as others compute them, of few-shot evaluations."""
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    from lifelong import report
-
     console = Console()
-    for found in report.tables_of(group, others):
+    for found in tables:
         # Of the metrics those in _SPARE go first; of other tables the last columns, of lengths all but the longest.
         titles = [c.title for c in found.columns]
-        spare = (_SPARE if found.name.endswith("-metrics") else tuple(reversed(titles[3:-1]))
+        spare = (_SPARE if found.name.endswith("-metrics") else ("seed", "episodes")
+                 if found.name.startswith("few-shot-") else tuple(reversed(titles[3:-1]))
                  if found.name.endswith("-lengths") else tuple(reversed(titles[2:])))
         header, rows = _fitting(titles,
                                 [["".join(one.text) + " ≈" * (one.mark == "tied") for one in row]
                                  for row in found.rows],
                                 console.width, spare)
-        title = "\n".join(["".join(found.caption), group.title]).strip()
+        title = "\n".join(["".join(found.caption), heading]).strip()
         table = Table(title=Text(title, overflow="fold"), title_justify="left", box=SIMPLE)
         for i, name in enumerate(header):
             table.add_column(Text(name.replace(" ", "\n", 1)), justify="left" if i == 0 else "right",
@@ -523,6 +522,7 @@ def fewshot(
 ) -> None:
     """Few-shot evaluation: how well a start tells new classes apart after a few examples of each."""
     from lifelong import request
+    from lifelong import store as stores
     from lifelong.fewshot import Evaluation, find
     from lifelong.pretrain import make_source
     from lifelong.start import Diverged
@@ -530,20 +530,33 @@ def fewshot(
     where = request.device(device)
     try:
         with _watcher(quiet or as_json) as watcher:
-            found = Evaluation(make_source(source, data), find(start, where, data, store, watcher), way, shots, queries,
-                               episodes, seed, where, overlap, transductive).run(watcher)
+            todo = Evaluation(make_source(source, data), find(start, where, data, store, watcher), way, shots, queries,
+                              episodes, seed, where, overlap, transductive)
+            try:
+                kept = todo.found(store)
+            except stores.StoreError as error:
+                _say(str(error))
+                raise typer.Exit(3) from None
+            found = kept or todo.run(watcher)
     except Diverged as error:
         _say(str(error))
         raise typer.Exit(2) from None
     if as_json:
         print(json.dumps(found, indent=2))
-        return
+    else:
+        _print_evaluation(found)
+    file = stores.evaluation_file(store, found) if kept else stores.keep_evaluation(store, found)
+    if not as_json:
+        print(f"{'found in' if kept else 'kept in'} {file}; `lifelong report` shows it")
 
+
+def _print_evaluation(found: dict[str, Any]) -> None:
     def percent(name: str, part: dict[str, Any]) -> None:
         print(f"  {name:<33}{100 * part['accuracy']:6.2f} ± {100 * part['half_width']:.2f}")
 
-    print(f"{found['start']} on {found['source']}, {way}-way {shots}-shot, {queries} queries of each class, by "
-          f"{found['answer']}\npercent right ± half width of the 95 % t interval over {episodes} episodes")
+    print(f"{found['start']} on {found['source']}, {found['way']}-way {found['shots']}-shot, {found['queries']} "
+          f"queries of each class, by {found['answer']}\npercent right ± half width of the 95 % t interval over "
+          f"{found['episodes']} episodes")
     percent("each query by itself", found)
     if found["transductive"]:
         percent("transductive batch normalisation", found["transductive"])
@@ -579,25 +592,28 @@ def report(
     found = reports.select([place for place in places if runs or place.is_dir()], stream or (), strategy or (), since)
     for problem in found.damaged:
         _say(problem)
-    if not found.runs:
+    if not found.runs and not found.evaluations:
         for words in found.unfinished:
             _say("".join(words))
         raise LookupError(_nothing(places, stream, strategy, since))
     groups = reports.groups(found.runs)
     reports.checked_reference(groups, reference)
     if as_json:
-        print(json.dumps(reports.rows(found.runs), indent=2, allow_nan=False))
+        rows = [*reports.rows(found.runs), *reports.fewshot_rows(found.evaluations)]
+        print(json.dumps(rows, indent=2, allow_nan=False))
     else:
         folder = out or (Path("report") if (places[0] / "run.json").exists() else places[0] / "report")
         paths = reports.write(found.runs, folder, reference=reference, other=others, damaged=found.damaged,
-                              unfinished=found.unfinished, left_out=found.left_out)
+                              unfinished=found.unfinished, left_out=found.left_out, evaluations=found.evaluations)
         for group in groups:
-            _print_tables(group, others)
+            _print_tables(reports.tables_of(group, others), group.title)
             print("".join(reports.leader(group)))
+        _print_tables(reports.result_tables(found.evaluations), "Few-shot, percent")
         for words in found.unfinished:
             print(f"not finished: {''.join(words)}")
-        print(f"page: {paths[0]}\ntext: {paths[1]}\n{len(paths) - 3} tables and figures: {folder / 'tables'}, "
-              f"{folder / 'figures'}")
+        below = [str(path.parent) for path in paths if path.parent != folder]
+        print(f"page: {paths[0]}\ntext: {paths[1]}\n{len(below)} tables and figures: "
+              f"{', '.join(dict.fromkeys(below))}")
     raise typer.Exit(3 if found.damaged else 0)
 
 
@@ -605,7 +621,7 @@ def _nothing(places: list[Path], stream: list[str] | None, strategy: list[str] |
     """Why there is nothing to report on."""
     asked = [f"of {', '.join(stream)}" if stream else "", f"by {', '.join(strategy)}" if strategy else "",
              f"since {since}" if since else ""]
-    what = " ".join(["no finished run", *(word for word in asked if word)])
+    what = " ".join(["no finished run or few-shot evaluation", *(word for word in asked if word)])
     return (f"there is {what} in {', '.join(map(str, places))}: make one, for example with `lifelong run "
             "rotated-digits`")
 

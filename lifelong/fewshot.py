@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lifelong import registry
+from lifelong import __version__, registry, store
 from lifelong.experiment import Watcher, commit, environment
 from lifelong.metrics import mean_interval
 from lifelong.models import Net, Params
 from lifelong.pretrain import Pretraining, make_source, parse
 from lifelong.randomness import generator
-from lifelong.start import Source, Weights, load, nearest_mean
+from lifelong.start import Source, Weights, checksum, load, nearest_mean
 
 Answer = Callable[[Net, Params, Tensor, Tensor, Tensor, int], Tensor]
 TOGETHER = 8  # episodes: the images of more leave a processor's cache
@@ -73,6 +75,32 @@ class Evaluation:
         """What the start was learned on and is asked about."""
         return self.source.content & frozenset(self.weights.about["content"])
 
+    @cached_property
+    def asked(self) -> dict[str, Any]:
+        """What a store finds the evaluation by, JSON values; not whether queries are also answered together."""
+        about = self.weights.about
+        terms = [registry.parse(str(about["strategy"]))[0], registry.parse(str(about["model"]), "models")[0]]
+        return {"format": store.EVALUATIONS, "start": about["strategy"], "sha256": checksum(self.weights.params),
+                "source": self.source.name, "source_options": dict(self.source.options), "way": self.way,
+                "shots": self.shots, "queries": self.queries, "episodes": self.episodes, "seed": self.seed,
+                "overlap": len(self.both),
+                "sources": {t.path: registry.file_digest(t.path) for t in terms if t.path}}
+
+    def found(self, root: Path) -> dict[str, Any] | None:
+        """What was found when the same was asked before, from the store at `root`; None where it was not.
+
+        Raises:
+            StoreError: where it is there but damaged.
+        """
+        file = store.evaluation_file(root, self.asked)
+        record = store.load_evaluation(file) if file.exists() else None
+        wanted = self.together and self._net.fresh is not None
+        return None if record and wanted and not record["transductive"] else record
+
+    @cached_property
+    def _net(self) -> Net:
+        return self.weights.net(int(self.weights.about["units"]))
+
     def rows(self) -> Tensor:
         """Rows [episodes, way, shots + queries] of all episodes; the i-th is the same however many there are."""
         sampler = self.source.sampler(generator(0))
@@ -86,12 +114,11 @@ class Evaluation:
         `transductive` is that with batch normalisation by the statistics of all queries of an episode together; None
         for a network without batch normalisation, and without `together`.
         """
-        about = self.weights.about
-        net = self.weights.net(int(about["units"]))
+        began, about = time.monotonic(), self.weights.about
         params = {k: p.to(self.device) for k, p in self.weights.params.items()}
         answer = own_answer(self.weights) or nearest_mean
-        modes: Mapping[str, Net] = {"own": net} | (
-            {"transductive": transductive(net)} if net.fresh and self.together else {})
+        modes: Mapping[str, Net] = {"own": self._net} | (
+            {"transductive": transductive(self._net)} if self._net.fresh and self.together else {})
         rows, found = self.rows(), {}
         watcher.begin(f"{self.episodes} episodes of {about['strategy']}")
         try:
@@ -104,14 +131,16 @@ class Evaluation:
                 found[mode] = {"accuracy": float(mean), "half_width": float(half)}
         finally:
             watcher.end()
-        return {"source": self.source.name, "source_options": dict(self.source.options), "start": about["strategy"],
-                "sha256": about.get("sha256"), "learned_from": about["source"], "learned_with": about["source_options"],
-                "model": about["model"], "steps": about["steps"], "learning_seconds": about.get("seconds"),
-                "way": self.way, "shots": self.shots, "queries": self.queries, "episodes": self.episodes,
-                "seed": self.seed, "overlap": len(self.both),
-                "answer": "nearest mean of features" if answer is nearest_mean else "its own", **found["own"],
-                "transductive": found.get("transductive"), "interval": "95 % t over episodes", "commit": commit(),
-                **environment(self.device)}
+        learned = {f"learning_{k}": about.get(k) for k in ("seed", "seconds", "precision", "version", "commit")}
+        record: dict[str, Any] = {
+            **self.asked, **found["own"], "transductive": found.get("transductive"),
+            "interval": "95 % t over episodes", "answer": "nearest mean of features" if answer is nearest_mean else
+            "its own", "learned_from": about["source"], "learned_with": about["source_options"],
+            "model": about["model"], "hyper": about.get("hyper"), "steps": about["steps"], "begun": about.get("begun"),
+            **learned, "version": __version__, "commit": commit(), **environment(self.device),
+            "seconds": round(time.monotonic() - began, 1),
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+        return record
 
     def _accuracies(self, net: Net, params: Params, answer: Answer, rows: Tensor, alone: bool,
                     tell: Callable[[float], None]) -> Tensor:

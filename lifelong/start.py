@@ -348,7 +348,7 @@ def save(path: Path, weights: Weights) -> None:
     Raises:
         StoreError: where that cannot be done.
     """
-    about = dict(weights.about) | {"format": FORMAT, "sha256": _content(weights.params)}
+    about = dict(weights.about) | {"format": FORMAT, "sha256": checksum(weights.params)}
     params = {k: p.contiguous() for k, p in weights.params.items()}
     store.write(path, packed(params, {"lifelong": json.dumps(about, allow_nan=False)}))
 
@@ -372,13 +372,14 @@ def load(path: Path) -> Weights:
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise ValueError(f"{path} holds weights, but not those of a start of this version of lifelong: make it with "
                          "`lifelong pretrain`")
-    if about.get("sha256") != _content(params):
+    if about.get("sha256") != checksum(params):
         raise ValueError(f"{path} is damaged (its weights are not those that were written); move it away and make it "
                          "anew with `lifelong pretrain`")
     return Weights(params, about)
 
 
-def _content(params: Params) -> str:
+def checksum(params: Params) -> str:
+    """sha256 of parameters: their names, kinds, shapes and bytes."""
     content = hashlib.sha256()
     for name in sorted(params):
         p = params[name].contiguous()

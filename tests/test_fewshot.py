@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lifelong import cli, fewshot
+from lifelong import cli, fewshot, store
 from lifelong.fewshot import Evaluation, transductive
 from lifelong.metrics import mean_interval
 from lifelong.models import Net, Params, conv4
@@ -198,6 +198,42 @@ def test_the_command_prints_both_numbers_and_json(said: Any) -> None:
     found = json.loads(out)
     assert code == 0 and (found["way"], found["episodes"], found["interval"]) == (3, 10, "95 % t over episodes")
     assert set(found["transductive"]) == {"accuracy", "half_width"} and len(found["sha256"]) == 64
+
+
+def test_what_was_asked_before_is_found_and_not_measured_again(said: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(Path("a.safetensors"), start("conv4(width=4, norm='batch')", (1, 28, 28), strategy="protonet"))
+    words = ("glyphs(classes=6)", "a.safetensors", *FEW, "--json")
+    first = json.loads(said(*words, "--no-transductive")[1])
+    assert first["transductive"] is None
+    both = json.loads(said(*words)[1])
+    assert both["transductive"] and both["accuracy"] == first["accuracy"], "it was not known yet"
+    (file,) = Path("runs/fewshot").iterdir()
+    assert store.load_evaluation(file) == both
+    measured = Evaluation.run
+    monkeypatch.setattr(Evaluation, "run", lambda *_: pytest.fail("measured again"))
+    assert json.loads(said(*words)[1]) == json.loads(said(*words, "--no-transductive")[1]) == both
+    code, out, _ = said(*words[:-1])
+    assert code == 0 and f"found in {file}" in out
+    monkeypatch.setattr(Evaluation, "run", measured)
+    assert said(*words[:-1], "--seed", "1")[0] == 0
+    save(Path("a.safetensors"), start("conv4(width=4, norm='batch', down='pool')", (1, 28, 28), strategy="protonet"))
+    assert "kept in" in said(*words[:-1])[1], "other weights in the file are another start"
+    assert len(list(Path("runs/fewshot").iterdir())) == 3
+    file.write_text("{}")
+    save(Path("a.safetensors"), start("conv4(width=4, norm='batch')", (1, 28, 28), strategy="protonet"))
+    code, out, err = said(*words)
+    assert (code, out, file.read_text()) == (3, "", "{}") and file.name in err and len(err.splitlines()) == 1
+
+
+def test_a_start_of_a_file_that_has_changed_is_asked_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = ("from lifelong.start import Recipe, pretrained\n@pretrained(adapt='head')\ndef mine(steps: int = 1):\n"
+            "    return Recipe('conv4', steps, None, None, None)\n")
+    asked = []
+    for more in ("", "# an answer of its own, say\n"):
+        Path("mine.py").write_text(code + more)
+        asked.append(evaluation(THREE, start(strategy="./mine.py:mine")).asked)
+    assert asked[0] != asked[1] and asked[0] | {"sources": 0} == asked[1] | {"sources": 0}
 
 
 def test_a_start_is_learned_first_where_it_names_its_source(said: Any) -> None:

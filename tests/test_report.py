@@ -38,7 +38,9 @@ def a_run(strategy, first, second, seeds=2, about=(), logs=(), **spec):
     """Two tasks; after the first its accuracy is `first`, after the second they are `second`; seeds differ by .02."""
     one = np.array([[0.1, 0.1], [first, 0.0], second])
     accuracy = np.stack([one + 0.02 * seed for seed in range(seeds)])
-    return Run({**SPEC, "strategy": strategy, "seeds": seeds, **spec}, accuracy, {**ABOUT, **dict(about)}, dict(logs))
+    took = {"seconds": 3.0 + len(strategy)}
+    return Run({**SPEC, "strategy": strategy, "seeds": seeds, **spec}, accuracy, {**ABOUT, **took, **dict(about)},
+               dict(logs))
 
 
 def titles(group):
@@ -170,6 +172,29 @@ def test_runs_on_different_streams_are_not_compared():
 def test_a_label_says_what_sets_a_run_apart_and_no_more(specs, labels):
     (group,) = report.groups([a_run(strategy, 0.8, [0.5, 0.7], **spec) for strategy, spec in specs])
     assert list(group.labels) == labels
+
+
+@pytest.mark.parametrize(("files", "shown"), [
+    (["reports/x/starts/resnet.safetensors"], ["resnet.safetensors"]),
+    (["a/x.safetensors", "b/y.safetensors"], ["x.safetensors", "y.safetensors"]),
+    (["p/a/x.safetensors", "p/b/x.safetensors"], ["a/x.safetensors", "b/x.safetensors"]),
+    (["p/a/x.safetensors", "q/a/x.safetensors", "a/y.safetensors"],
+     ["p/a/x.safetensors", "q/a/x.safetensors", "y.safetensors"]),
+    (["x.safetensors", "b/x.safetensors"], ["x.safetensors", "b/x.safetensors"]),
+    (["/x.safetensors", "x.safetensors"], ["/x.safetensors", "x.safetensors"]),
+    (["a'b/it's.safetensors"], ["it's.safetensors"]),
+])
+def test_a_starts_file_is_called_by_as_little_of_its_path_as_tells_it_from_others(files, shown):
+    runs = [a_run(f"supervised(file={file!r}, length=10) + er", 0.8, [0.5, 0.7], stream=f"s{i % 2}-v1",
+                  hyper={"strategy": [{"file": file}, {}]}) for i, file in enumerate(files)]
+    labels = {group.runs[i].spec["strategy"]: label for group in report.groups(runs)
+              for i, label in enumerate(group.labels)}
+    assert [labels[run.spec["strategy"]] for run in runs] == [
+        f"supervised(file={file!r}, length=10) + er" for file in shown]
+    text = report.markdown(runs)
+    for file, short in zip(files, shown, strict=True):
+        assert text.count(f"file={file};") == 1, "whole in the settings, once"
+        assert file == short or repr(file) not in text
 
 
 def test_settings_that_differ_are_announced():
@@ -356,6 +381,85 @@ def test_labels_beside_each_other_do_not_overlap_and_move_little():
     assert apart([0.5, 0.5, 0.5], [0.1, 0.1, 0.1]) == pytest.approx([0.4, 0.5, 0.6])
     assert apart([0.99, 1.0], [0.1, 0.1]) == pytest.approx([0.85, 0.95])
     assert apart([], []) == []
+
+
+def test_a_panel_of_cost_that_compares_nothing_is_left_out():
+    from lifelong.report import canvas, captions, figures
+
+    def panels(runs):
+        (group,) = report.groups(runs)
+        return [kind.title for kind in figures.compared(group)]
+
+    def two(first=(), second=(), logs=((), ()), hyper=({}, {})):
+        return [a_run(name, 0.8, [0.5, 0.7], about={"seconds": 3.0, **dict(about)}, logs=log,
+                      hyper={"strategy": [own]})
+                for name, about, log, own in zip(("er", "si"), (first, second), logs, hyper, strict=True)]
+
+    assert "cost" not in figures.drawable(report.groups(two())[0]), "as long, and nothing stored"
+    (group,) = report.groups(two({"seconds": 4.0}))
+    assert [axes.get_xlabel() for axes in figures.cost(group, canvas.looks([group])).axes] == ["seconds a seed"]
+    said = captions.caption(group, "cost")
+    assert "seconds a seed: by the clock" in said and "stored examples:" not in said and "steps a second" not in said
+    steps = {"steps": np.full((2, 2), 40)}
+    assert panels(two({"seconds": 4.0}, logs=(steps, {}))) == ["seconds a seed"], "one alone has steps"
+    assert panels(two({"seconds": 4.0}, logs=(steps, steps))) == ["seconds a seed", "steps a second"]
+    assert panels(two(hyper=({"capacity": 10}, {"capacity": 10}))) == []
+    assert panels(two(hyper=({"capacity": 10}, {}))) == ["stored examples"]
+    assert panels(two({"state_bytes": 10}, {"state_bytes": 20})) == ["state (MB)"]
+    dead = two({"seconds": 4.0})
+    dead[0].accuracy[:] = np.nan
+    assert panels(dead) == [], "a run of which nothing was measured is no point"
+
+
+@pytest.mark.parametrize("word", ["supervised(file='resnet28.safetensors', length=10) + er(capacity=200, replay=32) + "
+                                  "ewc(strength=30, mode='online', decay=0.9)", "./mine/" + 40 * "folder/" + "x.py:y"])
+def test_labels_of_any_length_stay_inside_every_figure_and_differ(word):
+    from matplotlib.text import Text
+
+    from lifelong.report import canvas, figures
+
+    labels = [f"{word} + {10 * 'more(a=1) + '}si(strength={i})" for i in range(3)]
+    curve = {"curve": np.full((2, 2, 2), 0.5), "curve_step": np.array([[0, 5], [1, 5]]), "steps": np.full((2, 2), 9)}
+    (group,) = report.groups([a_run(label, 0.8, [0.5, 0.7], logs=curve, stream="./" + 30 * "stream" + ".py:mine",
+                                    about={"seconds": 3.0 + i}) for i, label in enumerate(labels)])
+    with canvas.styled():
+        for name in figures.drawable(group):
+            figure = figures.FIGURES[name](group, canvas.looks([group]))
+            figure.draw_without_rendering()
+            ticks = [one for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) for one in axis.get_ticklabels()]
+            texts = [text for text in figure.findobj(Text) if text.get_text().strip() and text not in ticks]
+            for text in texts:
+                (left, bottom), (right, top) = text.get_window_extent().get_points()
+                assert left >= -1 and bottom >= -1, (name, text)
+                assert right <= figure.bbox.width + 1 and top <= figure.bbox.height + 1, (name, text)
+            said = {" ".join(text.get_text().split()) for text in [*texts, *ticks]}
+            assert all(any(f"si(strength={i})" in one for one in said) for i in range(3)), (name, said)
+            assert any(one.endswith(" ...") and "streamstream" in one for one in said), name
+            assert all(axes.get_position().width > 0.1 for axes in figure.axes if axes.get_xlabel()), name
+
+
+def test_a_word_too_long_for_a_line_goes_on_after_a_bracket_or_a_slash():
+    from lifelong.report import canvas
+
+    (group,) = report.groups([a_run("supervised(file='resnet28.safetensors') + er", 0.8, [0.5, 0.7])])
+    assert canvas.names(group, [0]) == ["supervised(\n  file='resnet28.safetensors')\n  + er"]
+    (group,) = report.groups([a_run("er(capacity=200)", 0.8, [0.5, 0.7])])
+    assert canvas.names(group, [0]) == ["er(capacity=200)"]
+
+
+@pytest.mark.parametrize("tails", [
+    ("model='oml_net(width=64)'), sgd", "model='oml_net(width=64)') + er(capacity=200)", "model='oml_net(width=64)') + joint"),
+    ("x" * 200 + "1", "x" * 200 + "2"), ("a/" * 90 + "b", "a/" * 90 + "c"), ("a b " * 50 + "c", "a b " * 50 + "d"),
+])
+def test_labels_of_one_beginning_are_cut_to_different_names(tails):
+    from lifelong.report import canvas
+
+    runs = [a_run(f"supervised(source='omniglot(classes=763)', {tail}", 0.8, [0.5, 0.7]) for tail in tails]
+    (group,) = report.groups(runs)
+    found = canvas.names(group, range(len(runs)))
+    assert len(set(found)) == len(runs)
+    assert all(name.count("\n") < 4 and max(map(len, name.split("\n"))) <= 30 for name in found)
+    assert all(name.startswith("supervised(") and "..." in name for name in found)
 
 
 def test_accuracy_inside_tasks_is_drawn_where_it_was_measured():

@@ -12,8 +12,10 @@ from typing import Any
 
 from lifelong.report import figures
 from lifelong.report.canvas import looks, prepare
-from lifelong.report.document import Block, Picture, Table, Words, csv_text, latex, table_csv
+from lifelong.report.document import Block, Picture, Table, Words, csv_text, table_csv
 from lifelong.report.document import markdown as _markdown
+from lifelong.report.fewshot import fewshot_rows as fewshot_rows
+from lifelong.report.fewshot import result_tables as result_tables
 from lifelong.report.frameworks import framework as framework
 from lifelong.report.group import Group as Group
 from lifelong.report.group import by_length as by_length
@@ -21,6 +23,7 @@ from lifelong.report.group import groups as groups
 from lifelong.report.group import percent as percent
 from lifelong.report.group import rows as rows
 from lifelong.report.html import page
+from lifelong.report.latex import latex as latex
 from lifelong.report.sections import document as document
 from lifelong.report.sections import leader as leader
 from lifelong.report.selection import Selection as Selection
@@ -36,7 +39,8 @@ _NAMED = ("stream", "stream_options", "told_task", "label", "status")
 
 def write(runs: Sequence[Run], folder: str | os.PathLike[str], *, reference: str | None = None,
           other: Sequence[str] = (), only: Sequence[str] = (), damaged: Sequence[str] = (),
-          unfinished: Sequence[Words] = (), left_out: int = 0) -> list[Path]:
+          unfinished: Sequence[Words] = (), left_out: int = 0,
+          evaluations: Sequence[Mapping[str, Any]] = ()) -> list[Path]:
     """Paths of the report written into `folder`; needs matplotlib, and no torch.
 
     report.html is one page that needs no other file; report.md is the same with links to the figures; tables/ has every
@@ -52,13 +56,15 @@ def write(runs: Sequence[Run], folder: str | os.PathLike[str], *, reference: str
         other: frameworks whose metrics are shown too: gem, avalanche, mammoth, continuum.
         only: names of the figures wanted; none: all.
         damaged, unfinished, left_out: what `select` found beside the runs, to be listed.
+        evaluations: records of few-shot evaluations.
     """
-    blocks = document(runs, reference, other, damaged, unfinished, left_out)
+    blocks = document(runs, reference, other, damaged, unfinished, left_out, evaluations)
     if only:
         blocks = [b for b in blocks if not isinstance(b, Picture) or b.name.rsplit("-", 1)[-1] in only]
     drawn = _drawn(groups(runs), [b.name for b in blocks if isinstance(b, Picture)])
     files = {"report.html": page(blocks, {name: kinds["svg"] for name, kinds in drawn.items()}).encode(),
-             "report.md": _markdown(blocks, "figures").encode(), "seeds.csv": seeds_csv(runs).encode()}
+             "report.md": _markdown(blocks, "figures").encode()}
+    files |= {"seeds.csv": seeds_csv(runs).encode()} if runs else {}
     files |= _table_files(blocks)
     files |= {f"figures/{name}.{kind}": content for name, kinds in drawn.items() for kind, content in kinds.items()}
     target = Path(folder)
@@ -105,9 +111,10 @@ def _replaced(path: Path, content: bytes) -> Path:
     return path
 
 
-def markdown(runs: Sequence[Run], reference: str | None = None, other: Sequence[str] = ()) -> str:
+def markdown(runs: Sequence[Run], reference: str | None = None, other: Sequence[str] = (),
+             evaluations: Sequence[Mapping[str, Any]] = ()) -> str:
     """The report as Markdown, without figures; arguments as of `write`."""
-    return _markdown(document(runs, reference, other))
+    return _markdown(document(runs, reference, other, evaluations=evaluations))
 
 
 def seeds_csv(runs: Sequence[Run]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import io
+import itertools
 import os
 import re
 import tempfile
@@ -171,7 +172,7 @@ def panel(figure: Figure, left: float, bottom: float, width: float, height: floa
 
 def headline(figure: Figure, title: str, group: Group) -> None:
     """What is shown, and of which runs, at the top on the left."""
-    text = title + "\n" + textwrap.shorten(group.title, 115, placeholder=" ...")
+    text = title + "\n" + (group.title if len(group.title) <= 105 else group.title[:101].rstrip() + " ...")
     figure.text(0.08 / WIDTH, 1 - 0.06 / figure.get_figheight(), text.replace("$", r"\$"), va="top", fontsize=8.5,
                 linespacing=1.3)
 
@@ -185,11 +186,40 @@ def beside(names: Sequence[str], title: str, group: Group) -> tuple[Figure, Axes
 
 
 def names(group: Group, which: Sequence[int], width: int = 30) -> list[str]:
-    """What labels say, in lines of at most `width` letters."""
-    texts = [group.labels[i] + " (×\u00a0diverged)" * diverged(group.runs[i]) for i in which]
+    """What labels say, in lines of at most `width` letters; of those that would be cut alike, what sets them apart."""
+    texts = [" ".join(group.labels[i].split()) + " (×\u00a0diverged)" * diverged(group.runs[i]) for i in which]
     texts = [" " + text if text.startswith("_") else text for text in texts]  # a legend leaves _x out
-    return ["\n".join(textwrap.wrap(re.sub(r"\s+", " ", text).replace("$", r"\$"), width, break_on_hyphens=False,
-                                    subsequent_indent="  ", max_lines=4, placeholder=" ...")) for text in texts]
+    return [text.replace("$", r"\$") for text in _cut(texts, width)]
+
+
+def _cut(texts: Sequence[str], width: int) -> list[str]:
+    """Each text in 4 lines at most. Where several would end up the same, what they have in common is cut first."""
+    found = [_lines(text, width) for text in texts]
+    for cut in {one for one in found if found.count(one) > 1}:
+        alike = [k for k, one in enumerate(found) if one == cut]
+        first, last = (end(texts[k] for k in alike) for end in (min, max))
+        equal = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
+        same = _whole("".join(letter for letter, _ in equal), width)
+        begin = _whole(same[:max(0, min(3 * width // 2, len(same) - 6))], width)
+        if begin:
+            shorter = _cut([f"{begin.rstrip()} ... {texts[k][len(same):]}" for k in alike], width)
+            for k, text in zip(alike, shorter, strict=True):
+                found[k] = text
+    return found
+
+
+def _whole(text: str, width: int) -> str:
+    """A text up to its last space, else bracket or slash, where one is among its last `width` letters."""
+    ends = [found.end() for pattern in (".* ", ".*[(/]") if (found := re.match(pattern, text))]
+    return text[:next((end for end in ends if len(text) - end <= width), len(text))]
+
+
+def _lines(text: str, width: int) -> str:
+    """A text in lines; a word that is longer than one goes on after a bracket or a slash, where it has any."""
+    words = [re.sub(r"(?<=[(/])(?=.)", "\0 ", word) if len(word) > width - 2 else word for word in text.split(" ")]
+    lines = textwrap.wrap(" ".join(words), width, break_on_hyphens=False, subsequent_indent="  ", max_lines=4,
+                          placeholder=" ...")
+    return "\n".join(lines).replace("\0 ", "").replace("\0", "")
 
 
 def height(names: Sequence[str]) -> float:

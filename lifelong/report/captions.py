@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from lifelong.report.canvas import BANDS
-from lifelong.report.costs import COSTS
-from lifelong.report.figures import shown
+from lifelong.report.figures import compared, shown
 from lifelong.report.group import Group
 from lifelong.report.sentences import counted
 
@@ -34,7 +33,7 @@ def caption(group: Group, name: str) -> str:
     which = shown(group)
     text = f"{TITLES[name]}: {_DEFINED[name]}"
     if name == "cost":
-        text += "; ".join(kind.definition for kind in COSTS if any(kind.of(run) is not None for run in group.runs))
+        text += "; ".join(kind.definition for kind in compared(group))
     if name == "transfer" and group.unseen:
         text += "; forward transfer is not defined here, since unseen classes cannot be answered"
     bars = "bars" if len(which) > BANDS or name in ("transfer", "plane", "cost") else "bands"

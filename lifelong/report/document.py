@@ -1,4 +1,4 @@
-"""What a report is made of, and how it is written as Markdown, LaTeX and CSV; the page is in html.py."""
+"""What a report is made of, and how it is written as Markdown and CSV; the page is in html.py."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def markdown(blocks: Sequence[Block], figures: str | None = None) -> str:
 
 def _md_table(table: Table) -> str:
     lines = [[_md((column.title,)) for column in table.columns]]
-    lines += [[_marked(_md(one.text), one.mark, "**", "**", " ≈") for one in row] for row in table.rows]
+    lines += [[marked(_md(one.text), one.mark, "**", "**", " ≈") for one in row] for row in table.rows]
     text = ["| " + " | ".join(line) + " |" for line in lines]
     text.insert(1, "|" + "|".join(" ---: " if numeric else " --- " for numeric in numbers(table)) + "|")
     parts = [_md(table.caption), "\n".join(text), _md(table.note), "\n".join("- " + _md(d) for d in table.definitions)]
@@ -147,44 +147,14 @@ def _md_plain(text: str) -> str:
     return re.sub(r"([\\`*|<]|(?<!\w)_|_(?!\w))", r"\\\1", text.replace("\n", " "))
 
 
-def _marked(text: str, mark: str, begin: str, end: str, tied: str) -> str:
+def marked(text: str, mark: str, begin: str, end: str, tied: str) -> str:
+    """A cell's text between `begin` and `end` where it is the best, before `tied` where it is not told from that."""
     return begin + text + end if mark == "best" else text + tied if mark == "tied" else text
 
 
 def numbers(table: Table) -> list[bool]:
     """Whether each column is one of numbers, which stand to the right."""
     return [bool(column.raw) for column in table.columns]
-
-
-# ---- LaTeX
-
-
-_TEX = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
-        "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-        "|": r"\textbar{}", '"': r"\textquotedbl{}", "'": r"\textquotesingle{}", "`": r"\textasciigrave{}",
-        "±": r"$\pm$", "–": "--", "−": "$-$", "≈": r"$\approx$", "≤": r"$\leq$", "∞": r"$\infty$", "×": r"$\times$",
-        "Σ": r"$\Sigma$", "²": r"$^2$", "√": r"$\surd$", "·": r"$\cdot$", "\u00a0": "~", "\n": " "}
-
-
-def latex(table: Table) -> str:
-    """A table as LaTeX; needs the packages booktabs and textcomp, and adjustbox or rotating where it is too wide.
-
-    Whatever a user typed is escaped; letters beyond ASCII need an engine that knows them, as all of today do.
-    """
-    kinds = "".join("r" if numeric else "l" for numeric in numbers(table))
-    lines = [" & ".join(_tex((column.title,)) for column in table.columns)]
-    lines += [" & ".join(_marked(_tex(one.text), one.mark, r"\textbf{", "}", r"~$\approx$") for one in row)
-              for row in table.rows]
-    head, *body = [line + r" \\" for line in lines]
-    caption = _tex(joined([table.caption, table.note, *table.definitions]))
-    return "\n".join([r"\begin{table}", r"\centering", rf"\caption{{{caption}}}", rf"\label{{tab:{table.name}}}",
-                      rf"\begin{{tabular}}{{{kinds}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule",
-                      r"\end{tabular}", r"\end{table}"]) + "\n"
-
-
-def _tex(text: Words) -> str:
-    return "".join((rf"\texttt{{{escaped}}}" if isinstance(piece, Code) else escaped)
-                   for piece in text for escaped in ["".join(_TEX.get(letter, letter) for letter in piece)])
 
 
 # ---- CSV

@@ -11,7 +11,7 @@ from lifelong import metrics
 from lifelong.metrics import Array
 from lifelong.report import canvas
 from lifelong.report.canvas import Look
-from lifelong.report.costs import COSTS
+from lifelong.report.costs import COSTS, Cost
 from lifelong.report.group import Group
 from lifelong.report.mosaic import Mosaic
 
@@ -124,7 +124,7 @@ def matrix(group: Group, look: Mapping[str, Look]) -> Figure:
     which, n_tasks = shown(group), group.n_tasks
     longest = max(len(group.labels[i]) for i in which)
     n_columns = max(2, min(len(which), 5 if longest <= 18 else 4 if longest < 50 else 3))
-    names = canvas.names(group, which, round((canvas.WIDTH - 0.55) / n_columns / canvas.LETTER) - 3)
+    names = canvas.names(group, which, round((canvas.WIDTH - 1.25) / n_columns / canvas.LETTER) - 1)
     lines = max(name.count("\n") + 1 for name in names)
     side = (canvas.WIDTH - 1.25) / n_columns - 0.15
     mosaic = Mosaic(len(which), n_columns, side, 0.1 + canvas.LINE * lines, 0.0, "Accuracy matrix (%)", group, 0.7)
@@ -281,10 +281,10 @@ def inside(group: Group, i: int, first: bool) -> tuple[Array, Array]:
 
 
 def cost(group: Group, look: Mapping[str, Look]) -> Figure:
-    """Final accuracy against what it cost: a panel per kind of cost that the records have."""
+    """Final accuracy against what it cost: a panel per kind of cost in which two runs differ."""
     which = shown(group)
     names = canvas.names(group, which)
-    kinds = [kind for kind in COSTS if any(kind.of(group.runs[i]) is not None for i in which)]
+    kinds = compared(group)
     left, right, top = 0.6, canvas.wide(names) + 0.35, 0.62
     tall = max(2.3, canvas.height(names))
     figure = canvas.blank(top + tall + 0.5)
@@ -301,8 +301,6 @@ def cost(group: Group, look: Mapping[str, Look]) -> Figure:
         found = [x for i in which if (x := kind.of(group.runs[i])) is not None]
         if min(found) > 0 and max(found) / min(found) > 20:
             axes.set_xscale("log")
-        elif max(found) == min(found):
-            axes.set_xlim(0, 2 * found[0] or 1)
         axes.margins(0.1)
         _within_bounds(axes)
         axes.set_xlabel(kind.title)
@@ -316,6 +314,12 @@ def cost(group: Group, look: Mapping[str, Look]) -> Figure:
                     for end, i in zip(ends, which, strict=True)]
             canvas.labels(axes, have, names, colours)
     return figure
+
+
+def compared(group: Group) -> list[Cost]:
+    """The kinds of cost in which two of the runs that are drawn differ, as far as their records say."""
+    runs = [group.runs[i] for i in shown(group) if np.isfinite(group.values(i)["average_accuracy"]).any()]
+    return [kind for kind in COSTS if len({kind.of(run) for run in runs} - {None}) > 1]
 
 
 def _unplaced(axes: Axes, values: Array) -> tuple[float, float] | None:
@@ -333,6 +337,6 @@ def drawable(group: Group) -> list[str]:
     several = group.n_tasks > 1
     measured = any(np.isfinite(group.values(i)["average_accuracy"]).any() for i in shown(group))
     needs = {"forgetting": several, "transfer": several and measured, "plane": several and measured,
-             "within": any("curve" in group.runs[i].logs for i in shown(group)), "cost": measured and any(
-                 kind.of(run) is not None for run in group.runs for kind in COSTS)}
+             "within": any("curve" in group.runs[i].logs for i in shown(group)),
+             "cost": bool(compared(group))}
     return [name for name in FIGURES if needs.get(name, True)]

@@ -19,6 +19,7 @@ from lifelong.store import Run
 
 _PLACES = {"finetune": 0, "cumulative": 2, "joint": 3}  # bounds frame a table; everything else is 1, as given
 _ELSEWHERE = {"stream", "stream_options", "strategy", "seeds", "eval_every", "hyper", "start", "sources", "format"}
+_START_FILE = re.compile(r"""(?<=(['"]))(?:(?!\1).)*\.safetensors(?=\1)""")
 _LAST_RESORT = ("start", "seeds", "eval_every", "hyper", "sources", "format")
 
 
@@ -179,15 +180,24 @@ def groups(runs: Sequence[Run]) -> list[Group]:
         for run in these:
             kept.setdefault((is_told, _json([run.spec["stream"], run.spec.get("stream_options")])), []).append(run)
     streams = list(dict.fromkeys(key for _, key in kept))
+    files = _short_files(runs)
     ordered = sorted(kept, key=lambda key: (streams.index(key[1]), key[0]))
-    found = [_group(kept[key], key[0]) for key in ordered]
+    found = [_group(kept[key], key[0], files) for key in ordered]
     twice = Counter(group.slug for group in found)
     return [replace(g, slug=f"{g.slug}-{g.digest}") if twice[g.slug] > 1 else g for g in found]
 
 
-def _group(runs: Sequence[Run], told: bool) -> Group:
+def _short_files(runs: Sequence[Run]) -> dict[str, str]:
+    """Every start's file in the strategies by the end of its path that no other file has: most often its name."""
+    paths = {found[0] for run in runs for found in _START_FILE.finditer(str(run.spec["strategy"]))}
+    ends = {path: ["/".join(path.split("/")[-n:]) for n in range(1, path.count("/") + 2)] for path in paths}
+    common = Counter(end for several in ends.values() for end in several)
+    return {path: next((end for end in several if common[end] == 1), path) for path, several in ends.items()}
+
+
+def _group(runs: Sequence[Run], told: bool, files: Mapping[str, str]) -> Group:
     ordered = sorted(runs, key=lambda run: _PLACES.get(_bound(run), 1))
-    labels, common = _labels(ordered)
+    labels, common = _labels(ordered, files)
     spec = ordered[0].spec
     options = spec.get("stream_options") or {}
     words = [spec["stream"], str(options.get("scenario", "")), "told" * told]
@@ -210,28 +220,28 @@ def _setting(name: str, value: Any) -> str:
     return f"{name}={_json(value) if isinstance(value, Mapping | list) else value}"
 
 
-def _labels(runs: Sequence[Run]) -> tuple[tuple[str, ...], str]:
+def _labels(runs: Sequence[Run], files: Mapping[str, str]) -> tuple[tuple[str, ...], str]:
     """One label per run, no two alike, and the settings that hold wherever a label does not say otherwise."""
     fields = [name for name in dict.fromkeys(name for run in runs for name in run.spec) if name not in _ELSEWHERE]
     usual = {name: Counter(_json(run.spec.get(name)) for run in runs).most_common(1)[0][0] for name in fields}
     labels = []
     for run in runs:
         twins = [other for other in runs if other.spec["strategy"] == run.spec["strategy"]]
-        said = [str(run.spec["strategy"])]
+        said = [_START_FILE.sub(lambda found: files[found[0]], str(run.spec["strategy"]))]
         for name in fields:
             values = {_json(other.spec.get(name)) for other in twins}
             if len(values) > 1 or usual[name] not in values:
                 said.append(_setting(name, run.spec.get(name)))
         labels.append(", ".join(said))
     for name in _LAST_RESORT:
-        labels = _told_apart(labels, [_setting(name, run.spec.get(name)) for run in runs])
-    labels = _told_apart(labels, [f"run {i + 1}" for i in range(len(runs))])
+        labels = told_apart(labels, [_setting(name, run.spec.get(name)) for run in runs])
+    labels = told_apart(labels, [f"run {i + 1}" for i in range(len(runs))])
     varied = any(_json(run.spec.get(name)) != usual[name] for run in runs for name in fields)
     common = ", ".join(_setting(name, json.loads(usual[name])) for name in fields if usual[name] not in ("null", "{}"))
     return tuple(labels), common + (", unless a row says otherwise" if varied else "")
 
 
-def _told_apart(labels: list[str], further: list[str]) -> list[str]:
+def told_apart(labels: list[str], further: list[str]) -> list[str]:
     """Labels that occur several times, each with its `further` words where these differ."""
     seen: dict[str, set[str]] = {}
     for label, words in zip(labels, further, strict=True):
@@ -253,7 +263,7 @@ def rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
             named = {"stream": group.stream, "stream_options": dict(group.options), "told_task": group.told}
             named |= {"label": group.labels[i], "strategy": run.spec["strategy"], "seeds": seeds(run)}
             status = {"status": run.about.get("status", "done"), "note": run.about.get("note", "")}
-            found.append({**named, **status, "metrics": measured, **about})
+            found.append({"kind": "run", **named, **status, "metrics": measured, **about})
     return found
 
 

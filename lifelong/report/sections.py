@@ -23,6 +23,7 @@ from lifelong.report.document import (
     joined,
     words,
 )
+from lifelong.report.fewshot import Record, fewshot_section
 from lifelong.report.group import Group, diverged, groups, percent, sees_all
 from lifelong.report.sentences import fate, verdict
 from lifelong.report.statistics import best, comparisons, ranks
@@ -114,36 +115,42 @@ def across(found: Sequence[Group]) -> list[Block]:
 
 def not_shown(damaged: Sequence[str], unfinished: Sequence[Words], found: Sequence[Group],
               left_out: int) -> list[Block]:
-    """Whatever is not whole: damaged, unfinished and diverged runs; and how many were not asked for."""
+    """Whatever is not whole, damaged, unfinished or diverged; and how many were not asked for."""
     ended = [words(Code(group.labels[i]), f" on {group.title}", f": {run.about['note']}" * bool(run.about.get("note")))
              for group in found if not group.told for i, run in enumerate(group.runs) if diverged(run)]
     several = [("Damaged, and left as they are:", [(text,) for text in damaged]), ("Not finished:", unfinished),
                ("Diverged, in the tables with what was measured:", ended)]
     blocks: list[Block] = [block for title, items in several if items
                            for block in (Paragraph((title,)), Bullets(tuple(items)))]
-    blocks += [Paragraph((f"{left_out} finished run{'s' * (left_out > 1)} not asked for.",))] if left_out else []
+    blocks += [Paragraph((f"Finished, and not asked for: {left_out}.",))] if left_out else []
     return [Heading(2, "Not whole, or not shown"), *blocks] if blocks else []
 
 
-def everything(found: Sequence[Group]) -> Words:
+def everything(found: Sequence[Group], evaluations: Sequence[Record] = ()) -> Words:
     """What there is, in a sentence."""
     runs = [run for group in found if not group.told for run in group.runs]
     streams = len({group.title for group in found if not group.told})
     hours = sum((seconds(run) or 0.0) * len(run.accuracy) for run in runs) / 3600
-    last = max((str(run.about["finished"]) for run in runs if run.about.get("finished")), default="")
-    text = f"{len(runs)} run{'s' * (len(runs) != 1)} on {streams} stream{'s' * (streams != 1)}"
-    text += f", {hours:.1f} hours of training" if hours >= 0.1 else ""
+    last = max((str(about["finished"]) for about in (*(run.about for run in runs), *evaluations)
+                if about.get("finished")), default="")
+    counts = [_counted(len(runs), "run") + " on " + _counted(streams, "stream")] if runs else []
+    counts += [_counted(len(evaluations), "few-shot evaluation")] if evaluations else []
+    text = " and ".join(counts) + (f", {hours:.1f} hours of training" if hours >= 0.1 else "")
     return (text + (f"; the last finished {last}." if last else "."),)
 
 
+def _counted(n: int, what: str) -> str:
+    return f"{n} {what}" + "s" * (n != 1)
+
+
 def document(runs: Sequence[Run], reference: str | None = None, other: Sequence[str] = (), damaged: Sequence[str] = (),
-             unfinished: Sequence[Words] = (), left_out: int = 0) -> list[Block]:
+             unfinished: Sequence[Words] = (), left_out: int = 0, evaluations: Sequence[Record] = ()) -> list[Block]:
     """A report, block by block; see `lifelong.report.write`."""
     found = groups(runs)
     blocks: list[Block] = [Heading(1, "Report")]
-    if not found:
+    if not found and not evaluations:
         return [*blocks, Paragraph(("There are no runs to report on.",)), *not_shown(damaged, unfinished, (), left_out)]
-    blocks += [Paragraph(everything(found))]
+    blocks += [Paragraph(everything(found, evaluations))]
     for group in found:
         blocks += section(group, reference, other)
-    return [*blocks, *across(found), *not_shown(damaged, unfinished, found, left_out)]
+    return [*blocks, *across(found), *fewshot_section(evaluations), *not_shown(damaged, unfinished, found, left_out)]

@@ -1,4 +1,4 @@
-"""Which runs a report is of: found in folders, chosen by stream, strategy and date; what is left out is listed."""
+"""What a report is of: found in folders, chosen by stream, strategy and date; what is left out is listed."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ from lifelong.store import Run
 
 @dataclass(frozen=True)
 class Selection:
-    """Runs to report on, and what else lies in their folders.
+    """What to report on, and what else lies in the folders.
 
     Attributes:
         runs: finished ones that were asked for, each once.
+        evaluations: records of few-shot evaluations that were asked for, each once.
         damaged: a sentence each.
         unfinished: a sentence each, of runs that were begun or failed.
-        left_out: how many finished runs were not asked for.
+        left_out: how many finished runs and evaluations were not asked for.
     """
 
     runs: tuple[Run, ...] = ()
+    evaluations: tuple[Mapping[str, Any], ...] = ()
     damaged: tuple[str, ...] = ()
     unfinished: tuple[Words, ...] = ()
     left_out: int = 0
@@ -34,13 +36,14 @@ class Selection:
 
 def select(places: Sequence[Path], streams: Sequence[str] = (), strategies: Sequence[str] = (),
            since: str | None = None) -> Selection:
-    """The runs in `places` that were asked for.
+    """The runs and few-shot evaluations in `places` that were asked for.
 
     Args:
-        places: stores, or folders of single runs. A run that lies in several with equal results is taken once.
-        streams: names, with or without their version, or patterns such as `split-*`; none: all.
-        strategies: expressions as they were run, or patterns such as `er*`; none: all.
-        since: an ISO date or time (UTC unless it says otherwise): only runs that were finished then or later.
+        places: stores, or folders of single runs. What lies in several with equal results is taken once.
+        streams: names, with or without their version, or patterns such as `split-*`; none: all. An evaluation is of
+            the source that its classes come from.
+        strategies: expressions as they were run, or patterns such as `er*`; none: all. An evaluation is of its start.
+        since: an ISO date or time (UTC unless it says otherwise): only what was finished then or later.
 
     Raises:
         FileNotFoundError: where a place that was named is no folder.
@@ -48,21 +51,36 @@ def select(places: Sequence[Path], streams: Sequence[str] = (), strategies: Sequ
     """
     begin = _moment(since) if since is not None else None
     found: dict[tuple[str, Any], Run] = {}
+    measured: dict[str, Mapping[str, Any]] = {}
     damaged: list[str] = []
     unfinished: list[Words] = []
     left_out = 0
     for place in places:
         runs, problems, begun = _contents(place)
         damaged += problems
-        unfinished += [said for spec, said in begun if spec is None or _asked(spec, streams, strategies)]
+        unfinished += [said for spec, said in begun if spec is None or _asked(_named(spec), streams, strategies)]
         for run in runs:
-            at = str(run.about.get("finished", ""))
-            late = begin is None or (at[:4].isdigit() and _moment(at) >= begin)
-            if late and _asked(run.spec, streams, strategies):
+            if _late(run.about, begin) and _asked(_named(run.spec), streams, strategies):
                 found.setdefault((store.digest(run.spec), run.about.get("sha256")), run)
             else:
                 left_out += 1
-    return Selection(tuple(found.values()), tuple(damaged), tuple(unfinished), left_out)
+        evaluations, problems = store.evaluations(place)
+        damaged += problems
+        for one in evaluations:
+            if _late(one, begin) and _asked((str(one["source"]), str(one["start"])), streams, strategies):
+                measured.setdefault(_result(one), one)
+            else:
+                left_out += 1
+    return Selection(tuple(found.values()), tuple(measured.values()), tuple(damaged), tuple(unfinished), left_out)
+
+
+def _result(evaluation: Mapping[str, Any]) -> str:
+    return store.digest([evaluation[name] for name in (*store.ASKED, "accuracy", "half_width", "transductive")])
+
+
+def _late(about: Mapping[str, Any], begin: datetime | None) -> bool:
+    at = str(about.get("finished", ""))
+    return begin is None or (at[:4].isdigit() and _moment(at) >= begin)
 
 
 def _contents(place: Path) -> tuple[list[Run], list[str], list[tuple[Mapping[str, Any] | None, Words]]]:
@@ -95,8 +113,12 @@ def _begun(root: Path) -> list[tuple[Mapping[str, Any] | None, Words]]:
     return found
 
 
-def _asked(spec: Mapping[str, Any], streams: Sequence[str], strategies: Sequence[str]) -> bool:
-    stream, strategy = str(spec.get("stream")), str(spec.get("strategy"))
+def _named(spec: Mapping[str, Any]) -> tuple[str, str]:
+    return str(spec.get("stream")), str(spec.get("strategy"))
+
+
+def _asked(named: tuple[str, str], streams: Sequence[str], strategies: Sequence[str]) -> bool:
+    stream, strategy = named
     names = (stream, re.sub(r"-v\d+$", "", stream))
     return ((not streams or any(_fits(name, asked) for name in names for asked in streams))
             and (not strategies or any(_fits(strategy, asked) for asked in strategies)))

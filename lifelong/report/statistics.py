@@ -158,7 +158,7 @@ def checked_reference(groups: Sequence[Group], reference: str | None) -> None:
     labels = list(dict.fromkeys(label for group in groups for label in group.labels))
     near = difflib.get_close_matches(str(reference), labels, 3, 0.3) or labels[:8]
     raise LookupError(f"--reference must be a strategy of the report, or {PARTS}; got {reference!r}, and there is "
-                      f"{', '.join(map(repr, near))}")
+                      f"{', '.join(map(repr, near)) or 'no run'}")
 
 
 def pairs(group: Group, reference: str | None = None) -> list[tuple[int, int]]:

@@ -19,7 +19,7 @@ start() {
 ask() {
     name=$1
     shift
-    lifelong fewshot "$asked" "$store/$name.safetensors" --quiet $options "$@"
+    lifelong fewshot "$asked" "$store/$name.safetensors" --store "$store" --quiet $options "$@"
 }
 
 case "${2:-short}" in
@@ -70,3 +70,4 @@ full)
     ask maml
     ;;
 esac
+lifelong report --store "$store" --out "$store/.."

@@ -1,0 +1,148 @@
+"""Few-shot evaluations in a report: how well starts tell new classes apart, from the records alone."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lifelong import store
+from lifelong.report.document import Block, Cell, Code, Column, Heading, Table, cell, words
+from lifelong.report.group import told_apart
+from lifelong.report.tables import joined_values
+
+Record = Mapping[str, Any]
+_NOTE = ("In percent; mean over episodes ± half width of its 95 % t interval, which is of this one start, and not of "
+         "what learning it with another seed would give. Queries are of each class. Each query by itself: by "
+         "statistics of batch normalisation that no query had a part in, where the network has any; transductive: by "
+         "those of all queries of an episode together. –: not measured, or the network has no batch normalisation.")
+# What tells starts apart that are called the same.
+_APART: tuple[Callable[[Record], object], ...] = (
+    lambda one: "learned from " + source(one["learned_from"], one["learned_with"]),
+    lambda one: one["model"],
+    lambda one: f"begun with {(one['begun'] or {}).get('strategy')}",
+    lambda one: one["learning_precision"],
+    lambda one: f"seed {one['learning_seed']}",
+    lambda one: f"weights {one['sha256'][:10]}",
+)
+
+
+def fewshot_section(records: Sequence[Record]) -> list[Block]:
+    """All about some evaluations; nothing where there are none."""
+    if not records:
+        return []
+    return [Heading(2, "Few-shot"), *result_tables(records),
+            Heading(3, "What the starts were learned with"), start_table(records),
+            Heading(3, "Provenance of the evaluations"), provenance_table(records)]
+
+
+def result_tables(records: Sequence[Record]) -> list[Table]:
+    """A table for each source: a row per evaluation, by way and shots, then by start."""
+    several: dict[str, list[tuple[str, Record]]] = {}
+    for label, one in _ordered(records):
+        several.setdefault(_key(one), []).append((label, one))
+    slugs = [_slug(these[0][1]["source"]) for these in several.values()]
+    found = []
+    for (key, these), slug in zip(several.items(), slugs, strict=True):
+        asked = ("way", "shots", "queries"), ("episodes", *["seed"] * (len({one["seed"] for _, one in these}) > 1))
+        columns = (Column("start"), *(Column(name, ("",)) for name in asked[0]),
+                   *(Column(mode, ("mean", "half width")) for mode in ("each query by itself", "transductive")),
+                   *(Column(name, ("",)) for name in asked[1]))
+        rows = tuple((_name(label, one), *(_count(one[name]) for name in asked[0]), _accuracy(one),
+                      _accuracy(one["transductive"]), *(_count(one[name]) for name in asked[1]))
+                     for label, one in these)
+        about = these[0][1]
+        found.append(Table("few-shot-" + slug + (f"-{store.digest(key)[:6]}" if slugs.count(slug) > 1 else ""),
+                           words("Asked about ", Code(source(about["source"], about["source_options"])), "."),
+                           columns, rows, (_NOTE,)))
+    return found
+
+
+def start_table(records: Sequence[Record]) -> Table:
+    """How every start was learned, a row each."""
+    starts = {(label, one["sha256"]): one for label, one in _ordered(records)}
+    begun = any(one["begun"] for one in starts.values())
+    rows = []
+    for (label, _), one in starts.items():
+        learned: list[object] = [source(one["learned_from"], one["learned_with"])]
+        learned += [(one["begun"] or {}).get("strategy")] if begun else []
+        made = [one["learning_precision"], one["learning_seed"], one["learning_commit"], one["learning_version"],
+                one["sha256"][:10], one["model"], joined_values(one["hyper"], str(one["start"]))]
+        rows.append((cell(Code(label)), *map(_told, learned), _count(one["steps"]), _count(one["learning_seconds"]),
+                     *map(_told, made)))
+    columns = (*map(Column, ("start", "learned from", *["begun with"] * begun)),
+               *(Column(name, ("",)) for name in ("outer steps", "seconds")), *map(Column, (
+                   "precision", "seed", "commit", "version", "weights", "model", "all hyper-parameters")))
+    return Table("few-shot-starts", (), columns, tuple(rows), (
+        "Seconds by the clock, whatever else the machine did. A commit with + had changed files. Weights: how their "
+        "checksum begins.",))
+
+
+_MADE = ("answer", "seed", "commit", "version", "torch", "device", "processor", "threads", "finished")
+
+
+def provenance_table(records: Sequence[Record]) -> Table:
+    """Which code made every evaluation, where, and when."""
+    rows = tuple((_name(label, one), cell(Code(source(one["source"], one["source_options"]))),
+                  cell(f"{one['way']}-way {one['shots']}-shot, {one['queries']} queries"),
+                  cell(Code(store.evaluation_file(Path(), one).stem[-16:])), *(_told(one.get(name)) for name in _MADE),
+                  _count(one.get("seconds"))) for label, one in _ordered(records))
+    columns = (*map(Column, ("start", "asked about", "episodes", "record", "answered by", *_MADE[1:])),
+               Column("seconds", ("",)))
+    return Table("few-shot-provenance", (), columns, rows, (
+        "Record: the end of its file's name. Seed: of the episodes, which are the same for every start.",))
+
+
+def fewshot_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """The records as they are, with the names of their starts, in the order of the tables."""
+    return [{"kind": "few-shot", "label": label, **one} for label, one in _ordered(records)]
+
+
+def source(name: str, options: Record) -> str:
+    """A source as it is typed, without what is None, False or 0."""
+    said = ", ".join(f"{key}={value!r}" for key, value in options.items() if value)
+    return name + (f"({said})" if said else "")
+
+
+def _ordered(records: Sequence[Record]) -> list[tuple[str, Record]]:
+    """Records with what their starts are called, by source, way and shots, then by start."""
+    labels = [str(one["start"]) for one in records]
+    for further in _APART:
+        labels = told_apart(labels, [str(further(one)) for one in records])
+
+    def place(labelled: tuple[str, Record]) -> tuple[object, ...]:
+        label, one = labelled
+        words = [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", label)]
+        return _key(one), one["way"], one["shots"], words, one["queries"], one["episodes"], one["seed"]
+
+    return sorted(zip(labels, records, strict=True), key=place)
+
+
+def _key(one: Record) -> str:
+    return json.dumps([one["source"], one["source_options"]], sort_keys=True)
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^\w.]+", "-", name).strip("-")
+
+
+def _name(label: str, one: Record) -> Cell:
+    known = f" (learned on {one['overlap']} of these classes: no few-shot result)" if one["overlap"] else ""
+    return cell(words(Code(label), known))
+
+
+def _accuracy(part: Record | None) -> Cell:
+    if part is None:
+        return cell("–")
+    mean, half = part["accuracy"], part["half_width"]
+    return cell(f"{100 * mean:.2f} ± {100 * half:.2f}", mean, half)
+
+
+def _told(value: object) -> Cell:
+    return cell("–") if value is None else cell(Code(str(value)))
+
+
+def _count(value: float | None) -> Cell:
+    return cell("–") if value is None else cell(f"{value:,.0f}", value)
