@@ -261,6 +261,8 @@ def tune(
     data: Data = None,
     seeds: Annotated[int, typer.Option(help="Tuning streams, which are those of other seeds than a run's.")] = 5,
     first_tasks: Annotated[int | None, typer.Option(help="Learn only so many tasks, the first ones.")] = None,
+    on: Annotated[str | None, typer.Option(help="Another stream to choose on, of other classes: for example "
+                                                "\"split-omniglot(part='background')\".")] = None,
     device: Device = "auto",
     epochs: Epochs = None,
     steps: Steps = None,
@@ -276,9 +278,10 @@ def tune(
     memory: Memory = None,
     overlap: Overlap = False,
     augment: Augment = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no table.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no table; prints the file alone.")] = False,
 ) -> None:
-    """Chooses hyper-parameters on streams of other seeds, by training examples held out; never on what is tested."""
+    """Chooses hyper-parameters on streams of other seeds by training examples held out, or on other classes; never on
+    what is tested."""
     from lifelong import tuning
     from lifelong.setting import Options
 
@@ -288,16 +291,18 @@ def tune(
     try:
         with _watcher(quiet) as watcher:
             found = tuning.tune(stream, strategies, options, extra, root=store, first_tasks=first_tasks,
-                                watcher=watcher)
+                                on=on, watcher=watcher)
     except KeyboardInterrupt:
         _say("interrupted; the same command goes on from the last checkpoint")
         raise typer.Exit(130) from None
     if not quiet:
         for choice in found.choices:
-            _print_choice(choice)
+            _print_choice(choice, "held-out training examples" if on is None else f"examples of {on}")
     for failure in found.failures:
         _say(failure)
-    if found.file and not quiet:
+    if found.file and quiet:
+        print(found.file)
+    elif found.file:
         import shlex
 
         shared = {"epochs": epochs, "steps": steps, "batch-size": batch_size, "scenario": scenario, "tasks": tasks,
@@ -311,7 +316,7 @@ def tune(
     raise typer.Exit(1 if found.failures else 0)
 
 
-def _print_choice(choice: Any) -> None:
+def _print_choice(choice: Any, where: str) -> None:
     """A table of the settings of one strategy, best first, and what these seeds can tell."""
     from rich.box import SIMPLE
     from rich.console import Console
@@ -335,8 +340,7 @@ def _print_choice(choice: Any) -> None:
         console.print(Text(sentence))
     n = len(choice.best.accuracy)
     over = f"mean ± half width of the 95 % t interval over {n} seeds" if n > 1 else "one seed, which gives no interval"
-    console.print(Text(f"percent on held-out training examples, {over}; {len(choice.tried)} settings took "
-                       f"{choice.seconds:g} s\n"))
+    console.print(Text(f"percent on {where}, {over}; {len(choice.tried)} settings took {choice.seconds:g} s\n"))
 
 
 def _watcher(quiet: bool, made: Callable[[Run], None] = lambda run: None) -> Any:

@@ -28,7 +28,7 @@ from lifelong.views import turned
 
 FORMAT = 1
 ADAPT = ("head", "ungated", "all")
-HEADS = ("auto", "new", "kept")
+HEADS = ("auto", "new", "zero", "kept")
 
 
 @dataclass(frozen=True)
@@ -423,7 +423,8 @@ def installed(weights: Weights, shape: tuple[int, ...], n_classes: int, scenario
         n_classes: output units on the stream.
         scenario: of the stream; a start of several domains keeps its output layer on a domain-incremental stream.
         adapt: 'head', 'ungated' (all but a gate) or 'all': what moves.
-        head: 'new' draws the output layer anew, 'kept' keeps it, 'auto' keeps it where the classes can be the same.
+        head: 'new' draws the output layer anew, 'zero' has it begin at 0, 'kept' keeps it, 'auto' keeps it where the
+            classes can be the same and else draws it anew.
         length: features are scaled to this length; 0: they are as they are.
         power: of features, first, with their sign.
         views: quarter turns of an image whose features, each of length 1, stand side by side; 1: the image's alone.
@@ -461,6 +462,8 @@ def installed(weights: Weights, shape: tuple[int, ...], n_classes: int, scenario
         fresh = net.init(g)
         if views > 1:
             fresh |= mlp((views * fresh[net.head[0]].shape[1],), n_classes, ()).init(g)
+        if head == "zero":
+            fresh |= {k: torch.zeros_like(fresh[k]) for k in net.head}
         return {k: fresh[k] if k in net.head and not kept else loaded[k].to("cpu").to(fresh[k].dtype) for k in moving}
 
     def features(params: Params, x: Tensor) -> Tensor:
@@ -516,8 +519,9 @@ def pretrained(adapt: str = "all") -> Callable[[Callable[..., Recipe]], Callable
         begin: file of another start with whose parameters learning begins; an output layer of other classes is drawn
             anew. None: everything is.
         adapt: what moves on the stream: 'head', 'ungated' (all but a gate) or 'all'.
-        head: on the stream the output layer is drawn anew ('new') or kept ('kept'); 'auto' keeps it where a start of
-            several domains meets a domain-incremental stream with as many units.
+        head: on the stream the output layer is drawn anew ('new'), begins at 0 ('zero': small steps on features of
+            one length then end near the nearest mean), or is kept ('kept'); 'auto' keeps it where a start of several
+            domains meets a domain-incremental stream with as many units, and else draws it anew.
         power: features are raised to this power, sign kept; 1/2 tames those that are large in a few classes.
         views: how many quarter turns of an image, each seen by the same network, have their features, each scaled to
             length 1, side by side; 1: the image as it is.

@@ -1,4 +1,4 @@
-"""Choosing hyper-parameters on streams that nothing is reported on: other seeds, and training examples alone."""
+"""Choosing hyper-parameters on what nothing is reported on: other seeds, training examples alone, other classes."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ FIRST = 1_000_000  # the first seed that is tuned on; runs count theirs from 0
 TESTED = range(10)  # seeds of runs whose test examples a tuning stream is held against
 SHARE = 0.2  # of the training examples of every class, those that validate
 CRITERION = "average accuracy after the last tuning task, on training examples that were held out"
+SEARCHED = "average accuracy after the last task of a stream of other classes"
 # What must be equal between what was tuned and what is run with the choice.
 _SAME = ("stream", "stream_options", "boundaries", "model", "epochs", "steps", "batch_size", "dtype", "augment")
 
@@ -95,6 +96,37 @@ def _held_out(stream: Stream, tested: int, tasks: int) -> Stream:
         train=_moved(learn, used, n), test=_moved(asks, used, n), classes=classes, spare=spare, retention=False,
         warp=None if stream.warp is None else stream.warp[tested:], label=label,
         options={**stream.options, "tuning": there})
+
+
+def search_stream(on: str, stream: str, options: Options, extra: Mapping[str, Any] | None = None) -> Stream:
+    """Another stream to choose on, whole, by its test examples; none of what it shows is tested on by `stream`.
+
+    Its seeds are `options.seeds` of them from 1,000,000 on.
+
+    Args:
+        on: an expression: for example the same protocol on other characters, or on other angles.
+        stream: what will be run.
+        options: seeds and data folder; `overlap`: use it though it shares classes, and say so in the record.
+        extra: further options of `stream`.
+
+    Raises:
+        ValueError: where it tests on what `stream` tests on for some of the seeds 0 to 9, or what is tested on has no
+            names to know that by.
+
+    Source: streams of other characters for choosing step sizes are those of Javed & White 2019, arXiv:1905.12588.
+    """
+    here = make_stream(on, options, None, range(FIRST, FIRST + options.seeds))
+    there = make_stream(stream, options, extra, [*TESTED])
+    if not here.content or not there.content:
+        raise ValueError(f"{(there if here.content else here).name} does not say what it tests on, so nobody can tell "
+                         "whether the other stream holds some of it: leave --on out")
+    both = here.content & there.content
+    if both and not options.overlap:
+        raise ValueError(f"--on {here.name} tests on {len(both)} of the classes that {there.name} tests on, for "
+                         f"example {min(both)}: choose on others, or insist with --overlap")
+    known = {"seeds": [FIRST, FIRST + here.n_seeds - 1], "on": {"stream": here.name, **here.options}}
+    return replace(here, retention=False, options={
+        **here.options, "tuning": known | ({"overlap": len(both)} if both else {})})
 
 
 def _drawn(stream: Stream, rows: Tensor, seed: int) -> Tensor:
@@ -217,25 +249,30 @@ class Tuned:
 
 
 def tune(stream: str, strategies: Sequence[str], options: Options = Options(), extra: Mapping[str, Any] | None = None,
-         *, root: Path | None = None, first_tasks: int | None = None, watcher: Watcher = Watcher()) -> Tuned:
+         *, root: Path | None = None, first_tasks: int | None = None, on: str | None = None,
+         watcher: Watcher = Watcher()) -> Tuned:
     """For each strategy the best of its settings, by average accuracy after the last tuning task.
 
     Every combination of the values in lists is tried, those of the optimizer with each; real numbers are lanes of one
     stack. Runs are kept in `root`/tuning, where the same call finds them again; the choices are written beside them.
 
     Args:
-        stream: an expression; what is learned of it is `tuning_stream`.
+        stream: an expression; what is learned of it is `tuning_stream`, or nothing where `on` is given.
         strategies: expressions with lists of values, each tuned by itself.
         options: as for `lifelong run`; `seeds` are the tuning streams.
         extra: further options of the stream.
         root: of the store; None keeps nothing.
         first_tasks: see `tuning_stream`.
+        on: another stream to choose on, see `search_stream`.
         watcher: is told of progress.
 
     Raises:
         ValueError, LookupError, TypeError, ImportError, OSError: one sentence about whatever the user got wrong.
     """
-    held = tuning_stream(stream, options, extra, first_tasks)
+    if on is not None and first_tasks is not None:
+        raise ValueError("--first-tasks is about the stream itself: with --on, write fewer tasks there")
+    held = search_stream(on, stream, options, extra) if on else tuning_stream(stream, options, extra, first_tasks)
+    there = make_stream(stream, options, extra, [0]) if on else held
     experiments = []
     for text in strategies:
         one = replace(prepare(held, [text], options), named=True, first=FIRST)
@@ -253,7 +290,7 @@ def tune(stream: str, strategies: Sequence[str], options: Options = Options(), e
                 choices.append(choice)
             else:
                 failures.append(f"{text}: every setting diverged; smaller step sizes may help")
-    file = _write(root, experiments[0], choices) if root and choices else None
+    file = _write(root, experiments[0], there, choices) if root and choices else None
     return Tuned(choices, file, failures)
 
 
@@ -278,15 +315,17 @@ def _values(settings: Sequence[Setting]) -> list[dict[str, Any]]:
     return [{name: named.get(name) for name in differ} for named in every]
 
 
-def _write(root: Path, experiment: Experiment, choices: Sequence[Choice]) -> Path:
-    """The file that holds the choices: what was asked, what was found, and what it cost."""
+def _write(root: Path, experiment: Experiment, stream: Stream, choices: Sequence[Choice]) -> Path:
+    """The file that holds the choices for `stream`: what was asked, what was found, and what it cost."""
     spec = experiment.settings[0].spec
-    there = spec["stream_options"]["tuning"]
+    how = spec["stream_options"]["tuning"]
     same: dict[str, Any] = {name: spec.get(name) for name in _SAME if name != "model"}
-    same["stream_options"] = {k: v for k, v in same["stream_options"].items() if k != "tuning"}
-    asked = [same, there, [[c.asked, [t.strategy + t.optimizer + t.model for t in c.tried]] for c in choices]]
-    file = root / "tuning" / f"{spec['stream']}--{store.digest(asked)}.json"
-    record = {"format": 1, **same, "tuning": there, "criterion": CRITERION, "version": __version__, "commit": commit(),
+    options = json.loads(json.dumps({k: v for k, v in stream.options.items() if k != "tuning"}))
+    same |= {"stream": stream.name, "stream_options": options, "boundaries": stream.boundaries}
+    asked = [same, how, [[c.asked, [t.strategy + t.optimizer + t.model for t in c.tried]] for c in choices]]
+    file = root / "tuning" / f"{stream.name}--{store.digest(asked)}.json"
+    criterion = SEARCHED if "on" in how else CRITERION
+    record = {"format": 1, **same, "tuning": how, "criterion": criterion, "version": __version__, "commit": commit(),
               "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
               "choices": [_record(choice) for choice in choices]}
     store.write(file, json.dumps(record, indent=2, allow_nan=False).encode() + b"\n")

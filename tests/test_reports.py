@@ -3,30 +3,44 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import forking
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = sorted(ROOT.glob("reports/*/run.sh"))
-NEEDS_DATA = ("mnist", "omniglot", "o600", "g600", "imagenet")
+NEEDS_DATA = ("mnist", "domains", "omniglot", "o600", "g600", "imagenet")
 SMALL = ["--steps", "2", "--seeds", "2", "--tasks", "2", "--quiet"]
 # Where lengths of time are no options of `lifelong run`, a script takes them from the environment.
 OWN: dict[str, tuple[list[str], dict[str, str]]] = {"o600": (["--steps", "2"], {
     "WIDTH": "2", "GATE": "2", "STEPS": "2", "SEEDS": "2", "TRIED": "1", "LRS": "[0.01, 0.001]", "WHICH": "oml",
     "LENGTHS": "(1, 3)", "SOURCE": "omniglot(classes=30)",
-    "SEARCH": "omniglot-o600(part='background', first=30, classes=9, lengths=(1, 2))"}), "g600": ([], {
+    "SEARCH": "omniglot-o600(part='background', first=30, classes=9, lengths=(2,))"}), "g600": ([], {
     "WHICH": "supervised", "STEPS": "2", "EPISODES": "2", "LENGTHS": "(3,)", "MODEL": "resnet(widths=(2, 4))",
     "TURNED": "omniglot(classes=30, turned=True)",
-    "SEARCH": "omniglot-g600(part='background', first=30, lengths=(4,), size=28)"}),
+    "SEARCH": "omniglot-g600(part='background', first=30, lengths=(4,), size=28)"}), "split-omniglot": ([], {
+    "BUDGET": "--steps 2", "WHICH": "oml", "SHAPES": "2,2", "SEEDS": "2", "TRIED": "1", "MODEL": "oml_net(width=2)", "RATES": "[0.1, 0.01]",
+    "OML": "classes=1, shots=3, others=0, remember=4, steps=2", "FIRST": "30", "SOURCE": "omniglot(classes=30)"}),
+    "domains": ([], {"WHICH": "rotated", "STARTS": "none oml", "STEPS": "2", "SEEDS": "2", "TRIED": "1",
+                     "RATES": "[0.01, 0.1]", "STRENGTHS": "0.5", "MODEL": "mlp(hidden=(4,))",
+                     "MORE": ", tasks=2, examples=20"}),
     "tiny-imagenet-100": (["tiny"], {}), "sums": (SMALL, {"WHICH": "split"})}
 
 
+@pytest.fixture(scope="module")
+def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with forking.command(tmp_path_factory.mktemp("command")) as folder:
+        yield folder
+
+
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.parent.name)
-def test_a_reports_command_runs(script: Path, tmp_path: Path) -> None:
+def test_a_reports_command_runs(script: Path, tmp_path: Path, command: Path) -> None:
     if any(word in script.parent.name for word in NEEDS_DATA) and not os.environ.get("LIFELONG_DATA"):
         pytest.skip("needs the data that LIFELONG_DATA names")
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    environment = os.environ | {"PATH": os.pathsep.join([str(command), str(Path(sys.executable).parent),
+                                                         os.environ["PATH"]])}
     small, more = OWN.get(script.parent.name, (SMALL, {}))
     done = subprocess.run(["sh", str(script), str(tmp_path / "runs"), *small],
                           cwd=ROOT, env=environment | more, capture_output=True, text=True)

@@ -232,6 +232,9 @@ def test_what_moves_is_what_was_asked_for(file):
     head = installed(weights, (1, 28, 28), 6, "class", adapt="head")
     assert set(head.init(g)) == {"head.weight", "head.bias"}
     assert not torch.equal(head.init(g)["head.weight"], weights.params["head.weight"])
+    zero = installed(weights, (1, 28, 28), 9, "class", adapt="all", head="zero").init(g)
+    assert zero["head.weight"].shape[0] == 9 and not any(zero[k].any() for k in ("head.weight", "head.bias"))
+    assert torch.equal(zero["conv2.weight"], weights.params["conv2.weight"])
     kept = installed(weights, (1, 28, 28), 6, "class", adapt="head", head="kept")
     assert torch.equal(kept.init(g)["head.weight"], weights.params["head.weight"])
     with pytest.raises(ValueError, match="6 output units and the stream needs 9"):

@@ -221,6 +221,41 @@ def test_a_choice_is_run_and_becomes_part_of_the_record(lifelong, tmp_path, monk
     refused(lifelong(*command[1:]), "no file of `lifelong tune`")
 
 
+def test_one_may_choose_on_other_classes(lifelong, tmp_path):
+    (tmp_path / "some.py").write_text('''
+import torch
+from lifelong import build
+def some(seeds, first: int = 0):
+    x, y = torch.eye(8).repeat(4, 1), torch.arange(8).repeat(4)
+    names = [f"some/{first + c}" for c in range(8)]
+    return build.split("some-v1", seeds, build.Images(x, y, torch.arange(24), torch.arange(24, 32), names=names), tasks=2,
+                       classes_per_task=4, options={"first": first})
+def other(seeds):
+    images = build.Images(torch.eye(8).repeat(2, 1), torch.arange(8).repeat(2), torch.arange(8), torch.arange(8, 16))
+    return build.split("other-v1", seeds, images, tasks=2, classes_per_task=4)
+''')
+    words = ("./some.py:some", "ewc(strength=[0, 1])", "--optimizer", "sgd(lr=[0.001, 0.1])", "--steps", "4",
+             "--batch-size", "8", "--seeds", "2")
+    said = lifelong("tune", *words, "--on", "./some.py:some(first=8)")
+    assert said.code == 0 and "examples of ./some.py:some(first=8)" in said.out
+    kept, _ = runs(tmp_path / "runs" / "tuning")
+    assert len(kept) == 4 and {r.spec["stream_options"]["first"] for r in kept} == {8}
+    assert all(r.spec["stream_options"]["tuning"]["on"] == {"stream": "some-v1", "first": 8} for r in kept)
+    best = max(kept, key=lambda r: r.accuracy[:, -1].mean())
+    command = said.out.strip().splitlines()[-1].split()
+    assert lifelong(*command[1:], "--seeds", "2", "--quiet").code == 0
+    (run,), _ = runs(tmp_path / "runs")
+    assert run.spec["stream_options"] == {"first": 0} and run.about["tuned"]["criterion"] == tuning.SEARCHED
+    assert (run.spec["strategy"], run.spec["optimizer"]) == (best.spec["strategy"], best.spec["optimizer"])
+
+    refused(lifelong("tune", *words, "--on", "./some.py:some(first=4)"), "4 of the classes", "some/4", "--overlap")
+    refused(lifelong("tune", *words, "--on", "./some.py:other"), "other-v1", "leave --on out")
+    refused(lifelong("tune", *words, "--on", "./some.py:some(first=8)", "--first-tasks", "1"), "write fewer tasks there")
+    assert lifelong("tune", *words, "--on", "./some.py:some(first=4)", "--overlap", "--quiet").code == 0
+    found = [json.loads(f.read_text())["tuning"] for f in (tmp_path / "runs" / "tuning").glob("*.json")]
+    assert [t.get("overlap") for t in sorted(found, key=str)].count(4) == 1
+
+
 def test_starts_are_kept_with_the_others(tmp_path):
     start = "oml(source='glyphs(classes=60)', steps=1, model='mlp(hidden=(4,))')"
     tuning.tune("split-glyphs(tasks=2)", [f"{start} + ewc(strength=[1, 2])"], Options(1, steps=1), root=tmp_path)

@@ -8,8 +8,9 @@ store=${1:-reports/g600/runs}
 : "${SIZE:=28}" "${FEWSHOT:=400}" "${STEPS:=5000}" "${EPISODES:=10}" "${LENGTHS:=(600,)}" "${MODEL:=resnet}"
 : "${SOURCE:=omniglot(classes=763, size=$SIZE)}" "${TURNED:=omniglot(classes=763, size=$SIZE, turned=True)}"
 : "${SEARCH:=omniglot-g600(part='background', first=763, lengths=(200,), size=$SIZE)}" "${PRECISION:=bfloat16}"
-: "${WHICH:=protonet gemcl supervised}" "${BATCH:=500}" "${LR:=0.002}" "${DEVICE:=cpu}"
-set -- --batch-size "$BATCH" --device "$DEVICE" --quiet "$@"
+: "${WHICH:=protonet gemcl supervised}" "${BATCH:=500}" "${LR:=0.002}" "${DEVICE:=cpu}" "${AUGMENT:=1}" "${NAME:=}" "${BEGIN:=}"
+set -- --batch-size "$BATCH" --device "$DEVICE" --store "$store" --quiet "$@"
+own="omniglot-g600(lengths=$LENGTHS, size=$SIZE)"
 mkdir -p "$store/starts"
 for which in $WHICH; do
     source=$SOURCE
@@ -19,24 +20,23 @@ for which in $WHICH; do
         gemcl) start="gemcl_features(steps=$FEWSHOT, halve=$halve)" ;;
         supervised)
             source=$TURNED
-            start="supervised(steps=$STEPS, batch=64, lr=$LR, cosine=20, smoothing=0.1, augment=1, model='$MODEL')" ;;
+            start="supervised(steps=$STEPS, batch=64, lr=$LR, cosine=20, smoothing=0.1, augment=$AUGMENT, model='$MODEL')" ;;
+        tuned)  # BEGIN, a supervised start, goes on with episodes
+            source=$TURNED
+            start="protonet(begin='$BEGIN', steps=$FEWSHOT, way=60, shots=5, queries=1, lr=0.0001, halve=$halve)" ;;
         *) echo "there is no start $which here" >&2; exit 2 ;;
     esac
-    file="$store/starts/$which.safetensors"
+    file="$store/starts/${NAME:-$which}.safetensors"
     lifelong pretrain "$source" "$start" --out "$file" --store "$store/starts" --precision "$PRECISION" \
         --device "$DEVICE" --quiet
     use="${start%%(*}(file='$file'"
-    own="omniglot-g600(lengths=$LENGTHS, size=$SIZE)"
-    if [ "$which" != supervised ]; then
-        lifelong run "$own" "$use) + ncm" "$use) + gemcl(head='map')" "$use) + gemcl" --seeds "$EPISODES" \
-            --store "$store/test" "$@"
-        continue
-    fi
-    lifelong run "$SEARCH" "$use) + ncm" "$use) + ncm(distance='cosine')" "$use) + gemcl(alpha=2.0, beta=0.01)" \
-        "$use) + ncm(distance='mahalanobis')" "$use, power=0.5) + ncm(distance='cosine')" \
-        "$use, power=0.5, length=1) + ncm(distance='mahalanobis')" "$use, power=0.5, views=4) + ncm(distance='cosine')" \
-        "$use, power=0.5, views=4) + ncm(distance='mahalanobis')" --seeds 5 --store "$store/search" "$@"
-    best=$(python3 reports/g600/table.py best "$store" "$which")
-    lifelong run "$own" "$use) + ncm(distance='cosine')" "$best" --seeds "$EPISODES" --store "$store/test" "$@"
+    case $which in
+        protonet | gemcl)
+            lifelong run "$own" "$use) + ncm" "$use) + gemcl(head='map')" "$use) + gemcl" --seeds "$EPISODES" "$@" ;;
+        *)
+            chosen=$(lifelong tune "$own" "$use, power=[1.0, 0.5], views=[1, 4]) + ncm(distance=['cosine', 'mahalanobis'])" \
+                --on "$SEARCH" --seeds 5 "$@")
+            lifelong run "$own" --tuned "$chosen" "$use) + ncm(distance='cosine')" --seeds "$EPISODES" "$@" ;;
+    esac
 done
-python3 reports/g600/table.py table "$store"
+lifelong report --store "$store" --out "$store/../report"

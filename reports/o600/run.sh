@@ -1,20 +1,35 @@
 #!/bin/sh
-# 600 Omniglot characters one image at a time, one pass, 1,000 output units: only a new output layer learns, by Adam, on
-# the features of a start. Step sizes are lanes of one stack; they are chosen on search streams, for each length, and
-# learned with again on the test stream, of which all lengths are prefixes.
+# 600 Omniglot characters one image at a time, one pass, 1,000 output units: only a new output layer learns, on the
+# features of a start. Step sizes are chosen on search streams of other characters, by accuracy after 200 of them; all
+# lengths are prefixes of one test stream.
 # Usage: sh reports/o600/run.sh [STORE [OPTIONS OF lifelong run]]; what is set below can be set before it.
 set -eu
 store=${1:-reports/o600/runs}
 [ $# -eq 0 ] || shift
 : "${WHICH:=random supervised supervised-length anml-first anml-second oml}" "${WIDTH:=64}" "${GATE:=28}" "${STEPS:=2000}" "${SIZE:=28}"
 : "${SOURCE:=omniglot(classes=763, size=$SIZE)}" "${LRS:=[0.003, 0.001, 0.0003, 0.0001]}" "${SEEDS:=3}" "${TRIED:=2}"
-: "${LENGTHS:=(10, 50, 100, 200, 300, 400, 500, 600)}" "${CHOSEN:=test}" "${LR:=0.0001}"
-# 200 background characters that no start has seen; those of the authors are other evaluation characters instead:
-# SEARCH="omniglot-o600(search=True)", together with SOURCE="omniglot(classes=963)".
-: "${SEARCH:=omniglot-o600(part='background', first=763, classes=201, lengths=(10, 50, 100, 200), size=$SIZE)}"
+: "${LENGTHS:=(10, 50, 100, 200, 300, 400, 500, 600)}" "${LR:=0.0001}"
+# 200 background characters that no start has seen; those of the authors are other draws of evaluation characters instead:
+# SEARCH="omniglot-o600(search=True)" and the option --overlap, together with SOURCE="omniglot(classes=963)".
+: "${SEARCH:=omniglot-o600(part='background', first=763, classes=201, lengths=(200,), size=$SIZE)}"
+# WHICH=sums is FILE, a start that reports/g600/run.sh has learned, with what is added to it.
+: "${FILE:=}" "${SGD:=[0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03]}"
+stream="omniglot-o600(lengths=$LENGTHS, size=$SIZE)"
 gated="model='anml_net(width=$WIDTH, gate=$GATE)'"
 plain="model='oml_net(width=$WIDTH)'"
 mkdir -p "$store/starts"
+
+# OPTIMIZER STRATEGY...: each with the step size that was best on the search streams.
+measured() {
+    optimizer=$1
+    shift
+    # shellcheck disable=SC2086
+    chosen=$(lifelong tune "$stream" "$@" --optimizer "$optimizer" --on "$SEARCH" --seeds "$TRIED" --store "$store" \
+        --quiet $options)
+    # shellcheck disable=SC2086
+    lifelong run "$stream" --tuned "$chosen" --seeds "$SEEDS" --store "$store" --quiet $options
+}
+options="$*"
 for which in $WHICH; do
     more=
     case $which in
@@ -25,14 +40,19 @@ for which in $WHICH; do
         anml-second) start="anml(steps=$STEPS, order='second', $gated)" ;;
         oml) start="oml(steps=$STEPS, classes=1, shots=20, others=0, remember=64, lr=$LR, $plain)" ;;
         oml-own) start="oml(steps=$STEPS, lr=$LR, $plain)" ;;
+        sums)
+            use="supervised(file='$FILE', length=10"
+            er="er(capacity=1000, replay=32)"
+            measured "adam(lr=$LRS)" "$use)" "$use) + $er"
+            measured "sgd(lr=$SGD)" "$use)" "$use, head='zero')" "$use, head='zero', power=0.5)" "$use, head='zero') + $er"
+            # shellcheck disable=SC2086
+            lifelong run "$stream" "$use) + ncm(distance='cosine')" "$use, power=0.5) + ncm(distance='cosine')" \
+                --seeds "$SEEDS" --store "$store" --quiet $options
+            continue ;;
         *) echo "there is no start $which here" >&2; exit 2 ;;
     esac
     file="$store/starts/$which.safetensors"
     lifelong pretrain "$SOURCE" "$start" --out "$file" --store "$store/starts" --quiet
-    use="${start%%(*}(file='$file'$more)"
-    lifelong run "$SEARCH" "$use" --optimizer "adam(lr=$LRS)" --seeds "$TRIED" --store "$store/search" --quiet "$@"
-    best=$(python3 reports/o600/table.py best "$store" "$which" "$CHOSEN")
-    lifelong run "omniglot-o600(lengths=$LENGTHS, size=$SIZE)" "$use" --optimizer "adam(lr=$best)" --seeds "$SEEDS" \
-        --store "$store/test" --quiet "$@"
+    measured "adam(lr=$LRS)" "${start%%(*}(file='$file'$more)"
 done
-python3 reports/o600/table.py table "$store" "$CHOSEN"
+lifelong report --store "$store" --out "$store/../report"
