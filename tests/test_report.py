@@ -438,6 +438,14 @@ def test_labels_of_any_length_stay_inside_every_figure_and_differ(word):
             assert all(axes.get_position().width > 0.1 for axes in figure.axes if axes.get_xlabel()), name
 
 
+def test_that_a_run_diverged_is_said_beside_however_long_a_label():
+    from lifelong.report import canvas
+
+    (group,) = report.groups([a_diverged_run(strategy="more(a=1) + " * 20 + "er"), a_diverged_run()])
+    assert canvas.names(group, [0, 1]) == [3 * "more(a=1) + more(a=1) +\n  " + "more(a=1) + more(a=1) + ...\n  (×\xa0diverged)",
+                                           "ewc(strength=1e9) (×\xa0diverged)"]
+
+
 def test_a_word_too_long_for_a_line_goes_on_after_a_bracket_or_a_slash():
     from lifelong.report import canvas
 

@@ -40,6 +40,7 @@ SMALL = 7.5  # points, of labels
 LINE = 1.22 * SMALL / 72  # inches from one line of a label to the next
 LETTER = 0.6 * SMALL / 72  # inches, a little more than a letter takes
 INK = "#333333"
+_DIVERGED = " (×\u00a0diverged)"
 _LETTERS = [*range(0x20, 0x7F), *range(0xA0, 0x180), *map(ord, "–—…≈≤≥∞Σ√·−")]
 _STYLE: dict[str, Any] = {
     "font.family": ["DejaVu Sans"],
@@ -187,9 +188,11 @@ def beside(names: Sequence[str], title: str, group: Group) -> tuple[Figure, Axes
 
 def names(group: Group, which: Sequence[int], width: int = 30) -> list[str]:
     """What labels say, in lines of at most `width` letters; of those that would be cut alike, what sets them apart."""
-    texts = [" ".join(group.labels[i].split()) + " (×\u00a0diverged)" * diverged(group.runs[i]) for i in which]
+    texts = [" ".join(group.labels[i].split()) + _DIVERGED * diverged(group.runs[i]) for i in which]
     texts = [" " + text if text.startswith("_") else text for text in texts]  # a legend leaves _x out
-    return [text.replace("$", r"\$") for text in _cut(texts, width)]
+    found = [text.replace("$", r"\$") for text in _cut(texts, width)]
+    return [name + f"\n {_DIVERGED}" if text.endswith(_DIVERGED) and _DIVERGED.strip() not in name else name
+            for name, text in zip(found, texts, strict=True)]
 
 
 def _cut(texts: Sequence[str], width: int) -> list[str]:

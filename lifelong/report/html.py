@@ -45,7 +45,7 @@ figure{margin:1.2rem 0}
 figure svg{display:block;width:100%;max-width:52rem;height:auto;overflow:visible;fill:var(--c4)}
 figure svg *{stroke-linejoin:round;stroke-linecap:butt}
 figure svg text{fill:var(--ink)}
-@media screen{td{max-width:22rem}td code{overflow-wrap:break-word}}
+@media screen{td{max-width:22rem}td code,th code{overflow-wrap:break-word}}
 @media (max-width:44rem){body{padding:.5rem .75rem 3rem}figure svg{width:44rem}\
 tbody th{position:static;min-width:11rem}}
 @media print{body{max-width:none;padding:0;font-size:9pt}.scroll{overflow:visible}nav{display:none}
