@@ -25,8 +25,9 @@ ask() {
 case "${2:-short}" in
 short)
     start protonet "protonet(steps=1000, halve=250)" --precision bfloat16
-    start maml "maml(steps=2000, tasks=16, lr=0.002, fall=True)"
-    start fomaml "fomaml(steps=1000, tasks=16, lr=0.002, fall=True)"
+    start maml "maml(steps=12000, tasks=8, fall=True)"
+    start fomaml24 "fomaml(steps=24000, tasks=8, fall=True)"
+    start fomaml "fomaml(begin='$store/fomaml24.safetensors', steps=40000, tasks=8, fall=True)"
     for steps in 30 100 300; do
         start "reptile$steps" "reptile(steps=$steps)"
     done
