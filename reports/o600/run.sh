@@ -12,8 +12,8 @@ store=${1:-reports/o600/runs}
 # 200 background characters that no start has seen; those of the authors are other draws of evaluation characters instead:
 # SEARCH="omniglot-o600(search=True)" and the option --overlap, together with SOURCE="omniglot(classes=963)".
 : "${SEARCH:=omniglot-o600(part='background', first=763, classes=201, lengths=(200,), size=$SIZE)}"
-# WHICH=sums is FILE, a start that reports/g600/run.sh has learned, with what is added to it.
-: "${FILE:=}" "${SGD:=[0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03]}"
+# WHICH=file is FILE, a start of the kind KIND that there is; sums: with what is added to it; oml-begun begins with it.
+: "${FILE:=}" "${KIND:=supervised}" "${PRECISION:=float32}" "${SGD:=[0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03]}"
 stream="omniglot-o600(lengths=$LENGTHS, size=$SIZE)"
 gated="model='anml_net(width=$WIDTH, gate=$GATE)'"
 plain="model='oml_net(width=$WIDTH)'"
@@ -38,8 +38,11 @@ for which in $WHICH; do
         anml-second) start="anml(steps=$STEPS, order='second', $gated)" ;;
         oml) start="oml(steps=$STEPS, classes=1, shots=20, others=0, remember=64, lr=$LR, $plain)" ;;
         oml-own) start="oml(steps=$STEPS, lr=$LR, $plain)" ;;
+        # Trajectories of one class, for every class that is learned loses its row of the output layer.
+        oml-begun) start="oml(begin='$FILE', steps=$STEPS, classes=1, shots=20, others=0, remember=64, lr=$LR)" ;;
+        file) start="$KIND(file" ;;
         sums)
-            use="supervised(file='$FILE', length=10"
+            use="$KIND(file='$FILE', length=10"
             er="er(capacity=1000, replay=32)"
             measured "adam(lr=$LRS)" "$use)" "$use) + $er"
             measured "sgd(lr=$SGD)" "$use)" "$use, head='zero')" "$use, head='zero', power=0.5)" "$use, head='zero') + $er"
@@ -49,8 +52,11 @@ for which in $WHICH; do
             continue ;;
         *) echo "there is no start $which here" >&2; exit 2 ;;
     esac
-    file="$store/starts/$which.safetensors"
-    lifelong pretrain "$SOURCE" "$start" --out "$file" --store "$store/starts" --quiet
+    file=$FILE
+    if [ "$which" != file ]; then
+        file="$store/starts/$which.safetensors"
+        lifelong pretrain "$SOURCE" "$start" --out "$file" --store "$store/starts" --precision "$PRECISION" --quiet
+    fi
     measured "adam(lr=$LRS)" "${start%%(*}(file='$file')" "${start%%(*}(file='$file', length=10)"
     measured "sgd(lr=$SGD)" "${start%%(*}(file='$file', head='zero', length=10)"
 done
