@@ -11,7 +11,8 @@ store=${1:-reports/split-omniglot/runs}
 : "${OML:=classes=1, shots=20, others=0, remember=64, steps=1500, lr=0.0003}"
 # WHICH=file is a supervised start that there is, FILE: its features, of length 10.
 : "${FILE:=}" "${RATES:=[0.001, 0.003, 0.01, 0.03, 0.1, 0.3]}" "${HEAD:=new}" "${BUDGET:=--epochs 1}"
-er="er(capacity=200)" ewc="ewc(strength=[1, 30])"
+: "${STRENGTHS:=[1, 30]}" "${MER:=mer}"  # MER="": without the slowest of them
+er="er(capacity=200)" ewc="ewc(strength=$STRENGTHS)"
 starts="$store/starts" options="$*"
 mkdir -p "$starts"
 
@@ -47,7 +48,7 @@ for shape in $SHAPES; do
             *) echo "there is no start $which here" >&2; exit 2 ;;
         esac
         measured "sgd(lr=$RATES)" "$use" "$use + joint" "$use + $er" "$use + $ewc" "$use + $er + $ewc"
-        measured "sgd(lr=0.1)" "$use + mer(capacity=200, lr=$RATES)"  # its steps are its own
+        [ -z "$MER" ] || measured "sgd(lr=0.1)" "$use + mer(capacity=200, lr=$RATES)"  # its steps are its own
     done
 done
 lifelong report --store "$store" --out "$store/.." --reference parts
