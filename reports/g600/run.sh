@@ -39,4 +39,4 @@ for which in $WHICH; do
             lifelong run "$own" --tuned "$chosen" "$use) + ncm(distance='cosine')" --seeds "$EPISODES" "$@" ;;
     esac
 done
-lifelong report --store "$store" --out "$store/../report"
+lifelong report --store "$store" --out "$store/.."

@@ -60,4 +60,4 @@ for which in $WHICH; do
     measured "adam(lr=$LRS)" "${start%%(*}(file='$file')" "${start%%(*}(file='$file', length=10)"
     measured "sgd(lr=$SGD)" "${start%%(*}(file='$file', head='zero', length=10)"
 done
-lifelong report --store "$store" --out "$store/../report"
+lifelong report --store "$store" --out "$store/.."
