@@ -370,7 +370,8 @@ def chosen(file: Path, stream: str, others: Sequence[str], options: Options,
                                                          model=None if learned else best["model"]))
         _check_same(file, record | {"model": best["model"]}, one.settings[0].spec)
         tuned = {"file": str(file), "chosen": best["values"], "cost_s": choice["cost_s"],
-                 "settings": len(choice["tried"]), "seeds": record["tuning"]["seeds"], "criterion": record["criterion"]}
+                 "settings": len(choice["tried"]), "seeds": record["tuning"]["seeds"], "criterion": record["criterion"],
+                 **{k: v for k, v in record["tuning"].items() if k in ("on", "overlap")}}
         experiments.append(replace(one, settings=[replace(one.settings[0], tuned=tuned)]))
     return replace(experiments[-1], named=True, settings=[s for one in experiments for s in one.settings],
                    starts={name: start for one in experiments for name, start in one.starts.items()})

@@ -11,6 +11,8 @@ import torch
 from conftest import refused
 
 from lifelong import cli, tuning
+from lifelong.report import groups
+from lifelong.report.tables import settings_table
 from lifelong.request import make_stream
 from lifelong.setting import Options
 from lifelong.store import runs
@@ -61,8 +63,9 @@ def examples(stream, rows, seed, task):
 def test_what_is_tested_on_is_never_looked_at(lifelong, tmp_path):
     (tmp_path / "sealed.py").write_text(SEALED)
     words = ("./sealed.py:stream", "er(capacity=[5, 10])", "joint", "--optimizer", "sgd(lr=[0.1, 0.2])", *SMALL)
-    assert lifelong("tune", *words) == (0, "", "")
-    assert lifelong("tune", *words, "--first-tasks", "1") == (0, "", "")
+    for more in ((), ("--first-tasks", "1")):
+        said = lifelong("tune", *words, *more)
+        assert said.code == 0 and not said.err and Path(said.out.strip()).is_file(), "quiet, it prints the file alone"
     assert len(runs(tmp_path / "runs" / "tuning")[0]) == 12
     assert "looked at by" in lifelong("run", "./sealed.py:stream", "finetune", *SMALL).err, "the same stream, run, does"
 
@@ -246,6 +249,9 @@ def other(seeds):
     assert lifelong(*command[1:], "--seeds", "2", "--quiet").code == 0
     (run,), _ = runs(tmp_path / "runs")
     assert run.spec["stream_options"] == {"first": 0} and run.about["tuned"]["criterion"] == tuning.SEARCHED
+    assert run.about["tuned"]["on"] == {"stream": "some-v1", "first": 8}
+    shown = "".join(settings_table(groups([run])[0]).rows[0][-1].text)
+    assert "of 4 settings on seeds 1000000 to 1000001 of some-v1(first=8), " in shown
     assert (run.spec["strategy"], run.spec["optimizer"]) == (best.spec["strategy"], best.spec["optimizer"])
 
     refused(lifelong("tune", *words, "--on", "./some.py:some(first=4)"), "4 of the classes", "some/4", "--overlap")

@@ -205,11 +205,14 @@ def _tuned(run: Run) -> Words:
     made = run.about.get("tuned")
     if not isinstance(made, Mapping):
         return ("–",)
-    seeds = made.get("seeds")
-    on = f" on seeds {seeds[0]} to {seeds[1]}" if isinstance(seeds, list) and len(seeds) == 2 else ""
+    seeds, other = made.get("seeds"), made.get("on")
+    on = [" of ", Code(joined_values({k: v for k, v in other.items() if k != "stream"}, str(other.get("stream"))))] \
+        if isinstance(other, Mapping) else []
+    seeded = f" on seeds {seeds[0]} to {seeds[1]}" if isinstance(seeds, list) and len(seeds) == 2 else ""
     seconds = made.get("cost_s")
     cost = f", {seconds:,.0f} s" if isinstance(seconds, int | float) else ""
-    return words(Code(_values(made.get("chosen")) or "–"), f", of {made.get('settings', '?')} settings{on}{cost}")
+    tried = f", of {made.get('settings', '?')} settings{seeded}"
+    return words(Code(_values(made.get("chosen")) or "–"), tried, *on, cost)
 
 
 def joined_values(hyper: object, name: str) -> str:
