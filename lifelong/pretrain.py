@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,8 @@ def make_source(text: str, data: str | None = None) -> Source:
     source = registry.build(terms[0], {"data": data})
     if not isinstance(source, Source):
         raise ValueError(f"{terms[0].name} makes a {type(source).__name__}, not a Source")
-    return source
+    file = terms[0].path
+    return replace(source, options={**source.options, "file": registry.file_digest(file)[:10]}) if file else source
 
 
 class Pretraining:
@@ -69,7 +71,7 @@ class Pretraining:
             raise ValueError(f"{term.name} cannot be learned in bfloat16, for torch has no such gradients of "
                              "convolutions for many tasks at once: use --precision float32")
         self.seed, self.device, self.precision = seed, torch.device(device), precision
-        self.begin = load(Path(start.use["begin"])) if start.use["begin"] else None
+        self.begin = load(Path(start.use["begin"])) if start.use["begin"] is not None else None
         self.model = str(start.use["model"] or (self.begin.about["model"] if self.begin else self.recipe.model))
         self.units = self.recipe.units(source)
         self.net = network(self.model, source.shape, self.units)

@@ -48,6 +48,7 @@ def make_stream(text: str, options: Options, extra: Mapping[str, Any] | None = N
         LookupError: for an unknown stream or option; ValueError, FileNotFoundError: as the stream says.
     """
     term = registry.parse(text, "streams")[0]
+    path = term.path
     known = registry.hyper_parameters(term.factory)
     for name in extra or {}:
         if name not in known:
@@ -64,7 +65,7 @@ def make_stream(text: str, options: Options, extra: Mapping[str, Any] | None = N
         raise ValueError(f"{term.name} makes a {type(stream).__name__}, not a Stream")
     if re.search(r"-v\d+$", term.name) and term.name != stream.name:
         raise LookupError(f"there is no {term.name} here: this version of lifelong has {stream.name}")
-    return stream
+    return replace(stream, options={**stream.options, "file": registry.file_digest(path)[:10]}) if path else stream
 
 
 def prepare(stream: str | Stream, strategies: Sequence[Any], options: Options = Options(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
@@ -26,7 +27,7 @@ FIRST = 1_000_000  # the first seed that is tuned on; runs count theirs from 0
 TESTED = range(10)  # seeds of runs whose test examples a tuning stream is held against
 SHARE = 0.2  # of the training examples of every class, those that validate
 CRITERION = "average accuracy after the last tuning task, on training examples that were held out"
-SEARCHED = "average accuracy after the last task of a stream of other classes"
+SEARCHED = "average accuracy after the last task of another stream, on its test examples"
 # What must be equal between what was tuned and what is run with the choice.
 _SAME = ("stream", "stream_options", "boundaries", "model", "epochs", "steps", "batch_size", "dtype", "augment")
 
@@ -98,35 +99,50 @@ def _held_out(stream: Stream, tested: int, tasks: int) -> Stream:
         options={**stream.options, "tuning": there})
 
 
-def search_stream(on: str, stream: str, options: Options, extra: Mapping[str, Any] | None = None) -> Stream:
-    """Another stream to choose on, whole, by its test examples; none of what it shows is tested on by `stream`.
+def search_stream(on: str, stream: Stream, options: Options) -> Stream:
+    """Another stream to choose on, whole, by its test examples: nothing of it is tested on by `stream`.
 
-    Its seeds are `options.seeds` of them from 1,000,000 on.
+    Its seeds are `options.seeds` of them from 1,000,000 on. Model, optimizer, passes, batch, augmentation, and whether
+    learners are told where a task ends, are those of `stream` where nothing else is asked for.
 
     Args:
-        on: an expression: for example the same protocol on other characters, or on other angles.
-        stream: what will be run.
-        options: seeds and data folder; `overlap`: use it though it shares classes, and say so in the record.
-        extra: further options of `stream`.
+        on: an expression: for example the same protocol on other characters.
+        stream: what will be run, of the seeds whose test examples count.
+        options: seeds and data folder; `overlap`: use it though it shares classes or images, and say so in the record.
 
     Raises:
-        ValueError: where it tests on what `stream` tests on for some of the seeds 0 to 9, or what is tested on has no
-            names to know that by.
+        ValueError: where it shows classes or images that `stream` tests on, or what is tested on has no names to know
+            classes by, or the two are not of one scenario, or its seeds are fixed.
 
     Source: streams of other characters for choosing step sizes are those of Javed & White 2019, arXiv:1905.12588.
     """
     here = make_stream(on, options, None, range(FIRST, FIRST + options.seeds))
-    there = make_stream(stream, options, extra, [*TESTED])
-    if not here.content or not there.content:
-        raise ValueError(f"{(there if here.content else here).name} does not say what it tests on, so nobody can tell "
+    if here.n_seeds != options.seeds:
+        raise ValueError(f"{here.name} was asked for {options.seeds} seeds and has {here.n_seeds}: a stream of fixed "
+                         "seeds leaves no others to choose on")
+    if here.scenario != stream.scenario:
+        raise ValueError(f"--on {here.name} is {here.scenario}-incremental and {stream.name} is "
+                         f"{stream.scenario}-incremental: choose on a stream of the same scenario")
+    if not here.content or not stream.content:
+        raise ValueError(f"{(stream if here.content else here).name} does not say what it tests on, so nobody can tell "
                          "whether the other stream holds some of it: leave --on out")
-    both = here.content & there.content
-    if both and not options.overlap:
-        raise ValueError(f"--on {here.name} tests on {len(both)} of the classes that {there.name} tests on, for "
-                         f"example {min(both)}: choose on others, or insist with --overlap")
-    known = {"seeds": [FIRST, FIRST + here.n_seeds - 1], "on": {"stream": here.name, **here.options}}
-    return replace(here, retention=False, options={
-        **here.options, "tuning": known | ({"overlap": len(both)} if both else {})})
+    classes, images = here.content & stream.content, len(_images(here, whole=True) & _images(stream))
+    if (classes or images) and not options.overlap:
+        what = f"tests on {len(classes)} of the classes that {stream.name} tests on, for example {min(classes)}" \
+            if classes else f"shows {images} of the images that {stream.name} tests on"
+        raise ValueError(f"--on {here.name} {what}: choose on others, or insist with --overlap")
+    there: dict[str, Any] = {"seeds": [FIRST, FIRST + here.n_seeds - 1], "on": {"stream": here.name, **here.options}}
+    there |= {"overlap": {"classes": len(classes), "images": images}} if classes or images else {}
+    return replace(here, retention=False, defaults=stream.defaults, augment=stream.augment,
+                   boundaries=stream.boundaries, options={**here.options, "tuning": there})
+
+
+def _images(stream: Stream, whole: bool = False) -> set[bytes]:
+    """Digests of the images that a stream tests on, as they are stored; `whole`: also of those it trains on."""
+    parts = [stream.test, stream.train] if whole else [stream.test]
+    rows = torch.unique(torch.cat([p[p >= 0] for p in parts]) % len(stream.y))
+    return {hashlib.blake2b(one.tobytes(), digest_size=16).digest() for part in rows.split(1024)
+            for one in stream.x[part].numpy()}
 
 
 def _drawn(stream: Stream, rows: Tensor, seed: int) -> Tensor:
@@ -271,10 +287,15 @@ def tune(stream: str, strategies: Sequence[str], options: Options = Options(), e
     """
     if on is not None and first_tasks is not None:
         raise ValueError("--first-tasks is about the stream itself: with --on, write fewer tasks there")
-    held = search_stream(on, stream, options, extra) if on else tuning_stream(stream, options, extra, first_tasks)
-    there = make_stream(stream, options, extra, [0]) if on else held
+    if on is None:
+        there = held = tuning_stream(stream, options, extra, first_tasks)
+    else:
+        there = make_stream(stream, options, extra, [*TESTED])
+        held = search_stream(on, there, options)
     experiments = []
     for text in strategies:
+        if on is not None:
+            prepare(there, [text], options)  # what could not be run with the choice is refused now
         one = replace(prepare(held, [text], options), named=True, first=FIRST)
         if len(one.settings) < 2:
             raise ValueError(f"there is nothing to choose for {text}: write a list of values, for example "

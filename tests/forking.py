@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,9 @@ CALL = """#!{python} -SE
 import json, os, socket, sys
 with socket.socket(socket.AF_UNIX) as call:
     call.connect({place!r})
-    socket.send_fds(call, [json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)]).encode()], [0, 1, 2])
+    socket.send_fds(call, [b"x"], [0, 1, 2])
+    call.sendall(json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)]).encode())
+    call.shutdown(socket.SHUT_WR)
     sys.exit(int(call.recv(9) or b"1"))
 """
 
@@ -50,7 +53,9 @@ def _serve(place: str) -> None:
         while True:
             call, _ = server.accept()
             with call:
-                text, files, _, _ = socket.recv_fds(call, 1 << 20, 3)
+                _, files, _, _ = socket.recv_fds(call, 1, 3)
+                with call.makefile("rb") as sent:
+                    text = sent.read()
                 if os.fork() == 0:
                     _answer(call, json.loads(text), files, cli.main)
                 for file in files:
@@ -71,6 +76,8 @@ def _answer(call: socket.socket, asked: list, files: list[int], main) -> None:
         main()
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -229,7 +229,7 @@ def test_one_may_choose_on_other_classes(lifelong, tmp_path):
 import torch
 from lifelong import build
 def some(seeds, first: int = 0):
-    x, y = torch.eye(8).repeat(4, 1), torch.arange(8).repeat(4)
+    x, y = torch.eye(8).repeat(4, 1) + first / 100, torch.arange(8).repeat(4)
     names = [f"some/{first + c}" for c in range(8)]
     return build.split("some-v1", seeds, build.Images(x, y, torch.arange(24), torch.arange(24, 32), names=names), tasks=2,
                        classes_per_task=4, options={"first": first})
@@ -243,23 +243,27 @@ def other(seeds):
     assert said.code == 0 and "examples of ./some.py:some(first=8)" in said.out
     kept, _ = runs(tmp_path / "runs" / "tuning")
     assert len(kept) == 4 and {r.spec["stream_options"]["first"] for r in kept} == {8}
-    assert all(r.spec["stream_options"]["tuning"]["on"] == {"stream": "some-v1", "first": 8} for r in kept)
+    on = {"stream": "some-v1", "first": 8, "file": kept[0].spec["stream_options"]["file"]}
+    assert all(r.spec["stream_options"]["tuning"]["on"] == on for r in kept)
     best = max(kept, key=lambda r: r.accuracy[:, -1].mean())
     command = said.out.strip().splitlines()[-1].split()
     assert lifelong(*command[1:], "--seeds", "2", "--quiet").code == 0
     (run,), _ = runs(tmp_path / "runs")
-    assert run.spec["stream_options"] == {"first": 0} and run.about["tuned"]["criterion"] == tuning.SEARCHED
-    assert run.about["tuned"]["on"] == {"stream": "some-v1", "first": 8}
+    assert run.spec["stream_options"] | {"file": ""} == {"first": 0, "file": ""} and run.about["tuned"]["criterion"] == tuning.SEARCHED
+    assert run.about["tuned"]["on"] == on
     shown = "".join(settings_table(groups([run])[0]).rows[0][-1].text)
-    assert "of 4 settings on seeds 1000000 to 1000001 of some-v1(first=8), " in shown
+    assert "of 4 settings on seeds 1000000 to 1000001 of some-v1(first=8, file=" in shown
     assert (run.spec["strategy"], run.spec["optimizer"]) == (best.spec["strategy"], best.spec["optimizer"])
 
     refused(lifelong("tune", *words, "--on", "./some.py:some(first=4)"), "4 of the classes", "some/4", "--overlap")
     refused(lifelong("tune", *words, "--on", "./some.py:other"), "other-v1", "leave --on out")
+    refused(lifelong("tune", "rotated-digits", *words[1:], "--on", "rotated-digits"), "of the images that rotated-digits")
+    refused(lifelong("tune", *words, "--on", "rotated-digits"), "domain-incremental", "class-incremental")
+    refused(lifelong("tune", *words, "--no-boundaries", "--on", "./some.py:some(first=8)"), "no option 'boundaries'")
     refused(lifelong("tune", *words, "--on", "./some.py:some(first=8)", "--first-tasks", "1"), "write fewer tasks there")
     assert lifelong("tune", *words, "--on", "./some.py:some(first=4)", "--overlap", "--quiet").code == 0
     found = [json.loads(f.read_text())["tuning"] for f in (tmp_path / "runs" / "tuning").glob("*.json")]
-    assert [t.get("overlap") for t in sorted(found, key=str)].count(4) == 1
+    assert [t.get("overlap") for t in sorted(found, key=str)].count({"classes": 4, "images": 0}) == 1
 
 
 def test_starts_are_kept_with_the_others(tmp_path):

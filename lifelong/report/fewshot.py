@@ -22,7 +22,7 @@ _NOTE = ("In percent; mean over episodes ± half width of its 95 % t interval, w
 _APART: tuple[Callable[[Record], object], ...] = (
     lambda one: "learned from " + source(one["learned_from"], one["learned_with"]),
     lambda one: one["model"],
-    lambda one: f"begun with {(one['begun'] or {}).get('strategy')}",
+    lambda one: f"begun with {one['begun'].get('strategy')}" if one["begun"] else "begun anew",
     lambda one: one["learning_precision"],
     lambda one: f"seed {one['learning_seed']}",
     lambda one: f"weights {one['sha256'][:10]}",

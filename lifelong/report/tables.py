@@ -208,6 +208,8 @@ def _tuned(run: Run) -> Words:
     seeds, other = made.get("seeds"), made.get("on")
     on = [" of ", Code(joined_values({k: v for k, v in other.items() if k != "stream"}, str(other.get("stream"))))] \
         if isinstance(other, Mapping) else []
+    on += [f", {both['classes']} classes and {both['images']} images of which this one tests on"] \
+        if isinstance(both := made.get("overlap"), Mapping) else []
     seeded = f" on seeds {seeds[0]} to {seeds[1]}" if isinstance(seeds, list) and len(seeds) == 2 else ""
     seconds = made.get("cost_s")
     cost = f", {seconds:,.0f} s" if isinstance(seconds, int | float) else ""

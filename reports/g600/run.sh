@@ -23,7 +23,7 @@ for which in $WHICH; do
             start="supervised(steps=$STEPS, batch=64, lr=$LR, cosine=20, smoothing=0.1, augment=$AUGMENT, model='$MODEL')" ;;
         tuned)  # BEGIN, a supervised start, goes on with episodes
             source=$TURNED
-            start="protonet(begin='$BEGIN', steps=$FEWSHOT, way=60, shots=5, queries=1, lr=0.0001, halve=$halve)" ;;
+            start="protonet(begin='${BEGIN:?}', steps=$FEWSHOT, way=60, shots=5, queries=1, lr=0.0001, halve=$halve)" ;;
         *) echo "there is no start $which here" >&2; exit 2 ;;
     esac
     file="$store/starts/${NAME:-$which}.safetensors"

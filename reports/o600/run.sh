@@ -39,10 +39,10 @@ for which in $WHICH; do
         oml) start="oml(steps=$STEPS, classes=1, shots=20, others=0, remember=64, lr=$LR, $plain)" ;;
         oml-own) start="oml(steps=$STEPS, lr=$LR, $plain)" ;;
         # Trajectories of one class, for every class that is learned loses its row of the output layer.
-        oml-begun) start="oml(begin='$FILE', steps=$STEPS, classes=1, shots=20, others=0, remember=64, lr=$LR)" ;;
-        file) start="$KIND(file" ;;
+        oml-begun) start="oml(begin='${FILE:?}', steps=$STEPS, classes=1, shots=20, others=0, remember=64, lr=$LR)" ;;
+        file) start="$KIND(file" file=${FILE:?} ;;
         sums)
-            use="$KIND(file='$FILE', length=10"
+            use="$KIND(file='${FILE:?}', length=10"
             er="er(capacity=1000, replay=32)"
             measured "adam(lr=$LRS)" "$use)" "$use) + $er"
             measured "sgd(lr=$SGD)" "$use)" "$use, head='zero')" "$use, head='zero', power=0.5)" "$use, head='zero') + $er"
@@ -52,7 +52,6 @@ for which in $WHICH; do
             continue ;;
         *) echo "there is no start $which here" >&2; exit 2 ;;
     esac
-    file=$FILE
     if [ "$which" != file ]; then
         file="$store/starts/$which.safetensors"
         lifelong pretrain "$SOURCE" "$start" --out "$file" --store "$store/starts" --precision "$PRECISION" --quiet

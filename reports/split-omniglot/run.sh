@@ -11,7 +11,7 @@ store=${1:-reports/split-omniglot/runs}
 : "${OML:=classes=1, shots=20, others=0, remember=64, steps=1500, lr=0.0003}"
 # WHICH=file is a supervised start that there is, FILE: its features, of length 10.
 : "${FILE:=}" "${RATES:=[0.001, 0.003, 0.01, 0.03, 0.1, 0.3]}" "${HEAD:=new}" "${BUDGET:=--epochs 1}"
-: "${STRENGTHS:=[1, 30]}" "${MER:=mer}"  # MER="": without the slowest of them
+: "${STRENGTHS:=[1, 30]}" "${MER=mer}"  # MER="": without the slowest of them
 er="er(capacity=200)" ewc="ewc(strength=$STRENGTHS)"
 starts="$store/starts" options="$*"
 mkdir -p "$starts"
