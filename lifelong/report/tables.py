@@ -223,7 +223,12 @@ def joined_values(hyper: object, name: str) -> str:
     return f"{name.split('(')[0]}({filled})" if filled else name
 
 
+_USED = {"file", "adapt", "head", "length", "power", "views"}  # of a start that was learned before
+
+
 def _values(hyper: object) -> str:
+    if isinstance(hyper, Mapping) and hyper.get("file") and "adapt" in hyper:  # the file says what it was learned with
+        hyper = {key: value for key, value in hyper.items() if key in _USED}
     if isinstance(hyper, Mapping):
         return ", ".join(f"{key}={_text(value)}" for key, value in hyper.items())
     return "; ".join(_values(term) or "–" for term in hyper) if isinstance(hyper, list) else ""
