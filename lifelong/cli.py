@@ -574,7 +574,7 @@ def report(
                                                           "'split-*'; may be repeated.")] = None,
     strategy: Annotated[list[str] | None, typer.Option(help="Only this strategy, or those that fit a pattern such as "
                                                             "'er*'; may be repeated.")] = None,
-    since: Annotated[str | None, typer.Option(help="Only runs finished then or later, such as 2026-11-20.")] = None,
+    since: Annotated[str | None, typer.Option(help="Only what was finished then or later, such as 2026-11-20.")] = None,
     reference: Annotated[str | None, typer.Option(
         help="What the others are compared with: a strategy of the table, else its first; or parts: every sum with "
              "each of its parts.")] = None,

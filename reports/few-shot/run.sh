@@ -1,6 +1,6 @@
 #!/bin/sh
 # Few-shot Omniglot: starts learned on the 964 background characters and their rotations, asked about the 659 characters
-# of the evaluation part, 28x28 pixels. 'short' is what two processor cores learn in minutes, 'full' the papers' budgets
+# of the evaluation part, 28x28 pixels. 'short' is what one processor core learns in an hour and a quarter, 'full' the papers' budgets
 # (for a GPU); anything else tries the commands out on a few made-up characters, and says nothing.
 # Usage: sh reports/few-shot/run.sh [STORE [short|full]]
 set -eu
