@@ -2,7 +2,7 @@
 # Starts that were learned on other angles and on other permutations, with replay and regularisation: rotated and permuted
 # MNIST as in GEM (20 tasks of 1,000 digits, one pass, batch 10), tested on 1,000 digits each. A start is learned on 100
 # angles or permutations that no stream has. Step sizes and strengths are chosen on streams of other seeds, by training
-# examples that were held out. Usage: sh reports/domains/run.sh [STORE [OPTIONS OF lifelong tune AND run]]
+# examples that were held out. Usage: sh reports/domains/run.sh [STORE [OPTIONS OF tune AND run]]
 set -eu
 store=${1:-reports/domains/runs}
 [ $# -eq 0 ] || shift

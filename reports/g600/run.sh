@@ -1,7 +1,7 @@
 #!/bin/sh
 # G600: 600 Omniglot characters, 15 drawings each to learn from in one pass and 5 to be told, 600 output units; starts are
 # learned on 763 background characters, heads are chosen on 200 others, and the 600 are looked at last.
-# Usage: sh reports/g600/run.sh [STORE [OPTIONS OF lifelong tune AND run]]; what is set below can be set before it.
+# Usage: sh reports/g600/run.sh [STORE [OPTIONS OF tune AND run]]; what is set below can be set before it.
 set -eu
 store=${1:-reports/g600/runs}
 [ $# -eq 0 ] || shift

@@ -2,7 +2,7 @@
 # 600 Omniglot characters one image at a time, one pass, 1,000 output units: only a new output layer learns, on the
 # features of a start: by Adam, as published, and by plain SGD from 0 on features of one length. Step sizes are chosen on
 # search streams of other characters, by accuracy after 200 of them; all lengths are prefixes of one test stream.
-# Usage: sh reports/o600/run.sh [STORE [OPTIONS OF lifelong tune AND run]]; what is set below can be set before it.
+# Usage: sh reports/o600/run.sh [STORE [OPTIONS OF tune AND run]]; what is set below can be set before it.
 set -eu
 store=${1:-reports/o600/runs}
 [ $# -eq 0 ] || shift
