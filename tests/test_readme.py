@@ -163,8 +163,8 @@ def taken(words: list[str]) -> None:
 
 
 def test_options_that_are_only_named_in_the_text_exist():
-    run = get_command(cli.app).commands["run"]  # type: ignore[attr-defined]
-    known = {name for p in run.params for name in (*p.opts, *p.secondary_opts)}
+    commands = get_command(cli.app).commands.values()  # type: ignore[attr-defined]
+    known = {name for command in commands for p in command.params for name in (*p.opts, *p.secondary_opts)}
     named = {w for w in re.findall(r"`(?:[^`\n]*\s)?(--[a-z-]+)[^`\n]*`", TEXT)}
     assert {"--store", "--data", "--scenario", "--no-boundaries"} <= named
     assert named <= known
