@@ -305,7 +305,7 @@ def test_list_loads_no_avalanche():
     (["check", "er + ncm"], ["ncm", "whole learner", "er"]),
     (["check", "er(capacity=0)"], ["capacity must be 1 or more"]),
     (["report", "split-nothing"], ["no folder split-nothing", "--stream"]),
-    (["report", "--stream", "split-nothing"], ["no finished run of split-nothing"]),
+    (["report", "--stream", "split-nothing"], ["no finished run or few-shot evaluation of split-nothing"]),
     (["report", "--since", "yesterday"], ["--since", "2026-11-20", "'yesterday'"]),
     (["report", "--as", "sequoia"], ["--as knows gem, avalanche, mammoth, continuum", "'sequoia'"]),
 ])
