@@ -405,7 +405,8 @@ def _show(runs: list[Run], folder: Path) -> None:
             console.print(Text(f"{run.spec['strategy']}: {run.about['note']}"))
     figures = [p for p in paths if p.suffix == ".png"]
     for title, some in (("table", paths[:3]), ("figures", figures)):
-        print(f"{title}: {', '.join(map(str, some))}")
+        if some:
+            print(f"{title}: {', '.join(map(str, some))}")
 
 
 def _print_tables(tables: Sequence[Written], heading: str) -> None:

@@ -315,6 +315,13 @@ def test_the_same_runs_give_the_same_bytes(written, tmp_path):
             written[0] / path.relative_to(tmp_path)).read_bytes(), path.name
 
 
+def test_of_one_task_there_is_nothing_to_draw_over_tasks():
+    accuracy = np.array([[[0.1], [0.8]], [[0.1], [0.7]]])
+    runs = [Run({**SPEC, "strategy": name, "seeds": 2}, accuracy, dict(ABOUT), {}) for name in ("er", "ncm")]
+    assert report.figures.drawable(report.groups(runs)[0]) == []
+    assert "Figures" not in report.markdown(runs) and "75.0" in report.markdown(runs)
+
+
 def test_of_a_start_from_a_file_only_what_was_used_is_shown():
     used = {"adapt": "head", "head": "zero", "length": 10.0, "power": 1.0, "views": 1}
     shown = []

@@ -336,7 +336,8 @@ def drawable(group: Group) -> list[str]:
     """The names of the figures that a group has something to show in."""
     several = group.n_tasks > 1
     measured = any(np.isfinite(group.values(i)["average_accuracy"]).any() for i in shown(group))
-    needs = {"forgetting": several, "transfer": several and measured, "plane": several and measured,
-             "within": any("curve" in group.runs[i].logs for i in shown(group)),
-             "cost": bool(compared(group))}
+    needs = dict.fromkeys(("curves", "matrix", "tasks", "forgetting"), several)
+    needs |= {"transfer": several and measured, "plane": several and measured,
+              "within": any("curve" in group.runs[i].logs for i in shown(group)),
+              "cost": bool(compared(group))}
     return [name for name in FIGURES if needs.get(name, True)]

@@ -61,7 +61,8 @@ def section(group: Group, reference: str | None = None, other: Sequence[str] = (
     blocks += [Bullets(fates)] if fates else []
     blocks += [Heading(3, "Metrics"), metric_table(group), *length_table(group)]
     blocks += [theirs(group, name) for name in other]
-    blocks += [Heading(3, "Figures"), *pictures(group)]
+    drawn = pictures(group)
+    blocks += [Heading(3, "Figures"), *drawn] if drawn else []
     blocks += [Heading(3, "Comparisons"), comparison_table(group, compared)] if any(compared.values()) else []
     blocks += [Heading(3, "Accuracy of each task"), task_table(group)]
     blocks += [Heading(3, "Settings"), settings_table(group), Heading(3, "Provenance"), provenance_table(group)]
