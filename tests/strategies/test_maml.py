@@ -103,6 +103,30 @@ def test_the_outer_gradient_is_that_of_a_plain_implementation(name: str, options
     assert max(float(d.abs().max()) for d in grads.values()) > 1e-3
 
 
+@pytest.mark.parametrize("inner", [1, 3])
+def test_the_outer_gradient_of_maml_is_torchopts(inner: int) -> None:
+    torchopt = pytest.importorskip("torchopt")
+    own = recipe("maml", way=3, shots=2, queries=1, tasks=3, inner=inner, rate=0.3)
+    net = conv4(SHAPE, 3, 3, norm="batch")
+    params, given = params_of(net), episode(own)
+    loss, grads = outer(own, net, params, given)
+    module = Plain(3, 3).double()
+    module.load_state_dict({k: p for k, p in params.items() if k not in net.still})
+    optimizer = torchopt.MetaSGD(module, lr=0.3)
+    begin = torchopt.extract_state_dict(module, by="reference"), torchopt.extract_state_dict(optimizer, by="reference")
+    leaves = dict(module.named_parameters())
+    objective = torch.zeros((), dtype=torch.float64)
+    for x, query in zip(given["x"], given["query"], strict=True):
+        for _ in range(inner):
+            optimizer.step(F.cross_entropy(module(x), given["y"]))
+        objective = objective + F.cross_entropy(module(query), given["asked"]) / len(given["x"])
+        torchopt.recover_state_dict(module, begin[0])
+        torchopt.recover_state_dict(optimizer, begin[1])
+    wanted = dict(zip(leaves, torch.autograd.grad(objective, list(leaves.values())), strict=True))
+    torch.testing.assert_close(loss, objective.detach(), rtol=0, atol=1e-9)
+    torch.testing.assert_close(grads, wanted, rtol=0, atol=1e-9)
+
+
 def test_second_derivatives_matter() -> None:
     net = conv4(SHAPE, 3, 3, norm="batch")
     both = [outer(own, net, params_of(net), episode(own)) for own in
