@@ -8,7 +8,8 @@ store=${1:-reports/g600/runs}
 : "${SIZE:=28}" "${FEWSHOT:=400}" "${STEPS:=5000}" "${EPISODES:=10}" "${LENGTHS:=(600,)}" "${MODEL:=resnet}"
 : "${SOURCE:=omniglot(classes=763, size=$SIZE)}" "${TURNED:=omniglot(classes=763, size=$SIZE, turned=True)}"
 : "${SEARCH:=omniglot-g600(part='background', first=763, lengths=(200,), size=$SIZE)}" "${PRECISION:=bfloat16}"
-: "${WHICH:=protonet gemcl supervised}" "${BATCH:=500}" "${LR:=0.002}" "${DEVICE:=cpu}" "${AUGMENT:=1}" "${NAME:=}" "${BEGIN:=}"
+: "${WHICH:=protonet gemcl supervised}" "${BATCH:=500}" "${LR:=0.002}" "${DEVICE:=cpu}" "${AUGMENT:=1}" "${SMOOTHING:=0.1}"
+: "${NAME:=}" "${BEGIN:=}" "${ASK:=all}"  # ASK=validation: nearest cosine means of the 200 alone
 set -- --batch-size "$BATCH" --device "$DEVICE" --store "$store" --quiet "$@"
 own="omniglot-g600(lengths=$LENGTHS, size=$SIZE)"
 mkdir -p "$store/starts"
@@ -20,7 +21,8 @@ for which in $WHICH; do
         gemcl) start="gemcl_features(steps=$FEWSHOT, halve=$halve)" ;;
         supervised)
             source=$TURNED
-            start="supervised(steps=$STEPS, batch=64, lr=$LR, cosine=20, smoothing=0.1, augment=$AUGMENT, model='$MODEL')" ;;
+            start="supervised(steps=$STEPS, batch=64, lr=$LR, cosine=20, smoothing=$SMOOTHING, augment=$AUGMENT, \
+model='$MODEL')" ;;
         tuned)  # BEGIN, a supervised start, goes on with episodes
             source=$TURNED
             start="protonet(begin='${BEGIN:?}', steps=$FEWSHOT, way=60, shots=5, queries=1, lr=0.0001, halve=$halve)" ;;
@@ -30,8 +32,9 @@ for which in $WHICH; do
     lifelong pretrain "$source" "$start" --out "$file" --store "$store/starts" --precision "$PRECISION" \
         --device "$DEVICE" --quiet
     use="${start%%(*}(file='$file'"
-    case $which in
-        protonet | gemcl)
+    case $which-$ASK in
+        *-validation) lifelong run "$SEARCH" "$use) + ncm(distance='cosine')" --seeds "$EPISODES" "$@" ;;
+        protonet-* | gemcl-*)
             lifelong run "$own" "$use) + ncm" "$use) + gemcl(head='map')" "$use) + gemcl" --seeds "$EPISODES" "$@" ;;
         *)
             chosen=$(lifelong tune "$own" "$use, power=[1.0, 0.5], views=[1, 4]) + ncm(distance=['cosine', 'mahalanobis'])" \
