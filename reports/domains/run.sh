@@ -9,7 +9,7 @@ store=${1:-reports/domains/runs}
 [ $# -eq 0 ] || shift
 : "${WHICH:=rotated permuted}" "${STARTS:=none supervised reptile oml}" "${MODEL:=mlp(hidden=(100, 100))}" "${STEPS:=2000}"
 : "${RATES:=[0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3]}" "${STRENGTHS:=[0.1, 1.0, 10.0, 100.0]}" "${HEADS:=auto new}"
-: "${SEEDS:=10}" "${TRIED:=2}" "${MORE:=}"
+: "${SEEDS:=12}" "${TRIED:=2}" "${MORE:=}"
 starts="$store/starts" options="$*"
 mkdir -p "$starts"
 for which in $WHICH; do
