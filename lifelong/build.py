@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lifelong.randomness import generator
-from lifelong.start import Source
+from lifelong.source import Source
 from lifelong.stream import SCENARIOS, Stream
 
 

@@ -130,7 +130,7 @@ def list_(name: Annotated[str | None, typer.Argument(help="A stream, strategy, s
 
 
 def _print_start(file: Path, as_json: bool) -> None:
-    from lifelong.start import load
+    from lifelong.weights import load
 
     about = dict(load(file).about)
     if as_json:
@@ -475,7 +475,8 @@ def pretrain(
     """Learns a start, once for many runs. What the store has already is found, what was interrupted goes on."""
     from lifelong import pretrain as pretraining
     from lifelong import request
-    from lifelong.start import Diverged, save
+    from lifelong.start import Diverged
+    from lifelong.weights import save
 
     todo = pretraining.Pretraining(pretraining.parse(start), pretraining.make_source(source, data), seed=seed,
                                    device=request.device(device), precision=precision)

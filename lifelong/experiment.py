@@ -26,9 +26,9 @@ from lifelong.precision import in_bfloat16
 from lifelong.randomness import generator
 from lifelong.schedule import Budget
 from lifelong.setting import Options, Setting, compose
-from lifelong.start import Weights, encoded, installed, only_head
 from lifelong.store import Busy, Run, StoreError, Workshop
 from lifelong.stream import Stream
+from lifelong.weights import Weights, encoded, installed, only_head
 
 if TYPE_CHECKING:
     from lifelong.pretrain import Pretraining

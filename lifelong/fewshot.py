@@ -19,7 +19,9 @@ from lifelong.metrics import mean_interval
 from lifelong.models import Net, Params
 from lifelong.pretrain import Pretraining, make_source, parse
 from lifelong.randomness import generator
-from lifelong.start import Source, Weights, checksum, load, nearest_mean
+from lifelong.source import Source
+from lifelong.start import nearest_mean
+from lifelong.weights import Weights, checksum, load
 
 Answer = Callable[[Net, Params, Tensor, Tensor, Tensor, int], Tensor]
 TOGETHER = 8  # episodes: the images of more leave a processor's cache

@@ -18,7 +18,7 @@ from lifelong.data import Plan, filled, find, folder
 from lifelong.decoding import Job
 from lifelong.layouts import Collection, classes, looks, walk
 from lifelong.randomness import generator
-from lifelong.start import Source
+from lifelong.source import Source
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,10 @@ from lifelong import __version__, registry, store
 from lifelong.experiment import Watcher, commit, environment
 from lifelong.learner import Initialization
 from lifelong.registry import Term
-from lifelong.start import Diverged, Source, Weights, begun, learn, load, network, save
+from lifelong.source import Source
+from lifelong.start import Diverged, learn
 from lifelong.store import Workshop
+from lifelong.weights import Weights, begun, load, network, save
 
 # What says how a start is used, not how it is learned.
 USE = ("file", "source", "begin", "adapt", "head", "length", "power", "views")

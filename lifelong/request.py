@@ -21,9 +21,9 @@ from lifelong.pretrain import Pretraining, make_source
 from lifelong.registry import Term
 from lifelong.schedule import Budget
 from lifelong.setting import Options, Setting
-from lifelong.start import Weights, load
 from lifelong.store import Run
 from lifelong.stream import Stream
+from lifelong.weights import Weights, load
 
 
 def device(name: str) -> torch.device:

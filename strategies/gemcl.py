@@ -8,7 +8,8 @@ from lifelong.gaussians import ALPHA, BETA, HEADS, fitted, scored
 from lifelong.models import Net, Params
 from lifelong.optim import adam
 from lifelong.registry import above, at_least, one_of
-from lifelong.start import Episode, Recipe, Sampler, fresh, pretrained, settled
+from lifelong.source import Episode, Sampler
+from lifelong.start import Recipe, fresh, pretrained, settled
 
 FITTED = 500  # classes of the source, at most, whose variances the prior is fitted to
 

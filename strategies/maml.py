@@ -9,7 +9,8 @@ from torch import Tensor
 from lifelong.models import Net, Params
 from lifelong.optim import adam, falling, sgd
 from lifelong.registry import above, at_least
-from lifelong.start import Episode, Recipe, Sampler, Source, fresh, fresh_scores, pretrained, settled
+from lifelong.source import Episode, Sampler, Source
+from lifelong.start import Recipe, fresh, fresh_scores, pretrained, settled
 
 Loss = Callable[[Net, Params, Episode], tuple[Tensor, dict[str, Tensor]]]
 Answer = Callable[[Net, Params, Tensor, Tensor, Tensor, int], Tensor]

@@ -7,7 +7,8 @@ from torch import Tensor
 from lifelong.models import Net, Params
 from lifelong.optim import adam
 from lifelong.registry import above, at_least
-from lifelong.start import Episode, Recipe, Sampler, closeness, fresh, means, nearest_mean, pretrained, settled
+from lifelong.source import Episode, Sampler
+from lifelong.start import Recipe, closeness, fresh, means, nearest_mean, pretrained, settled
 
 
 @pretrained(adapt="head")

@@ -12,7 +12,8 @@ from torch import Tensor
 from lifelong.models import Net, Params
 from lifelong.optim import adam
 from lifelong.registry import above, at_least, one_of
-from lifelong.start import Episode, Recipe, Sampler, pretrained
+from lifelong.source import Episode, Sampler
+from lifelong.start import Recipe, pretrained
 
 
 @pretrained(adapt="head")

@@ -8,7 +8,8 @@ from lifelong.models import Net, Params
 from lifelong.optim import adam, falling
 from lifelong.randomness import generator
 from lifelong.registry import above, at_least, below
-from lifelong.start import Episode, Recipe, Sampler, fresh, fresh_scores, pretrained, settled
+from lifelong.source import Episode, Sampler
+from lifelong.start import Recipe, fresh, fresh_scores, pretrained, settled
 from lifelong.views import distorted
 
 

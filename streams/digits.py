@@ -12,7 +12,7 @@ import torch
 
 from lifelong import build
 from lifelong.randomness import generator
-from lifelong.start import Source
+from lifelong.source import Source
 from lifelong.stream import Stream
 
 _DEFAULTS = {"model": "mlp(hidden=(100, 100))", "optimizer": "sgd(lr=0.1)", "epochs": 8, "batch_size": 16}

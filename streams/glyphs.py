@@ -11,7 +11,7 @@ from torch import Tensor
 from lifelong import build
 from lifelong.randomness import generator
 from lifelong.registry import at_least
-from lifelong.start import Source
+from lifelong.source import Source
 from lifelong.stream import Stream
 
 DRAWINGS, TRAINED = 20, 15

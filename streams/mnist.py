@@ -14,7 +14,7 @@ import torch
 from lifelong import build
 from lifelong.data import find
 from lifelong.randomness import generator
-from lifelong.start import Source
+from lifelong.source import Source
 from lifelong.stream import Stream
 
 _FOLDERS = ("mnist/MNIST/raw", "MNIST/raw", "raw", "mnist", "MNIST", ".")

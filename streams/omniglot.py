@@ -18,7 +18,7 @@ from torch import Tensor
 from lifelong import build
 from lifelong.data import decoded, find, fingerprint, members
 from lifelong.randomness import generator
-from lifelong.start import Source
+from lifelong.source import Source
 from lifelong.stream import Stream
 
 DRAWINGS, TRAINED, SIDE = 20, 15, 105

@@ -9,7 +9,7 @@ from typing import Any
 from lifelong import build, protocols
 from lifelong.layouts import Collection
 from lifelong.photos import Photos, load
-from lifelong.start import Source
+from lifelong.source import Source
 from lifelong.stream import Stream
 
 _WHOLE = Collection(

@@ -15,7 +15,9 @@ from lifelong import cli, fewshot, store
 from lifelong.fewshot import Evaluation, transductive
 from lifelong.metrics import mean_interval
 from lifelong.models import Net, Params, conv4
-from lifelong.start import Source, Weights, nearest_mean, save
+from lifelong.source import Source
+from lifelong.start import nearest_mean
+from lifelong.weights import Weights, save
 from streams import digits, glyphs
 
 

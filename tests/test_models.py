@@ -16,7 +16,8 @@ from lifelong.optim import adam
 from lifelong.request import prepare
 from lifelong.schedule import batches, plan
 from lifelong.setting import Options
-from lifelong.start import Recipe, Weights, fresh, fresh_scores, installed, learn, settled
+from lifelong.start import Recipe, fresh, fresh_scores, learn, settled
+from lifelong.weights import Weights, installed
 from streams import glyphs
 
 SHAPE = (1, 28, 28)

@@ -18,7 +18,9 @@ from lifelong.models import mlp
 from lifelong.optim import sgd
 from lifelong.pretrain import Pretraining, make_source, parse
 from lifelong.request import Options, prepare
-from lifelong.start import Recipe, Source, Weights, installed, learn, load, save
+from lifelong.source import Source
+from lifelong.start import Recipe, learn
+from lifelong.weights import Weights, installed, load, save
 from strategies.starts import supervised
 from streams.glyphs import drawings
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from lifelong.residual import resnet
-from lifelong.start import Weights, installed
 from lifelong.views import distorted, turned
+from lifelong.weights import Weights, installed
 from strategies.starts import supervised
 from streams import glyphs
 

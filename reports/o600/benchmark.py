@@ -29,8 +29,10 @@ from lifelong.models import Net, mlp
 from lifelong.optim import adam
 from lifelong.randomness import generator
 from lifelong.schedule import Budget
-from lifelong.start import Recipe, Source, encoded, learn
+from lifelong.source import Source
+from lifelong.start import Recipe, learn
 from lifelong.stream import Pool
+from lifelong.weights import encoded
 from strategies import oml as starts
 
 UNITS, LENGTHS, SWEEP, RUNS = 1000, (10, 50, 100, 200, 300, 400, 500, 600), 8, 50

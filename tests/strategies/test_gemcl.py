@@ -8,8 +8,9 @@ from lifelong.learner import Batch
 from lifelong.models import conv4, mlp
 from lifelong.request import prepare
 from lifelong.setting import Options
-from lifelong.start import Weights, learn, save
+from lifelong.start import learn
 from lifelong.stream import Pool
+from lifelong.weights import Weights, save
 from strategies.gemcl import _scores, gemcl_features
 from strategies.prototypes import gemcl
 from streams import glyphs

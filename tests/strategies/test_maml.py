@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from lifelong.models import Net, Params, conv4, mlp
 from lifelong.pretrain import Pretraining, parse
-from lifelong.start import Recipe, Source, learn
+from lifelong.source import Source
+from lifelong.start import Recipe, learn
 from strategies import maml as family
 from streams import digits, glyphs
 

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from lifelong.convolutions import anml_net, oml_net
 from lifelong.pretrain import make_source
 from lifelong.randomness import generator
-from lifelong.start import Source, learn
+from lifelong.source import Source
+from lifelong.start import learn
 from strategies import oml as family
 
 CLASSES, SHAPE = 6, (1, 28, 28)
