@@ -6,13 +6,14 @@ import itertools
 import json
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from lifelong.report.document import Table as Written
     from lifelong.store import Run
@@ -68,7 +69,7 @@ def main() -> None:
                 print(text)
             elif text.strip():  # nothing is typed at all: the help was shown
                 _say(" ".join(text.split()) + _typed(error))
-        elif type(error).__name__ == "StoreError":
+        elif any(kind.__name__ == "StoreError" for kind in type(error).__mro__):
             _say(str(error))
         else:
             raise
@@ -112,6 +113,8 @@ def list_(name: Annotated[str | None, typer.Argument(help="A stream, strategy, s
     if name is not None and name.startswith(registry.BRIDGE):
         registry.lookup("strategies", name)
         entries = [_entry("strategies", name)]
+    elif name is not None and ".py:" in name:
+        entries = [_entry("plug-ins", name)]
     elif name is not None:
         found = [e for e in entries if e["name"] == name]
         if not found:
@@ -137,10 +140,19 @@ def _print_start(file: Path, as_json: bool) -> None:
         print(json.dumps(about, indent=2))
         return
     content = about.pop("content")
-    about |= {"content": f"{len(content)} names" + (f", {content[0]} to {content[-1]}" if content else "")}
-    about["loss"] = f"{about['loss'][0]:.4g} to {about['loss'][-1]:.4g}"
+    about |= {"content": f"{len(content)} names, {content[0]} to {content[-1]}" if content else
+              "no names, so it cannot be told which streams test on what it was learned on"}
+    about["course"] = _course(about)
+    del about["loss"]
+    about.pop("logs", None)
     for key, value in about.items():
         print(f"{key:16}{json.dumps(value) if isinstance(value, dict | list) else value}")
+
+
+def _course(about: Mapping[str, Any]) -> str:
+    """What the first and the last steps of a start's learning told."""
+    logs = {"loss": about["loss"], **about.get("logs", {})}
+    return ", ".join(f"{name} {log[0]:.3g} at first and {log[-1]:.3g} at last" for name, log in logs.items())
 
 
 def _entry(kind: str, name: str) -> dict[str, Any]:
@@ -150,7 +162,7 @@ def _entry(kind: str, name: str) -> dict[str, Any]:
     from lifelong import registry
 
     try:
-        factory = registry.lookup(kind, name)
+        factory = registry.load_file(*name.rsplit(":", 1)) if kind == "plug-ins" else registry.lookup(kind, name)
         text = inspect.getdoc(factory) or ""
         hyper = {k: {"default": p.default, "type": registry.type_name(p)}
                  for k, p in registry.hyper_parameters(factory).items()}
@@ -478,10 +490,14 @@ def pretrain(
     from lifelong.start import Diverged
     from lifelong.weights import save
 
-    todo = pretraining.Pretraining(pretraining.parse(start), pretraining.make_source(source, data), seed=seed,
+    parsed = pretraining.parse(start)
+    todo = pretraining.Pretraining(parsed, pretraining.make_source(source, data), seed=seed,
                                    device=request.device(device), precision=precision)
     if out is not None and not out.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {out.parent} to write {out.name} to")
+    if out is not None and (out.suffix != ".safetensors" or out.is_dir()):
+        raise ValueError(f"--out is the file of a start, such as {out.with_suffix('')}.safetensors; got "
+                         f"{'the folder ' if out.is_dir() else ''}{out}")
     try:
         with _watcher(quiet) as watcher:
             weights = todo.found(store) or todo.run(store, watcher, save_every)
@@ -496,9 +512,9 @@ def pretrain(
     place = out if out is not None else todo.path(store)
     if not quiet:
         about = weights.about
-        print(f"{about['strategy']}: {about['steps']} steps on {about['source']} in {about['seconds']:.0f} s, loss "
-              f"{about['loss'][0]:.3f} at first and {about['loss'][-1]:.3f} at last\n{place}\n"
-              f"lifelong run STREAM \"{about['start']}(file='{place}') + er\"")
+        print(f"{about['strategy']}: {about['steps']} steps on {about['source']} in {about['seconds']:.0f} s, "
+              f"{_course(about)}\n{place}\n"
+              f"lifelong run STREAM \"{str(parsed).partition('(')[0]}(file='{place}') + er\"")
 
 
 @app.command()
@@ -526,23 +542,29 @@ def fewshot(
     from lifelong import request
     from lifelong import store as stores
     from lifelong.fewshot import Evaluation, find
-    from lifelong.pretrain import make_source
+    from lifelong.pretrain import Pretraining, make_source
     from lifelong.start import Diverged
 
     where = request.device(device)
+    asked = partial(Evaluation, make_source(source, data), way=way, shots=shots, queries=queries, episodes=episodes,
+                    seed=seed, device=where, overlap=overlap, together=transductive)
+    weights = find(start, where, data, store)
+    if isinstance(weights, Pretraining):
+        asked(weights.untrained()).tried()
+        try:
+            with _watcher(quiet or as_json) as watcher:
+                weights = weights.run(store, watcher)
+        except Diverged as error:
+            _say(str(error))
+            raise typer.Exit(2) from None
+    todo = asked(weights)
     try:
-        with _watcher(quiet or as_json) as watcher:
-            todo = Evaluation(make_source(source, data), find(start, where, data, store, watcher), way, shots, queries,
-                              episodes, seed, where, overlap, transductive)
-            try:
-                kept = todo.found(store)
-            except stores.StoreError as error:
-                _say(str(error))
-                raise typer.Exit(3) from None
-            found = kept or todo.run(watcher)
-    except Diverged as error:
+        kept = todo.found(store)
+    except stores.StoreError as error:
         _say(str(error))
-        raise typer.Exit(2) from None
+        raise typer.Exit(3) from None
+    with _watcher(quiet or as_json or kept is not None) as watcher:
+        found = kept or todo.run(watcher)
     if as_json:
         print(json.dumps(found, indent=2))
     else:
@@ -562,7 +584,9 @@ def _print_evaluation(found: dict[str, Any]) -> None:
     percent("each query by itself", found)
     if found["transductive"]:
         percent("transductive batch normalisation", found["transductive"])
-    if found["overlap"]:
+    if found["overlap"] == "unknown":
+        print("what it was learned on has no names, so it may have been these classes")
+    elif found["overlap"]:
         print(f"it was learned on {found['overlap']} of these classes: this is no few-shot result")
 
 

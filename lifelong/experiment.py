@@ -20,7 +20,7 @@ from lifelong.augment import NONE
 from lifelong.engine import Measured, Rhythm, train
 from lifelong.learner import Initialization, Learner
 from lifelong.lift import Lanes, free, keep_pages
-from lifelong.models import Net, from_module, mlp
+from lifelong.models import Net, Params, from_module, mlp
 from lifelong.objects import Training, train_object
 from lifelong.precision import in_bfloat16
 from lifelong.randomness import generator
@@ -71,6 +71,17 @@ class Outcome:
     found: int = 0
     failures: list[str] = field(default_factory=list)
     damaged: bool = False
+
+
+def _line(stream: Stream, net: Net) -> Net:
+    """A linear layer on a stream of features, which begins as the output layer of `net`."""
+    line = mlp(stream.shape, stream.n_classes, ())
+
+    def init(g: torch.Generator) -> Params:
+        params = net.init(g)
+        return {name: params[own] for name, own in zip(line.head, net.head, strict=True)}
+
+    return line._replace(init=init)
 
 
 @dataclass(frozen=True)
@@ -250,7 +261,7 @@ class Experiment:
             used = torch.unique(rows[rows >= 0] % len(stream.y))[:1 if self.trying else None]
             x = encoded(net, stream.pool(self.device, self.dtype, self.host), used).cpu()
             stream = replace(stream, x=x, shape=tuple(x.shape[1:]), scale=1.0, mean=None, std=None)
-            net = mlp(stream.shape, stream.n_classes, ())._replace(init=net.init)
+            net = _line(stream, net)
         beside = set(weights.params) - set(weights.net(stream.n_classes).init(generator(0, "init")))
         if use["length"] or use["power"] != 1 or use["views"] != 1:
             beside = set()  # it was learned about the features as they are

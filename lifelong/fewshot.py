@@ -17,11 +17,11 @@ from lifelong import __version__, registry, store
 from lifelong.experiment import Watcher, commit, environment
 from lifelong.metrics import mean_interval
 from lifelong.models import Net, Params
-from lifelong.pretrain import Pretraining, make_source, parse
+from lifelong.pretrain import USE, Pretraining, filed, make_source, parse
 from lifelong.randomness import generator
 from lifelong.source import Source
 from lifelong.start import nearest_mean
-from lifelong.weights import Weights, checksum, load
+from lifelong.weights import Weights, checksum, here, load
 
 Answer = Callable[[Net, Params, Tensor, Tensor, Tensor, int], Tensor]
 TOGETHER = 8  # episodes: the images of more leave a processor's cache
@@ -81,12 +81,12 @@ class Evaluation:
     def asked(self) -> dict[str, Any]:
         """What a store finds the evaluation by, JSON values; not whether queries are also answered together."""
         about = self.weights.about
-        terms = [registry.parse(str(about["strategy"]))[0], registry.parse(str(about["model"]), "models")[0]]
+        terms = [*here("strategy", about), *here("model", about)]
         return {"format": store.EVALUATIONS, "start": about["strategy"], "sha256": checksum(self.weights.params),
                 "source": self.source.name, "source_options": dict(self.source.options), "way": self.way,
                 "shots": self.shots, "queries": self.queries, "episodes": self.episodes, "seed": self.seed,
-                "overlap": len(self.both),
-                "sources": {t.path: registry.file_digest(t.path) for t in terms if t.path}}
+                "overlap": len(self.both) if about["content"] else "unknown",
+                "sources": registry.digests(terms)}
 
     def found(self, root: Path) -> dict[str, Any] | None:
         """What was found when the same was asked before, from the store at `root`; None where it was not.
@@ -102,6 +102,15 @@ class Evaluation:
     @cached_property
     def _net(self) -> Net:
         return self.weights.net(int(self.weights.about["units"]))
+
+    @torch.no_grad()
+    def tried(self) -> Evaluation:
+        """The same, after one episode was asked, so that what cannot be is refused before a start is learned."""
+        params = {k: p.to(self.device) for k, p in self.weights.params.items()}
+        one = replace(self, episodes=2, queries=1)
+        one._accuracies(self._net, params, own_answer(self.weights) or nearest_mean, one.rows()[:1], True,
+                        lambda share: None)
+        return self
 
     def rows(self) -> Tensor:
         """Rows [episodes, way, shots + queries] of all episodes; the i-th is the same however many there are."""
@@ -147,7 +156,7 @@ class Evaluation:
     def _accuracies(self, net: Net, params: Params, answer: Answer, rows: Tensor, alone: bool,
                     tell: Callable[[float], None]) -> Tensor:
         """The accuracy [episodes] of each episode; `alone`: features do not depend on the batch."""
-        sampler = self.source.sampler(generator(0), self.device)
+        sampler = self.source.sampler(generator(0), self.device, next(iter(params.values())).dtype)
         known: Tensor | None = None
         if alone and answer is nearest_mean and net.features is not None and self.source.rows.numel() < rows.numel():
             # Every example once, instead of in all the episodes that show it.
@@ -199,13 +208,13 @@ def own_answer(weights: Weights) -> Answer | None:
     Raises:
         LookupError: where what made it is not here.
     """
-    term = registry.parse(str(weights.about["strategy"]))[0]
+    term = here("strategy", weights.about)[0]
     answer: Answer | None = registry.build(term, {}).recipe.answer
     return answer
 
 
-def find(start: str, device: torch.device, data: str | None, root: Path | None, watcher: Watcher) -> Weights:
-    """The start that is meant: a file, `NAME(file='FILE')`, or one that is in the store or is learned now.
+def find(start: str, device: torch.device, data: str | None, root: Path | None) -> Weights | Pretraining:
+    """The start that is meant: a file, `NAME(file='FILE')`, or one that is in the store or is yet to be learned.
 
     Raises:
         LookupError, ValueError, OSError: one sentence about what was asked wrongly.
@@ -213,14 +222,14 @@ def find(start: str, device: torch.device, data: str | None, root: Path | None, 
     if Path(start).suffix == ".safetensors":
         return load(Path(start))
     term = parse(start)
-    use = term.resolved()
-    if use["file"] is not None:
-        weights = load(Path(use["file"]))
-        if weights.about["start"] != term.name:
-            raise ValueError(f"{use['file']} holds {weights.about['start']}, not {term.name}")
+    if beside := [k for k in term.given if k in USE]:
+        raise ValueError(f"{term.name}: {beside[0]} says how a stream uses a start, and few-shot evaluation asks it as "
+                         f"it was learned: leave {beside[0]} out")
+    if weights := filed(term):
         return weights
+    use = term.resolved()
     if use["source"] is None:
         raise ValueError(f"say what {term.name} is learned from, for example {term.name}(source='omniglot'), or give "
                          "the file that `lifelong pretrain` made")
     todo = Pretraining(term, make_source(use["source"], data), device=device)
-    return todo.found(root) or todo.run(root, watcher)
+    return todo.found(root) or todo

@@ -21,8 +21,9 @@ from lifelong.start import Diverged, learn
 from lifelong.store import Workshop
 from lifelong.weights import Weights, begun, load, network, save
 
-# What says how a start is used, not how it is learned.
-USE = ("file", "source", "begin", "adapt", "head", "length", "power", "views")
+# What says how a start is used on a stream, and what, with that, is no number of how it is learned.
+USE = ("adapt", "head", "length", "power", "views")
+BESIDE = ("file", "source", "begin", "model", *USE)
 
 
 def parse(text: str) -> Term:
@@ -60,6 +61,28 @@ def make_source(text: str, data: str | None = None) -> Source:
     return replace(source, options={**source.options, "file": registry.file_digest(file)[:10]}) if file else source
 
 
+def filed(term: Term) -> Weights | None:
+    """The start in the file that a term names; None where it names none.
+
+    Raises:
+        FileNotFoundError, ValueError: where there is no such file, or it holds another start than the term says.
+    """
+    file = term.resolved()["file"]
+    if file is None:
+        return None
+    weights = load(Path(file))
+    about = weights.about
+    if about["start"] != term.name:
+        raise ValueError(f"{file} holds {about['start']}, not {term.name}: write {about['start']}(file=...)")
+    learned = {**about.get("hyper", {}), "model": about["model"]}
+    for key, value in term.given.items():
+        if key not in ("file", *USE) and (key not in learned or json.loads(json.dumps(value)) != learned[key]):
+            was = f"with {key}={learned[key]!r}" if key in learned else f"from {about['source']}"
+            raise ValueError(f"{term.name}: {key} says how a start is learned, and that of {file} was learned {was}: "
+                             f"leave {key} out")
+    return weights
+
+
 class Pretraining:
     """One start to be learned, with everything checked that can be checked before."""
 
@@ -81,15 +104,18 @@ class Pretraining:
             same = ("source", "source_options")
             known = [self.begin.about.get(k) for k in same] == [source.name, dict(source.options)]
             self.net = begun(self.net, self.begin, known)
+        if self.net.still and self.recipe.finish is None and not self.begin:
+            raise ValueError(f"{term.name} never sets the statistics of batch normalisation, which {self.model} has: "
+                             "use a network without, or begin with a start that has them")
         self.recipe.draw(source.sampler(torch.Generator()))  # what the source cannot give is refused now
-        hyper = {k: v for k, v in term.resolved().items() if k not in (*USE, "model")}
+        hyper = {k: v for k, v in term.resolved().items() if k not in BESIDE}
         asked = Term(term.name, term.factory, {k: v for k, v in term.given.items() if k in hyper}, term.path)
         self.name = term.name
-        files = {term.path: registry.file_digest(term.path)} if term.path else {}
         self.spec: Mapping[str, Any] = json.loads(json.dumps({
             "format": 1, "stream": f"pretrain-{source.name}", "strategy": str(asked),
             "source_options": dict(source.options), "model": self.model, "hyper": hyper, "seed": seed,
-            "precision": precision, "sources": files} | self._begun()))
+            "precision": precision, "sources": registry.digests([term, *registry.parse(self.model, "models")]),
+            } | self._begun()))
 
     def _begun(self) -> dict[str, Any]:
         """What is recorded of the start that it begins with."""
@@ -147,18 +173,19 @@ class Pretraining:
                            "seconds": earlier + time.monotonic() - begun})
 
         try:
-            params, losses = learn(self.recipe, self.net, self.source, seed=self.seed, device=self.device,
+            params, logs = learn(self.recipe, self.net, self.source, seed=self.seed, device=self.device,
                                    precision=self.precision, save=keep, save_every=save_every, tell=watcher.advance,
                                    resume=resume and resume["inner"])
         except Diverged as error:
             kept = shop and shop.good and shop.place / shop.good["file"]
             way = f"the last good checkpoint is {kept}" if kept else "there is no checkpoint yet"
             raise Diverged(f"{self.spec['strategy']} diverged: {error}; {way}; try a smaller step size") from None
-        cut = max(1, len(losses) // 100)
+        cut = max(1, self.recipe.steps // 100)
+        course = {name: [round(float(part.mean()), 6) for part in log.split(cut)] for name, log in logs.items()}
         return Weights(params, self._about() | {
             "seconds": round(earlier + time.monotonic() - begun, 1), "environment": environment(self.device),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "loss": [round(float(part.mean()), 6) for part in losses.split(cut)]})
+            "logs": course, "loss": course.pop("loss")})
 
     @property
     def content(self) -> frozenset[str]:
@@ -170,5 +197,6 @@ class Pretraining:
                 "source": self.source.name, "source_options": dict(self.source.options), "model": self.model,
                 "shape": list(self.source.shape), "units": self.units, "domains": self.source.domains,
                 "classes": self.source.n_classes, "content": sorted(self.content), "seed": self.seed,
-                "precision": self.precision, "steps": self.recipe.steps, "version": __version__, "commit": commit(),
+                "precision": self.precision, "steps": self.recipe.steps, "sources": self.spec["sources"],
+                "version": __version__, "commit": commit(),
                 "parameters": sum(math.prod(p.shape) for p in self.net.init(torch.Generator()).values())}

@@ -239,9 +239,16 @@ def file_digest(path: str) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
+def digests(terms: Iterable[Term]) -> dict[str, str]:
+    """`file_digest` of the files that some terms come from, by path."""
+    return {path: file_digest(path) for path in sorted({t.path for t in terms if t.path})}
+
+
 # ---- expressions
 
-_FILE = re.compile(r"(?P<path>[^\s+()=,]+\.py):(?P<name>[A-Za-z_]\w*)")
+# What stands in quotes is a value, such as the model of a start, and stays as it is.
+_FILE = re.compile(r"""(?P<path>[^\s+()=,'"][^\s+()=,]*\.py):(?P<name>[A-Za-z_]\w*)"""
+                   r"""|'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
 _HYPHENS = re.compile(r"^\s*[A-Za-z][\w-]*")
 
 
@@ -259,6 +266,8 @@ def parse(text: str, kind: str = "strategies") -> list[Term]:
     files: list[tuple[str, str]] = []
 
     def stand_in(match: re.Match[str]) -> str:
+        if match["path"] is None:
+            return match[0]
         files.append((match["path"], match["name"]))
         return f"__file{len(files) - 1}__"
 

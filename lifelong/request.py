@@ -17,13 +17,13 @@ from lifelong.augment import NONE, written
 from lifelong.augment import terms as augmenting
 from lifelong.experiment import Experiment
 from lifelong.learner import Initialization, Learner, Part
-from lifelong.pretrain import Pretraining, make_source
+from lifelong.pretrain import Pretraining, filed, make_source
 from lifelong.registry import Term
 from lifelong.schedule import Budget
 from lifelong.setting import Options, Setting
 from lifelong.store import Run
 from lifelong.stream import Stream
-from lifelong.weights import Weights, load
+from lifelong.weights import Weights, here
 
 
 def device(name: str) -> torch.device:
@@ -132,8 +132,7 @@ def _terms(strategy: Any) -> list[Term]:
 
 def _setting(stream: Stream, terms: list[Term], model: Term, optimizer: Term, options: Options,
              budget: Budget, starts: Mapping[str, Weights | Pretraining], more: Mapping[str, Any]) -> Setting:
-    files = {t.path for t in (*terms, model, optimizer, *augmenting(stream.augment)) if t.path}
-    sources = {file: registry.file_digest(file) for file in sorted(files)}
+    sources = registry.digests([*terms, model, optimizer, *augmenting(stream.augment)])
     if any(t.name.startswith(registry.BRIDGE) for t in terms):
         sources["avalanche"] = metadata.version("avalanche-lib")
     spec: dict[str, Any] = {
@@ -149,14 +148,16 @@ def _setting(stream: Stream, terms: list[Term], model: Term, optimizer: Term, op
     setting = Setting(terms, model, optimizer, spec)
     if setting.start:
         start = starts[setting.start]
-        spec |= {"model": _model(start)}
+        about = start.about if isinstance(start, Weights) else {"start": setting.start, "model": start.model}
+        spec |= {"model": str(about["model"]), "sources": sources | registry.digests(here("model", about))}
         spec["hyper"]["model"] = {}
         spec["start"] = start.about["sha256"] if isinstance(start, Weights) else start.spec
-        both = stream.content & frozenset(_content(start))
+        seen = frozenset(_content(start))
+        both = stream.content & seen
         if both and not options.overlap:
             raise ValueError(f"{setting.start} was learned on {len(both)} of the classes that {stream.name} tests on, "
                              f"for example {min(both)}: use another source, or insist with --overlap")
-        spec |= {"overlap": len(both)} if both else {}
+        spec |= {} if seen and not both else {"overlap": len(both) if seen else "unknown"}
         if stream.mean is not None:
             raise ValueError(f"{setting.start} was learned on pixels as they are, and {stream.name} normalises their "
                              "channels: use a stream that does not")
@@ -175,11 +176,7 @@ def _with_start(stream: Stream, terms: list[Term], options: Options, where: torc
             continue
         if options.model:
             raise ValueError(f"{term.name} brings its own network: leave --model out, or write {term.name}(model=...)")
-        if use["file"] is not None:
-            weights = load(Path(use["file"]))
-            if weights.about["start"] != term.name:
-                raise ValueError(f"{use['file']} holds {weights.about['start']}, not {term.name}: write "
-                                 f"{weights.about['start']}(file=...)")
+        if weights := filed(term):
             starts[str(term)] = weights
             continue
         source = use["source"] or stream.defaults.get("source")
@@ -189,10 +186,6 @@ def _with_start(stream: Stream, terms: list[Term], options: Options, where: torc
                              "pretrain` made")
         starts[str(term)] = Pretraining(term, make_source(source, options.data), device=where)
     return terms
-
-
-def _model(start: Weights | Pretraining) -> str:
-    return str(start.about["model"]) if isinstance(start, Weights) else start.model
 
 
 def _content(start: Weights | Pretraining) -> Iterable[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,7 +30,8 @@ class Recipe:
         model: the network that it is meant for, an expression.
         steps: how many.
         draw: (sampler) -> episode, a dict of tensors.
-        loss: (net, params, episode) -> 0-d objective, logs (0-d each); differentiable in `params`.
+        loss: (net, params, episode) -> 0-d objective, differentiable in `params`, and what else is to be kept of the
+            step, 0-d each by name, such as an accuracy.
         optimizer: (step) -> the optimizer at that step, so that its step size may change.
         reset: (net, params, episode, g) -> params with some drawn anew before the step, as OML's output rows.
         more: (net, params) -> further parameters that are learned, for example step sizes.
@@ -59,20 +60,20 @@ class Recipe:
 
 
 class Diverged(RuntimeError):
-    """The outer loop met a loss that is not finite; the sentence names the last good checkpoint."""
+    """The outer loop met a loss or a parameter that is not finite; the sentence names the last good checkpoint."""
 
 
 # ---- learning
 
 
-CHECKED = 50  # steps after which the losses are looked at, and which a damaged loss may be late by
+CHECKED = 50  # steps after which losses and parameters are looked at, or after a second
 
 
 def learn(recipe: Recipe, net: Net, source: Source, *, seed: int = 0, device: torch.device | str = "cpu",
           precision: str = "float32", save: Callable[[dict[str, Any]], None] | None = None, save_every: float = 30.0,
           tell: Callable[[float], None] = lambda share: None,
-          resume: Mapping[str, Any] | None = None) -> tuple[Params, Tensor]:
-    """Learns a start; the parameters, and the losses [steps].
+          resume: Mapping[str, Any] | None = None) -> tuple[Params, dict[str, Tensor]]:
+    """Learns a start; the parameters, and what the recipe says of its steps, [steps] each: 'loss' and its logs.
 
     Args:
         recipe: how.
@@ -86,23 +87,24 @@ def learn(recipe: Recipe, net: Net, source: Source, *, seed: int = 0, device: to
         resume: a checkpoint; learning goes on to the same bits.
 
     Raises:
-        Diverged: where a loss is not finite.
+        Diverged: where a loss or a parameter is not finite.
     """
     device = torch.device(device)
     dtype = torch.float64 if precision == "float64" else torch.float32
     if resume:
         params, state = ({k: v.clone().to(device) for k, v in resume[name].items()} for name in ("params", "optimizer"))
-        first, losses = int(resume["step"]), resume["losses"].clone()
+        first, logs = int(resume["step"]), {name: log.clone() for name, log in resume["logs"].items()}
     else:
         params = {k: p.to(device, dtype) for k, p in net.init(generator(seed, "init")).items()}
         params |= {k: p.to(device, dtype) for k, p in recipe.more(net, params).items()}
         trained = {k: p for k, p in params.items() if k not in net.still}
         state = {k: v.to(device) for k, v in recipe.optimizer(0).init(trained).items()}
-        first, losses = 0, torch.full((recipe.steps,), torch.nan)
+        first, logs = 0, {}
     sampler = source.sampler(generator(seed, "unused"), device, dtype)
     # Most convolutions read channels last in half of the time.
     params = {k: p.to(memory_format=net.layout) if p.dim() == 4 else p for k, p in params.items()}
-    saved, unseen = time.monotonic(), []
+    saved = looked = time.monotonic()
+    unseen: list[dict[str, Tensor]] = []
     for step in range(first, recipe.steps):
         g = generator(seed, "episode", step)
         episode = recipe.draw(replace(sampler, g=g))
@@ -112,25 +114,41 @@ def learn(recipe: Recipe, net: Net, source: Source, *, seed: int = 0, device: to
         trained = {k: p for k, p in params.items() if k not in net.still}
         leaves = {k: p.detach().requires_grad_() for k, p in trained.items()}
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            loss, _ = recipe.loss(net, params | leaves, episode)
+            loss, more = recipe.loss(net, params | leaves, episode)
         found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
         grads = {k: torch.zeros_like(p) if d is None else d for (k, p), d in zip(trained.items(), found, strict=True)}
         recipe.optimizer(step).update(trained, grads, state)
-        unseen.append(loss.detach())
-        if len(unseen) == CHECKED or step + 1 == recipe.steps:
-            losses[step + 1 - len(unseen):step + 1] = torch.stack(unseen).float().cpu()
+        unseen.append({"loss": loss.detach()} | {name: value.detach() for name, value in more.items()})
+        if len(unseen) == CHECKED or step + 1 == recipe.steps or time.monotonic() - looked >= 1:
+            looked = time.monotonic()
+            _keep(logs, unseen, step + 1, recipe.steps)
             unseen = []
-            if not bool(losses[:step + 1].isfinite().all()):
-                bad = int((~losses[:step + 1].isfinite()).nonzero()[0])
-                raise Diverged(f"its loss was no finite number at step {bad + 1} of {recipe.steps}")
+            _finite(params, f"after step {step + 1} of {recipe.steps}")
             tell((step + 1) / recipe.steps)
             if save and step + 1 < recipe.steps and time.monotonic() - saved >= save_every:
-                save({"params": dict(params), "optimizer": dict(state), "step": step + 1, "losses": losses.clone()})
+                save({"params": dict(params), "optimizer": dict(state), "step": step + 1,
+                      "logs": {name: log.clone() for name, log in logs.items()}})
                 saved = time.monotonic()
     if recipe.finish:
         with torch.no_grad():
             params = recipe.finish(net, params, replace(sampler, g=generator(seed, "finish")))
-    return {k: p.detach().contiguous().cpu() for k, p in params.items()}, losses
+        _finite(params, "at the end")
+    return {k: p.detach().contiguous().cpu() for k, p in params.items()}, logs
+
+
+def _keep(logs: dict[str, Tensor], told: Sequence[Mapping[str, Tensor]], done: int, steps: int) -> None:
+    """Writes what the last steps told into `logs`; Diverged where their loss is not finite."""
+    for name in told[0]:
+        log = logs.setdefault(name, torch.full((steps,), torch.nan))
+        log[done - len(told):done] = torch.stack([one[name] for one in told]).float().cpu()
+    bad = (~logs["loss"][done - len(told):done].isfinite()).nonzero()
+    if len(bad):
+        raise Diverged(f"its loss was no finite number at step {done - len(told) + int(bad[0]) + 1} of {steps}")
+
+
+def _finite(params: Params, when: str) -> None:
+    if bad := [k for k, p in params.items() if not bool(p.isfinite().all())]:
+        raise Diverged(f"{bad[0]} was no finite number {when}")
 
 
 def fresh(net: Net, params: Params, x: Tensor) -> Tensor:
@@ -170,6 +188,19 @@ def means(z: Tensor, y: Tensor, way: int) -> Tensor:
 def closeness(z: Tensor, centres: Tensor) -> Tensor:
     """Scores [m, way] of features `z` [m, F]: minus the squared Euclidean distance to each of `centres` [way, F]."""
     return -(z.unsqueeze(1) - centres).square().sum(-1)
+
+
+def by_distance(net: Net, params: Params, sampler: Sampler, each: int, tasks: int = 50) -> Params:
+    """`params` with an output layer that scores by the distances to each class's mean, up to what all classes share.
+
+    For a source of several domains: means are those of `each` examples, of random domains, `tasks` of them.
+    """
+    if net.features is None:
+        raise ValueError("this network does not say what its features are")
+    shown = [sampler.fetch(sampler.task(sampler.source.n_classes, each))[0] for _ in range(tasks)]
+    z = torch.stack([net.features(params, x.flatten(0, 1)).view(*x.shape[:2], -1).mean(1) for x in shown]).mean(0)
+    weight, bias = net.head  # -|q - z|^2 = 2 q z - |z|^2 - |q|^2
+    return params | {weight: (2 * z).to(params[weight].dtype), bias: -z.square().sum(1).to(params[bias].dtype)}
 
 
 def nearest_mean(net: Net, params: Params, x: Tensor, y: Tensor, query: Tensor, way: int) -> Tensor:

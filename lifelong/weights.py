@@ -39,8 +39,30 @@ class Weights:
     about: Mapping[str, Any]
 
     def net(self, n_classes: int) -> Net:
-        """Its network with `n_classes` output units."""
+        """Its network with `n_classes` output units.
+
+        Raises:
+            LookupError: where its network is in a file that is not here.
+            ValueError: where that file is no longer what it was.
+        """
+        term, was = here("model", self.about)[0], self.about.get("sources", {})
+        if term.path and term.path in was and registry.file_digest(term.path) != was[term.path]:
+            raise ValueError(f"{self.about['start']} was learned with the network in {term.path}, which has changed "
+                             "since: put it back as it was, or learn the start anew")
         return network(self.about["model"], tuple(self.about["shape"]), n_classes)
+
+
+def here(what: str, about: Mapping[str, Any]) -> list[registry.Term]:
+    """The terms of the 'model' or the 'strategy' of a start.
+
+    Raises:
+        LookupError: where they are in a file that is not here.
+    """
+    try:
+        return registry.parse(str(about[what]), "models" if what == "model" else "strategies")
+    except LookupError as error:
+        raise LookupError(f"{about['start']} was learned as {about[what]}: {error.args[0]}; paths are from the folder "
+                          "that the command is typed in") from None
 
 
 def network(model: str, shape: tuple[int, ...], n_classes: int) -> Net:
@@ -174,7 +196,8 @@ def installed(weights: Weights, shape: tuple[int, ...], n_classes: int, scenario
     def init(g: torch.Generator) -> Params:
         fresh = net.init(g)
         if views > 1:
-            fresh |= mlp((views * fresh[net.head[0]].shape[1],), n_classes, ()).init(g)
+            wide = mlp((views * fresh[net.head[0]].shape[1],), n_classes, ()).init(g)
+            fresh |= dict(zip(net.head, wide.values(), strict=True))
         if head == "zero":
             fresh |= {k: torch.zeros_like(fresh[k]) for k in net.head}
         return {k: fresh[k] if k in net.head and not kept else loaded[k].to("cpu").to(fresh[k].dtype) for k in moving}
@@ -192,7 +215,7 @@ def installed(weights: Weights, shape: tuple[int, ...], n_classes: int, scenario
         return F.linear(features(params, x), *((still | params)[k] for k in net.head))
 
     return net._replace(init=init, apply=apply, features=features if net.features else None,
-                        vjp=None if still or length else net.vjp, fresh=None, still=(), train=None)
+                        vjp=None if still or length or seen else net.vjp, fresh=None, still=(), train=None)
 
 
 def _raised(z: Tensor, power: float) -> Tensor:

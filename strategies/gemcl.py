@@ -9,7 +9,7 @@ from lifelong.models import Net, Params
 from lifelong.optim import adam
 from lifelong.registry import above, at_least, one_of
 from lifelong.source import Episode, Sampler
-from lifelong.start import Recipe, fresh, pretrained, settled
+from lifelong.start import Recipe, by_distance, fresh, pretrained, settled
 
 FITTED = 500  # classes of the source, at most, whose variances the prior is fitted to
 
@@ -34,7 +34,8 @@ def gemcl_features(steps: int = 20000, way: int = 20, shots: int = 5, queries: i
     Source: Banayeeanzade et al. 2021, "Generative vs. discriminative: rethinking the meta-continual learning", with the
         numbers of its code for Omniglot. It keeps the best of its checkpoints on validation characters, here the last;
         it fits the prior to the variances of whole classes, here their marginal likelihood is greatest, with alpha 1
-        or more, so that 'map' has a variance after one example.
+        or more, so that 'map' has a variance after one example. Of a source of several domains the output layer is set
+        to the distances to each class's mean, as for `protonet`.
     """
     at_least(2, way=way)
     at_least(1, shots=shots, queries=queries, halve=halve)
@@ -58,6 +59,8 @@ def gemcl_features(steps: int = 20000, way: int = 20, shots: int = 5, queries: i
         assert net.features is not None  # it has learned on them
         z = torch.stack([net.features(params, sampler.fetch(own)[0]).double() for own in chosen])
         alpha, beta = fitted((z - z.mean(1, keepdim=True)).square().sum(1), z.shape[1])
+        if sampler.source.domains > 1:
+            params = by_distance(net, params, sampler, shots + queries)
         return params | {"prior.alpha": alpha.to(params["prior.alpha"]), "prior.beta": beta.to(params["prior.beta"])}
 
     def answer(net: Net, params: Params, x: Tensor, y: Tensor, query: Tensor, way: int) -> Tensor:

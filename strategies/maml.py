@@ -42,7 +42,7 @@ def maml(steps: int = 5000, way: int = 5, shots: int = 1, queries: int = 1, task
         queries are answered together (transductively); here, statistics of the adapted network on the shots answer each
         query by itself, and few-shot evaluation reports the other apart.
     """
-    return _maml(steps, way, shots, queries, tasks, inner, rate, lr, fall, test_inner, first=False)
+    return _maml("maml", steps, way, shots, queries, tasks, inner, rate, lr, fall, test_inner)
 
 
 @pretrained()
@@ -55,7 +55,7 @@ def fomaml(steps: int = 5000, way: int = 5, shots: int = 1, queries: int = 1, ta
 
     Source: Finn et al. 2017, arXiv:1703.03400, section 5.2.
     """
-    return _maml(steps, way, shots, queries, tasks, inner, rate, lr, fall, test_inner, first=True)
+    return _maml("fomaml", steps, way, shots, queries, tasks, inner, rate, lr, fall, test_inner, first=True)
 
 
 @pretrained()
@@ -70,7 +70,7 @@ def meta_sgd(steps: int = 5000, way: int = 5, shots: int = 1, queries: int = 1, 
     Source: Li et al. 2017, arXiv:1707.09835, algorithm 1; it draws the first step sizes from [0.005, 0.1] (as far as we
         remember), here they are equal.
     """
-    return _maml(steps, way, shots, queries, tasks, inner, rate, lr, fall, test_inner, first=False, learned=True)
+    return _maml("meta_sgd", steps, way, shots, queries, tasks, inner, rate, lr, fall, test_inner, learned=True)
 
 
 @pretrained(adapt="head")
@@ -172,8 +172,8 @@ def reptile(steps: int = 5000, way: int = 5, shots: int = 10, tasks: int = 5, in
                   units=_units(way), full=True)
 
 
-def _maml(steps: int, way: int, shots: int, queries: int, tasks: int, inner: int, rate: float, lr: float,
-          fall: bool, test_inner: int, first: bool, learned: bool = False) -> Recipe:
+def _maml(name: str, steps: int, way: int, shots: int, queries: int, tasks: int, inner: int, rate: float, lr: float,
+          fall: bool, test_inner: int, first: bool = False, learned: bool = False) -> Recipe:
     _check(way, shots, queries, tasks, inner, rate, lr, test_inner)
 
     def adapted(net: Net, params: Params, x: Tensor, y: Tensor, count: int) -> Params:
@@ -191,7 +191,7 @@ def _maml(steps: int, way: int, shots: int, queries: int, tasks: int, inner: int
         return _mean_loss(torch.vmap(one)(episode["x"], episode["query"]), episode["asked"])
 
     def answer(net: Net, params: Params, x: Tensor, y: Tensor, query: Tensor, way: int) -> Tensor:
-        params = _narrow(net, params, way, "maml")
+        params = _narrow(net, params, way, name)
         return _asked(net, params | adapted(net, params, x, y, test_inner), x, query)
 
     def more(net: Net, params: Params) -> Params:

@@ -8,7 +8,7 @@ from lifelong.models import Net, Params
 from lifelong.optim import adam
 from lifelong.registry import above, at_least
 from lifelong.source import Episode, Sampler
-from lifelong.start import Recipe, closeness, fresh, means, nearest_mean, pretrained, settled
+from lifelong.start import Recipe, by_distance, closeness, fresh, means, nearest_mean, pretrained, settled
 
 
 @pretrained(adapt="head")
@@ -43,13 +43,7 @@ def protonet(steps: int = 2000, way: int = 60, shots: int = 1, queries: int = 5,
 
     def finish(net: Net, params: Params, sampler: Sampler) -> Params:
         params = settled(net, params, sampler)
-        if sampler.source.domains == 1:
-            return params
-        assert net.features is not None
-        tasks = [sampler.fetch(sampler.task(way, shots + queries))[0] for _ in range(50)]
-        z = torch.stack([net.features(params, x.flatten(0, 1)).view(*x.shape[:2], -1).mean(1) for x in tasks]).mean(0)
-        weight, bias = net.head  # -|q - z|^2 = 2 q z - |z|^2 - |q|^2
-        return params | {weight: (2 * z).to(params[weight].dtype), bias: -z.square().sum(1).to(params[bias].dtype)}
+        return params if sampler.source.domains == 1 else by_distance(net, params, sampler, shots + queries)
 
     return Recipe("conv4(width=64, norm='batch', down='pool')", steps,
                   lambda sampler: sampler.episode(way, shots, queries), loss,

@@ -1,5 +1,6 @@
 """Where learning begins."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -28,7 +29,8 @@ def supervised(steps: int = 2000, batch: int = 64, lr: float = 0.001, weight_dec
         batch: examples a step, 1 or more.
         lr: step size of Adam, above 0, that falls to 0 along half a cosine.
         weight_decay: of Adam, 0 or more.
-        cosine: scores are this times the cosine of features and the class's weights; 0: scores of the output layer.
+        cosine: scores are this times the cosine of features and the class's weights, and at the end the output layer
+            is set to choose likewise; 0: scores of the output layer.
         smoothing: share of the target that is spread over all classes, from 0 to below 1.
         augment: how far images are distorted at random, see `lifelong.views.distorted`; 0: not at all.
         elastic: how far elastically besides.
@@ -56,5 +58,14 @@ def supervised(steps: int = 2000, batch: int = 64, lr: float = 0.001, weight_dec
         return (F.cross_entropy(scores, y, label_smoothing=smoothing),
                 {"accuracy": (scores.argmax(-1) == y).float().mean()})
 
+    def finish(net: Net, params: Params, sampler: Sampler) -> Params:
+        params = settled(net, params, sampler)
+        if not cosine or net.features is None:
+            return params
+        # The linear layer that chooses as the cosine classifier does, its scores of the same size.
+        z, (weight, bias) = net.features(params, sampler.fetch(sampler.any(256))[0]), net.head
+        rows = cosine * F.normalize(params[weight], dim=-1) / z.norm(dim=-1).mean()
+        return params | {weight: rows.to(params[weight].dtype), bias: torch.zeros_like(params[bias])}
+
     return Recipe("conv4", steps, draw, loss, lambda step: adam(lr * falling(step, steps), weight_decay=weight_decay),
-                  finish=settled)
+                  finish=finish)

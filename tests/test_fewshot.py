@@ -247,6 +247,23 @@ def test_a_start_is_learned_first_where_it_names_its_source(said: Any) -> None:
     assert code == 0 and "learned on 4 of these classes" in out and list(Path("kept").rglob("*.safetensors"))
 
 
+def test_what_cannot_be_asked_is_refused_before_a_start_is_learned(said: Any) -> None:
+    for words, part in [(("supervised(source='glyphs(classes=9)')",), "was learned on 6 of the classes"),
+                        (("maml(source='glyphs(first=9, classes=9)')", "--way", "6"), "this maml was learned with 5"),
+                        (("fomaml(source='glyphs(first=9, classes=9)')", "--way", "6"), "this fomaml was learned"),
+                        (("supervised(source='glyphs(classes=9)', length=3.0)",), "length says how a stream uses")]:
+        code, out, err = said("glyphs(classes=6)", *words)
+        assert (code, out) == (2, "") and part in err and len(err.splitlines()) == 1
+        assert not Path("runs").exists()
+
+
+def test_a_start_of_float64_is_asked_in_float64(said: Any) -> None:
+    weights = start("conv4(width=4)", (1, 28, 28))
+    save(Path("a.safetensors"), Weights({k: p.double() for k, p in weights.params.items()}, weights.about))
+    code, out, err = said("glyphs(classes=6)", "a.safetensors", *FEW, "--quiet")
+    assert (code, err) == (0, "") and "each query by itself" in out
+
+
 def test_wrong_words_get_one_sentence(said: Any, tmp_path: Path) -> None:
     save(Path("a.safetensors"), start("conv4(width=4)", (1, 28, 28), strategy="protonet"))
     damaged = bytearray(Path("a.safetensors").read_bytes())

@@ -229,6 +229,13 @@ def test_a_file_is_a_catalogue_of_its_own(tmp_path):
     assert written(parse(written(terms))) == written(terms)
 
 
+def test_a_file_named_in_quotes_is_a_value(tmp_path):
+    net = a_file(tmp_path, "def mine():\n    pass\n", "it's.py")
+    (term,) = parse(f'supervised(model="{net}:mine")')
+    assert term.given == {"model": f"{net}:mine"}
+    assert parse(written([term]))[0].given == term.given
+
+
 def test_a_file_is_found_from_the_folder_one_is_in(tmp_path, monkeypatch):
     a_file(tmp_path, "from lifelong import Part\ndef mine():\n    return Part()\n")
     monkeypatch.chdir(tmp_path)

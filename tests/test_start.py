@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -105,9 +106,9 @@ def line(target: float, lr: float = 0.1, steps: int = 120) -> Recipe:
 
 
 def test_learning_descends_the_objective_step_by_step(source):
-    params, losses = learn(line(1.0), mlp((28, 28), 2, ()), source)
+    params, logs = learn(line(1.0), mlp((28, 28), 2, ()), source)
     left = 0.8 ** np.arange(120)  # w moves by 2 lr of what is missing
-    np.testing.assert_allclose(losses.numpy(), left**2, rtol=1e-4, atol=1e-9)
+    np.testing.assert_allclose(logs["loss"].numpy(), left**2, rtol=1e-4, atol=1e-9)
     assert float(params["w"]) == pytest.approx(1 - 0.8**120, abs=1e-6)
 
 
@@ -123,15 +124,36 @@ def test_an_outer_loop_that_diverges_stops_and_says_at_which_step(source):
         learn(line(1.0, lr=3.0, steps=400), mlp((28, 28), 2, ()), source)
 
 
+def test_parameters_that_the_last_step_broke_are_no_start(source):
+    with pytest.raises(start.Diverged, match="w was no finite number after step 1 of 1"):
+        learn(line(1e10, lr=1e30, steps=1), mlp((28, 28), 2, ()), source)
+
+
+@pytest.mark.parametrize("text", ["supervised(steps=60, batch=32, cosine=20.0, lr=0.01, model='mlp')",
+                                  "gemcl_features(steps=8, way=10, shots=3, queries=3, model='mlp')"])
+def test_an_output_layer_that_can_be_kept_is_what_was_learned(text):
+    source = make_source("rotated-digits(domains=3)")
+    weights = Pretraining(parse(text), source).run(None, lifelong.experiment.Watcher())
+    x, y = source.sampler(lifelong.randomness.generator(0)).fetch(source.rows.flatten())
+    net = weights.net(10)
+    right = (net.apply(weights.params, x).argmax(-1) == y).float().mean()
+    assert float(right) > 0.5
+    if "cosine" in text:
+        z, rows = net.features(weights.params, x), weights.params["head.weight"]
+        alike = torch.nn.functional.cosine_similarity(z[:, None], rows[None], dim=-1)
+        assert torch.equal(alike.argmax(-1), net.apply(weights.params, x).argmax(-1))
+
+
 def test_from_a_checkpoint_it_goes_on_to_the_same_bits(source):
     recipe = Pretraining(parse("supervised(steps=120, batch=4, model='mlp(hidden=(4,))')"), source)
     kept = []
-    whole, losses = learn(recipe.recipe, recipe.net, source, save=lambda c: kept.append(copy.deepcopy(c)),
-                          save_every=0.0)
-    assert [checkpoint["step"] for checkpoint in kept] == [50, 100]
+    whole, logs = learn(recipe.recipe, recipe.net, source, save=lambda c: kept.append(copy.deepcopy(c)),
+                        save_every=0.0)
+    assert {50, 100} <= {checkpoint["step"] for checkpoint in kept}  # after a second, too
+    assert logs.keys() == {"loss", "accuracy"} and 0 < float(logs["accuracy"].mean()) <= 1
     for checkpoint in kept:
         again, same = learn(recipe.recipe, recipe.net, source, resume=checkpoint)
-        assert torch.equal(losses, same)
+        torch.testing.assert_close(logs, same, rtol=0, atol=0)
         for k, p in whole.items():
             assert torch.equal(p, again[k]), k
 
@@ -141,8 +163,8 @@ def test_bfloat16_is_near_float32_and_keeps_parameters_in_float32(source):
     _, a = learn(todo.recipe, todo.net, source)
     rough, b = learn(todo.recipe, todo.net, source, precision="bfloat16")
     assert {p.dtype for p in rough.values()} == {torch.float32}
-    torch.testing.assert_close(a, b, rtol=0.05, atol=0.0)
-    assert not torch.equal(a, b)
+    torch.testing.assert_close(a["loss"], b["loss"], rtol=0.05, atol=0.0)
+    assert not torch.equal(a["loss"], b["loss"])
 
 
 def test_a_start_can_begin_with_the_parameters_of_another(file, source):
@@ -289,6 +311,62 @@ def test_a_part_that_makes_pixels_up_sees_pixels(file):
     assert experiment.lanes(experiment.settings).stream.shape == (1, 28, 28)
 
 
+@pytest.fixture
+def network(tmp_path, monkeypatch):
+    """A network of one's own, in a file, whose output layer has names of its own."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text("""
+import torch
+from lifelong.models import mlp
+
+def renamed(shape, n_classes):
+    net = mlp(shape, n_classes, (8,))
+    own = {"out.w": "head.weight", "out.b": "head.bias"}
+    def back(params):
+        return {own.get(k, k): p for k, p in params.items()}
+    def init(g):
+        return dict(zip(["hidden0.weight", "hidden0.bias", *own], net.init(g).values()))
+    return net._replace(init=init, apply=lambda p, x: net.apply(back(p), x), vjp=None, head=tuple(own),
+                        features=lambda p, x: net.features(back(p), x))
+""")
+    return tmp_path / "net.py"
+
+
+def test_a_network_of_ones_own_is_as_good_as_one_of_the_catalogue(network, source):
+    runs = []
+    for model in ("mlp(hidden=(8,))", "./net.py:renamed"):
+        todo = Pretraining(parse(f"supervised(steps=3, batch=4, model='{model}')"), source)
+        save(Path("own.safetensors"), todo.run(None, lifelong.experiment.Watcher()))
+        runs.append([run.accuracy for run in asked("own.safetensors", ("",), (", views=2", "er"), (", adapt='all'",),
+                                                   dtype="float64").run().runs])
+    for a, b in zip(*runs, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert todo.spec["sources"] == {"./net.py": registry.file_digest("./net.py")}
+    (setting,) = asked("own.safetensors", ("",)).settings
+    assert setting.spec["sources"] == todo.spec["sources"]
+    network.write_text(network.read_text() + "# other\n")
+    assert Pretraining(parse("supervised(model='./net.py:renamed')"), source).spec["sources"] != todo.spec["sources"]
+    with pytest.raises(ValueError, match=r"learned with the network in ./net.py, which has changed since"):
+        asked("own.safetensors", ("",))
+    network.unlink()
+    with pytest.raises(LookupError, match=r"supervised was learned as ./net.py:renamed: there is no file ./net.py; paths"):
+        asked("own.safetensors", ("",))
+
+
+def test_a_linear_network_on_warped_images_is_moved_by_the_gradient_of_what_it_answers_with(tmp_path):
+    source = make_source("rotated-digits(domains=3)")
+    todo = Pretraining(parse("supervised(steps=3, model='mlp(hidden=())')"), source)
+    weights = todo.run(None, lifelong.experiment.Watcher())
+    for more in ({"power": 3.0}, {"views": 2}, {"length": 10.0}):
+        net = installed(weights, source.shape, 10, "domain", adapt="head", dtype=torch.float64, **more)
+        assert net.vjp is None, more
+    assert installed(weights, source.shape, 10, "domain", adapt="all").vjp is not None
+    save(tmp_path / "linear.safetensors", weights)
+    run = lifelong.run("rotated-digits", f"supervised(file='{tmp_path / 'linear.safetensors'}', views=2, head='new')",
+                       seeds=1, steps=2, overlap=True)
+    assert run.accuracy.shape[0] == 1
+
+
 def test_only_what_moves_is_trained(file):
     experiment = asked(file, (", adapt='all'",), ("",))
     sizes = [set(experiment.lanes([setting]).init()["params"]) for setting in experiment.settings]
@@ -348,6 +426,14 @@ def test_whoever_insists_may_test_on_what_was_learned_on_and_the_record_says_so(
     assert experiment.run().runs[0].spec["overlap"] == 10
 
 
+def test_what_was_learned_on_things_without_names_is_recorded_as_unknown(lifelong, file, tmp_path):
+    former = load(file)
+    save(tmp_path / "mine.safetensors", Weights(former.params, dict(former.about) | {"content": []}))
+    (setting,) = asked(tmp_path / "mine.safetensors", ("",)).settings
+    assert setting.spec["overlap"] == "unknown" and "overlap" not in asked(file, ("",)).settings[0].spec
+    assert "no names, so it cannot be told" in lifelong("list", "mine.safetensors").out
+
+
 def test_what_the_start_that_learning_begins_with_has_seen_counts_as_seen(file, tmp_path):
     former = load(file)
     save(tmp_path / "seen.safetensors", Weights(former.params, dict(former.about) | {"content": ["glyphs/0"]}))
@@ -363,6 +449,21 @@ def test_a_file_of_another_start_is_refused(file, tmp_path):
     save(tmp_path / "other.safetensors", Weights(weights.params, dict(weights.about) | {"start": "oml"}))
     with pytest.raises(ValueError, match=r"other.safetensors holds oml, not supervised: write oml\(file=...\)"):
         asked(tmp_path / "other.safetensors", ("",))
+
+
+@pytest.mark.parametrize(("typed", "what"), [
+    ("lr=0.1", "lr says how a start is learned, and that of .* was learned with lr=0.001: leave lr out"),
+    ("model='mlp'", r"model says how .* was learned with model='conv4\(width=4\)'"),
+    ("source='nonsense'", "source says how .* was learned from glyphs-v1: leave source out")])
+def test_beside_a_file_only_how_it_is_used_can_be_said(file, typed, what):
+    with pytest.raises(ValueError, match=what):
+        asked(file, (", " + typed,))
+    assert asked(file, (", steps=3, length=10.0",)).settings  # what is said of it is true
+
+
+def test_batch_normalisation_that_nobody_would_set_is_refused(source, file):
+    with pytest.raises(ValueError, match="oml never sets the statistics of batch normalisation, which resnet has"):
+        Pretraining(parse("oml(model='resnet')"), source)
 
 
 @pytest.mark.parametrize("strategy", ["supervised", "supervised + er + ewc", "supervised + ncm"])
@@ -407,6 +508,7 @@ def test_a_file_can_be_looked_into(lifelong, file, tmp_path):
     (("glyphs(classes=0)", "supervised"), "classes must be a whole number of 1 or more, got 0"),
     (("glyphs", "supervised", "--precision", "half"), "--precision must be one of"),
     (("glyphs", "supervised", "--out", "nowhere/s.safetensors"), "there is no folder nowhere"),
+    (("glyphs", "supervised", "--out", "s.pt"), "--out is the file of a start, such as s.safetensors; got s.pt"),
     (("glyphs", "supervised(model='er')"), "there is no model called 'er'; it is one of the strategies"),
 ])
 def test_what_the_command_refuses(lifelong, tmp_path, words, what):
@@ -427,8 +529,10 @@ def blows(steps: int = 400, lr: float = 1.3):
                   lambda step: sgd(lr), more=lambda net, params: {"w": torch.ones(1)})
 """)
     said = lifelong("pretrain", "glyphs(classes=6)", "./mine.py:blows", "--save-every", "0", "--quiet")
+    assert "A number that runs away." in lifelong("list", "./mine.py:blows").out
+    assert '"./mine.py:blows(file=' in lifelong("pretrain", "glyphs(classes=6)", "./mine.py:blows(lr=0.1)").out
     refused(said, "diverged", "the last good checkpoint is")
     named = said.err.split("the last good checkpoint is ")[1].split(";")[0]
     checkpoint = torch.load(tmp_path / named, weights_only=True)["content"]["inner"]
-    assert checkpoint["losses"][:checkpoint["step"]].isfinite().all()
+    assert checkpoint["logs"]["loss"][:checkpoint["step"]].isfinite().all()
     assert json.loads((tmp_path / named).with_name("stack.json").read_text())["specs"][0]["strategy"]

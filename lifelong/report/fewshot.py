@@ -130,6 +130,7 @@ def _slug(name: str) -> str:
 
 def _name(label: str, one: Record) -> Cell:
     known = f" (learned on {one['overlap']} of these classes: no few-shot result)" if one["overlap"] else ""
+    known = " (learned on classes without names, maybe these)" if one["overlap"] == "unknown" else known
     return cell(words(Code(label), known))
 
 

@@ -155,7 +155,7 @@ def iteration(name: str, net: Net, recipe: Recipe, source: Source, count: int, l
         optimizer.step()
 
     def mine(precision: str) -> float:
-        begin = {"params": {k: p.clone() for k, p in first.items()}, "step": 0, "losses": torch.zeros(1)}
+        begin = {"params": {k: p.clone() for k, p in first.items()}, "step": 0, "logs": {}}
         begin["optimizer"] = recipe.optimizer(0).init(first)
         return seconds(lambda: learn(recipe, net, source, resume=begin, precision=precision))
 

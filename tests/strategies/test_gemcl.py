@@ -59,7 +59,8 @@ def test_it_learns_and_its_file_has_the_prior_of_its_features():
     source = glyphs.source(classes=12)
     recipe = gemcl_features(steps=30, way=5, shots=3, queries=3, lr=0.01).recipe
     net = conv4(source.shape, 1, width=8, norm="batch")
-    params, losses = learn(recipe, net, source)
+    params, logs = learn(recipe, net, source)
+    losses = logs["loss"]
     assert losses[-5:].mean() < 0.8 * losses[:5].mean()
     sampler = source.sampler(torch.Generator().manual_seed(0))
     z = torch.stack([net.features(params, sampler.fetch(rows)[0]).double() for rows in source.rows[0]])

@@ -278,8 +278,8 @@ def test_learning_lets_a_task_be_learned(name: str) -> None:
     source, net = glyphs.source(classes=12), conv4((1, 28, 28), 3, 8, norm="batch")
     hyper = {"steps": 1, "way": 3, "test_inner": 3}
     own = recipe(name, **hyper, **({"shots": 4} if name == "reptile" else {"tasks": 4}))
-    params, losses = learn(own, net, source)
-    assert losses.isfinite().all()
+    params, logs = learn(own, net, source)
+    assert logs["loss"].isfinite().all()
     rows = source.sampler(g(3)).task(3, 4)
     x, _ = source.sampler(g()).fetch(rows)
     shown, query, y = x[:, :2].flatten(0, 1), x[:, 2:].flatten(0, 1), torch.arange(3).repeat_interleave(2)

@@ -56,7 +56,8 @@ def test_it_learns_and_normalises_by_the_batch_while_it_does() -> None:
     source = glyphs.source(classes=10)
     recipe = protonet(steps=12, way=8, queries=2, lr=0.003).recipe
     net = conv4((1, 28, 28), 1, 8, norm="batch", down="pool")
-    params, losses = learn(recipe, net, source)
+    params, logs = learn(recipe, net, source)
+    losses = logs["loss"]
     assert float(losses[-4:].mean()) < 0.7 * float(losses[:4].mean())
     episode = recipe.draw(source.sampler(torch.Generator().manual_seed(0)))
     assert net.fresh is not None

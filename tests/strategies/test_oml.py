@@ -203,5 +203,6 @@ def test_learning_lowers_the_loss(make: Any) -> None:
     made = recipe(make, steps=150, classes=1, shots=5, others=0, remember=15, lr=5e-3)
     glyphs = make_source("glyphs(classes=40)")  # of ten, a tenth is drawn anew at every step
     net = model(glyphs.shape, 40, width=8) if make is family.oml else model(glyphs.shape, 40, width=8, gate=4)
-    _, losses = learn(made, net, glyphs)
+    _, logs = learn(made, net, glyphs)
+    losses = logs["loss"]
     assert float(losses[-20:].mean()) < 0.8 * float(losses[:10].mean())
