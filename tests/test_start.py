@@ -21,6 +21,7 @@ from lifelong.pretrain import Pretraining, make_source, parse
 from lifelong.request import Options, prepare
 from lifelong.source import Source
 from lifelong.start import Recipe, learn
+from lifelong.store import Workshop
 from lifelong.weights import Weights, installed, load, save
 from strategies.starts import supervised
 from streams.glyphs import drawings
@@ -514,6 +515,12 @@ def test_a_file_can_be_looked_into(lifelong, file, tmp_path):
 def test_what_the_command_refuses(lifelong, tmp_path, words, what):
     refused(lifelong("pretrain", *words), what)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_start_that_another_process_learns_is_left_to_it(lifelong, tmp_path):
+    todo = Pretraining(parse(LEARNED), make_source("glyphs(classes=6)"))
+    with Workshop(tmp_path / "runs", [todo.spec]).open():
+        refused(lifelong("pretrain", "glyphs(classes=6)", LEARNED, "--quiet"), "another process is training this")
 
 
 def test_a_divergence_names_the_last_good_checkpoint(lifelong, tmp_path):
