@@ -12,7 +12,9 @@ store=${1:-reports/split-omniglot/runs}
 # WHICH=file is a supervised start that there is, FILE: its features, of length 10.
 : "${FILE:=}" "${RATES:=[0.001, 0.003, 0.01, 0.03, 0.1, 0.3]}" "${HEAD:=new}" "${BUDGET:=--epochs 1}"
 : "${STRENGTHS:=[1, 30]}" "${MER=mer}"  # MER="": without the slowest of them
-er="er(capacity=200)" ewc="ewc(strength=$STRENGTHS)"
+# EWC=", labels='sampled'": one backward pass an image; else one for every class, which is slow where all of a network moves.
+: "${EWC:=}"
+er="er(capacity=200)" ewc="ewc(strength=$STRENGTHS$EWC)"
 starts="$store/starts" options="$*"
 mkdir -p "$starts"
 
