@@ -159,7 +159,7 @@ def taken(words: list[str]) -> None:
         assert pretrain.parse(given["start"]) and registry.parse(given["source"], "sources")
     if words[1] == "list" and given.get("name") and not given["name"].endswith(".safetensors"):
         assert (any(given["name"] in registry.catalogue(kind) for kind in registry.KINDS)
-                or registry.lookup("strategies", given["name"]))
+                or registry.parse(given["name"]))
 
 
 def test_options_that_are_only_named_in_the_text_exist():
