@@ -232,7 +232,7 @@ def evaluations(root: Path) -> tuple[list[dict[str, Any]], list[str]]:
 
 
 _CHECKPOINT = re.compile(r"checkpoint-\d+\.pt")
-CHECKPOINTS = 3  # another number whenever what a checkpoint holds becomes another
+CHECKPOINTS = 4  # another number whenever what a checkpoint holds becomes another
 
 
 class Workshop:
