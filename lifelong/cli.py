@@ -152,7 +152,8 @@ def _print_start(file: Path, as_json: bool) -> None:
 def _course(about: Mapping[str, Any]) -> str:
     """What the first and the last steps of a start's learning told."""
     logs = {"loss": about["loss"], **about.get("logs", {})}
-    return ", ".join(f"{name} {log[0]:.3g} at first and {log[-1]:.3g} at last" for name, log in logs.items())
+    first, last = ({name: "nan" if log[i] is None else f"{log[i]:.3g}" for name, log in logs.items()} for i in (0, -1))
+    return ", ".join(f"{name} {first[name]} at first and {last[name]} at last" for name in logs)
 
 
 def _entry(kind: str, name: str) -> dict[str, Any]:

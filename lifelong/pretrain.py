@@ -181,7 +181,8 @@ class Pretraining:
             way = f"the last good checkpoint is {kept}" if kept else "there is no checkpoint yet"
             raise Diverged(f"{self.spec['strategy']} diverged: {error}; {way}; try a smaller step size") from None
         cut = max(1, self.recipe.steps // 100)
-        course = {name: [round(float(part.mean()), 6) for part in log.split(cut)] for name, log in logs.items()}
+        parts = {name: [float(part.mean()) for part in log.split(cut)] for name, log in logs.items()}
+        course = {name: [round(m, 6) if math.isfinite(m) else None for m in part] for name, part in parts.items()}
         return Weights(params, self._about() | {
             "seconds": round(earlier + time.monotonic() - begun, 1), "environment": environment(self.device),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -532,12 +532,14 @@ from lifelong.start import Recipe, pretrained
 @pretrained()
 def blows(steps: int = 400, lr: float = 1.3):
     "A number that runs away."
-    return Recipe("mlp", steps, lambda sampler: {}, lambda net, params, episode: (params["w"].square().sum(), {}),
+    return Recipe("mlp", steps, lambda sampler: {},
+                  lambda net, params, episode: (params["w"].square().sum(), {"odd": torch.tensor(torch.nan)}),
                   lambda step: sgd(lr), more=lambda net, params: {"w": torch.ones(1)})
 """)
     said = lifelong("pretrain", "glyphs(classes=6)", "./mine.py:blows", "--save-every", "0", "--quiet")
     assert "A number that runs away." in lifelong("list", "./mine.py:blows").out
-    assert '"./mine.py:blows(file=' in lifelong("pretrain", "glyphs(classes=6)", "./mine.py:blows(lr=0.1)").out
+    fine = lifelong("pretrain", "glyphs(classes=6)", "./mine.py:blows(lr=0.1)").out
+    assert '"./mine.py:blows(file=' in fine and "odd nan at first and nan at last" in fine
     refused(said, "diverged", "the last good checkpoint is")
     named = said.err.split("the last good checkpoint is ")[1].split(";")[0]
     checkpoint = torch.load(tmp_path / named, weights_only=True)["content"]["inner"]
