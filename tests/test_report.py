@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import re
 import subprocess
@@ -200,6 +201,20 @@ def test_a_starts_file_is_called_by_as_little_of_its_path_as_tells_it_from_other
 def test_settings_that_differ_are_announced():
     assert "epochs=1, batch_size=128" in report.markdown([a_run("er", 1, [1, 1]), a_run("si", 1, [1, 1], epochs=5)])
     assert "unless a row says otherwise" in report.markdown([a_run("er", 1, [1, 1]), a_run("si", 1, [1, 1], epochs=5)])
+
+
+def test_what_a_start_knew_before_the_first_task_is_said():
+    run = a_run("oml(file='a.safetensors')", 0.8, [0.7, 0.7], 2)
+    accuracy = run.accuracy.copy()
+    accuracy[:, 0] = 0.75
+    spec = dict(run.spec) | {"start": "0f"}
+    text = report.markdown([dataclasses.replace(run, accuracy=accuracy, spec=spec), *three()])
+    last = 100 * accuracy[:, -1].mean()
+    assert f"tells 75.0 % before its first task and {last:.1f} % after the last: the stream taught it {last - 75:+.1f} p" in text
+    assert text.count("before its first task") == 1
+    assert "before its first task" not in report.markdown([run, *three()])
+    accuracy[:, 0] = accuracy[:, -1].mean() / 2 - 0.01
+    assert "before its first task" not in report.markdown([dataclasses.replace(run, accuracy=accuracy, spec=spec)])
 
 
 def test_a_diverged_run_is_shown_with_what_was_measured():

@@ -25,7 +25,7 @@ from lifelong.report.document import (
 )
 from lifelong.report.fewshot import Record, fewshot_section
 from lifelong.report.group import Group, diverged, groups, percent, sees_all
-from lifelong.report.sentences import fate, verdict
+from lifelong.report.sentences import begun, fate, verdict
 from lifelong.report.statistics import best, comparisons, ranks
 from lifelong.report.tables import (
     comparison_table,
@@ -57,6 +57,8 @@ def section(group: Group, reference: str | None = None, other: Sequence[str] = (
     said = [verdict(group, one) for found in compared.values() for one in found]
     blocks += [Heading(3, "In words"), Paragraph(leader(group))]
     blocks += [Paragraph((_HOW,)), Bullets(tuple(said))] if said else []
+    known = tuple(said for i in range(len(group.runs)) if (said := begun(group, i)))
+    blocks += [Bullets(known)] if known else []
     fates = tuple(fate(group, i) for i, run in enumerate(group.runs) if diverged(run))
     blocks += [Bullets(fates)] if fates else []
     blocks += [Heading(3, "Metrics"), metric_table(group), *length_table(group)]

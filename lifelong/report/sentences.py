@@ -76,3 +76,13 @@ def fate(group: Group, i: int) -> Words:
     t = int(whole[-1])
     return words(said, f"after task {t + 1}, the last with every seed, {100 * curve[:, t].mean():.1f} on average so "
                  "far.")
+
+
+def begun(group: Group, i: int) -> Words | None:
+    """What a learned start knew before the first task, where that is at least half of what is known after the last."""
+    run = group.runs[i]
+    first, last = run.accuracy[:, 0].mean(), run.accuracy[:, -1].mean()
+    if "start" not in run.spec or not first >= last / 2 > 0:
+        return None
+    return words(Code(group.labels[i]), f" tells {100 * first:.1f} % before its first task and {100 * last:.1f} % "
+                 f"after the last: the stream taught it {points(last - first, sign=True)} points.")
