@@ -57,7 +57,7 @@ def section(group: Group, reference: str | None = None, other: Sequence[str] = (
     said = [verdict(group, one) for found in compared.values() for one in found]
     blocks += [Heading(3, "In words"), Paragraph(leader(group))]
     blocks += [Paragraph((_HOW,)), Bullets(tuple(said))] if said else []
-    known = tuple(said for i in range(len(group.runs)) if (said := begun(group, i)))
+    known = tuple(knew for i in range(len(group.runs)) if (knew := begun(group, i)))
     blocks += [Bullets(known)] if known else []
     fates = tuple(fate(group, i) for i, run in enumerate(group.runs) if diverged(run))
     blocks += [Bullets(fates)] if fates else []
