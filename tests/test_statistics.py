@@ -122,6 +122,25 @@ def test_a_part_with_other_settings_is_not_the_part_of_a_sum():
     assert [(group.labels[i], group.labels[j]) for i, j in pairs(group, "parts")] == [("er + ewc", "er, epochs=5")]
 
 
+def test_a_tuned_sum_is_compared_with_its_parts_at_the_values_that_they_were_tuned_to():
+    def tuned(strategy, hyper, lr, chosen, **spec):
+        return a_run(strategy, 0.8, [0.5, 0.7], about={"tuned": {"chosen": chosen}}, optimizer=f"sgd(lr={lr})",
+                     hyper={"strategy": hyper, "model": {}, "optimizer": {"lr": lr}}, **spec)
+
+    er, ewc, rate = {"capacity": 9}, {"strength": 1.0, "decay": 0.5}, {"sgd.lr": 0.1}
+    whole = tuned("er(capacity=9) + ewc(strength=1)", [er, ewc], 0.1, rate | {"ewc.strength": 1.0})
+    (group,) = report.groups([
+        whole, tuned("er(capacity=9)", [er], 0.3, rate), tuned("er(capacity=8)", [{"capacity": 8}], 0.3, rate),
+        tuned("ewc(strength=5)", [ewc | {"strength": 5.0}], 0.3, rate | {"ewc.strength": 5.0}),
+        tuned("ewc(decay=1)", [ewc | {"decay": 1.0}], 0.3, rate),
+        tuned("er(capacity=9)", [er], 0.4, rate, epochs=7),
+        a_run("er(capacity=9)", 0.8, [0.5, 0.7], optimizer="sgd(lr=0.2)")])
+    found = {(group.runs[i].spec["strategy"], group.runs[j].spec["strategy"], group.runs[j].spec["optimizer"])
+             for i, j in pairs(group, "parts")}
+    assert found == {(whole.spec["strategy"], "er(capacity=9)", "sgd(lr=0.3)"),
+                     (whole.spec["strategy"], "ewc(strength=5)", "sgd(lr=0.3)")}
+
+
 def test_a_reference_that_nobody_has_is_refused_with_what_there_is():
     report.checked_reference([summed()], "parts")
     report.checked_reference([summed()], "er")

@@ -52,7 +52,7 @@ def write(runs: Sequence[Run], folder: str | os.PathLike[str], *, reference: str
         runs: in the order wanted; bounds move to the ends of their group.
         folder: is made where it is not there.
         reference: the label or strategy that others are compared with (where a stream lacks it, and by default, the
-            first of its table); `parts`: every sum is compared with each of its parts.
+            first of its table); `parts`: every sum is compared with each of its parts, tuned ones with tuned ones.
         other: frameworks whose metrics are shown too: gem, avalanche, mammoth, continuum.
         only: names of the figures wanted; none: all.
         damaged, unfinished, left_out: what `select` found beside the runs, to be listed.

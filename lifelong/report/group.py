@@ -142,9 +142,9 @@ def sees_all(run: Run) -> bool:
     return _PLACES.get(_bound(run), 0) > 1
 
 
-def alike(run: Run, other: Run) -> bool:
-    """Whether two runs differ in nothing but the strategy."""
-    differ = {"strategy", "hyper", "start", "sources", "seeds"}
+def alike(run: Run, other: Run, *also: str) -> bool:
+    """Whether two runs differ in nothing but the strategy, and what else is named."""
+    differ = {"strategy", "hyper", "start", "sources", "seeds", *also}
     return all(_json(run.spec.get(name)) == _json(other.spec.get(name))
                for name in {*run.spec, *other.spec} - differ)
 

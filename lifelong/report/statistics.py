@@ -11,6 +11,7 @@ import numpy as np
 
 from lifelong import metrics
 from lifelong.report.group import Group, alike, seeds, sees_all
+from lifelong.store import Run
 
 LEVEL = 0.05  # of every test
 POWER = 0.8
@@ -146,7 +147,7 @@ def comparisons(group: Group, metric: str = "average_accuracy", reference: str |
         group: whose runs.
         metric: the name of one that all of them have.
         reference: a label or strategy of the group; None, or one that the group lacks: its first; `parts`: every sum
-            against each of its parts.
+            against each of its parts; of runs that were tuned, against the part at the values that it was tuned to.
     """
     return _tested(group, metric, pairs(group, reference))
 
@@ -164,11 +165,30 @@ def checked_reference(groups: Sequence[Group], reference: str | None) -> None:
 def pairs(group: Group, reference: str | None = None) -> list[tuple[int, int]]:
     """Which run is compared with which."""
     if reference == PARTS:
-        return [(i, j) for i, run in enumerate(group.runs) for part in terms(run.spec["strategy"])
+        return [(i, j) for i, run in enumerate(group.runs) for n, part in enumerate(terms(run.spec["strategy"]))
                 for j, other in enumerate(group.runs)
-                if i != j and other.spec["strategy"] == part and alike(run, other)]
+                if i != j and ((other.spec["strategy"] == part and alike(run, other)) or _tuned_part(run, n, other))]
     j = group.find(reference) if reference is not None else 0
     return [(i, j or 0) for i in range(len(group.runs)) if i != (j or 0)]
+
+
+def _tuned_part(run: Run, n: int, other: Run) -> bool:
+    """Whether `other` is the n-th part of the sum `run` but for values that each was tuned to."""
+    made = [one.about.get("tuned") for one in (run, other)]
+    if not all(isinstance(one, Mapping) for one in made) or terms(other.spec["strategy"]):
+        return False
+    free = {name for one in made for name in (one or {}).get("chosen") or {}}
+
+    def fixed(name: str, hyper: Mapping[str, object]) -> tuple[str, dict[str, object]]:
+        name = name.partition("(")[0]
+        return name, {k: v for k, v in hyper.items() if f"{name}.{k}" not in free}
+
+    def learned(one: Run, part: str, k: int) -> list[tuple[str, dict[str, object]]]:
+        hyper = one.spec["hyper"]
+        return [fixed(part, hyper["strategy"][k]), fixed(one.spec["optimizer"], hyper["optimizer"])]
+
+    same = learned(run, terms(run.spec["strategy"])[n], n) == learned(other, other.spec["strategy"], 0)
+    return same and alike(run, other, "optimizer")
 
 
 def terms(strategy: str) -> list[str]:
