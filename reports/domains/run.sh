@@ -49,4 +49,12 @@ for which in $WHICH; do
         done
     done
 done
-lifelong report --store "$store" --reference parts --out "$store/.."
+set -- --store "$store" --reference parts
+case " $HEADS " in
+    *" new "*)
+        lifelong report "$@" --out "$store/../new" --strategy finetune --strategy "er(*" --strategy "ewc*" \
+            --strategy "*'new')*" ;;
+esac
+case " $HEADS " in
+    *" auto "*) lifelong report "$@" --out "$store/../kept" --strategy "*adapt='all')*" --strategy "*safetensors')*" ;;
+esac
