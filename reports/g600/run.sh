@@ -15,7 +15,7 @@ own="omniglot-g600(lengths=$LENGTHS, size=$SIZE)"
 mkdir -p "$store/starts"
 for which in $WHICH; do
     source=$SOURCE
-    halve=$(((FEWSHOT + 4) / 5))
+    halve=${HALVE:-$(((FEWSHOT + 4) / 5))}
     case $which in
         protonet) start="protonet(steps=$FEWSHOT, way=20, shots=5, queries=15, halve=$halve)" ;;
         gemcl) start="gemcl_features(steps=$FEWSHOT, halve=$halve)" ;;
