@@ -49,12 +49,13 @@ for which in $WHICH; do
         done
     done
 done
-set -- --store "$store" --reference parts
-case " $HEADS " in
-    *" new "*)
-        lifelong report "$@" --out "$store/../new" --strategy finetune --strategy "er(*" --strategy "ewc*" \
-            --strategy "*'new')*" ;;
-esac
-case " $HEADS " in
-    *" auto "*) lifelong report "$@" --out "$store/../kept" --strategy "*adapt='all')*" --strategy "*safetensors')*" ;;
-esac
+for which in $WHICH; do
+    for head in $HEADS; do
+        case $head in
+            new) use="*'new')*" also="*'new')*" ;;
+            *) use="*adapt='all')*" also="*safetensors')*" ;;  # a default is not written
+        esac
+        lifelong report --store "$store" --reference parts --out "$store/../$which-$head" --stream "$which*" \
+            --strategy finetune --strategy "er(*" --strategy "ewc*" --strategy "$use" --strategy "$also"
+    done
+done
