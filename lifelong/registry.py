@@ -209,8 +209,11 @@ def load_file(path: str, name: str) -> Callable[..., Any]:
     file = Path(path)
     if not file.is_file():
         raise LookupError(f"there is no file {path}")
-    # By content too: a file that was changed is another module.
-    unique = "lifelong_file_" + hashlib.sha256(f"{file.resolve()}\0{file_digest(path)}".encode()).hexdigest()[:16]
+    # By content too: a file that was changed is another module. It is compiled here, for Python's own loader would take
+    # the bytecode of a former content of equal size that was written in the same second.
+    code = file.read_bytes()
+    content = hashlib.sha256(code).hexdigest()
+    unique = "lifelong_file_" + hashlib.sha256(f"{file.resolve()}\0{content}".encode()).hexdigest()[:16]
     if unique not in sys.modules:
         spec = importlib.util.spec_from_file_location(unique, file)
         if spec is None or spec.loader is None:
@@ -218,7 +221,7 @@ def load_file(path: str, name: str) -> Callable[..., Any]:
         module = importlib.util.module_from_spec(spec)
         sys.modules[unique] = module
         try:
-            spec.loader.exec_module(module)
+            exec(compile(code, str(file), "exec"), module.__dict__)
         except BaseException as error:
             del sys.modules[unique]
             if isinstance(error, KeyboardInterrupt):

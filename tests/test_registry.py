@@ -236,6 +236,16 @@ def test_a_file_named_in_quotes_is_a_value(tmp_path):
     assert parse(written([term]))[0].given == term.given
 
 
+def test_a_file_is_what_it_is_now_though_its_size_and_time_are_those_of_before(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    answers = []
+    for number in (1, 2):
+        file = a_file(tmp_path, f"def mine():\n    return {number}\n")
+        os.utime(file, (0, 0))
+        answers.append(parse(f"{file}:mine")[0].factory())
+    assert answers == [1, 2] and not (tmp_path / "__pycache__").exists()
+
+
 def test_a_file_is_found_from_the_folder_one_is_in(tmp_path, monkeypatch):
     a_file(tmp_path, "from lifelong import Part\ndef mine():\n    return Part()\n")
     monkeypatch.chdir(tmp_path)
