@@ -98,7 +98,7 @@ def _say(text: str) -> None:
 
 @app.command("list")
 def list_(name: Annotated[str | None, typer.Argument(help="A stream, strategy, start, source, model, optimizer, "
-                                                         "augmentation, or a start's file.")] = None,
+                                                         "augmentation, ./mine.py:NAME, or a start's file.")] = None,
           as_json: Json = False) -> None:
     """What there is: streams, strategies, starts, sources, models, optimizers, augmentations; with a NAME, all of it.
 

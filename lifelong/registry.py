@@ -221,7 +221,8 @@ def load_file(path: str, name: str) -> Callable[..., Any]:
         module = importlib.util.module_from_spec(spec)
         sys.modules[unique] = module
         try:
-            exec(compile(code, str(file), "exec"), module.__dict__)
+            # Not with the __future__ of this file, which would make strings of its annotations.
+            exec(compile(code, str(file), "exec", dont_inherit=True), module.__dict__)
         except BaseException as error:
             del sys.modules[unique]
             if isinstance(error, KeyboardInterrupt):

@@ -246,6 +246,11 @@ def test_a_file_is_what_it_is_now_though_its_size_and_time_are_those_of_before(t
     assert answers == [1, 2] and not (tmp_path / "__pycache__").exists()
 
 
+def test_a_file_keeps_its_own_futures(tmp_path):
+    file = a_file(tmp_path, "def mine(strength: float = 1.0):\n    pass\n")
+    assert parse(f"{file}:mine")[0].factory.__annotations__ == {"strength": float}
+
+
 def test_a_file_is_found_from_the_folder_one_is_in(tmp_path, monkeypatch):
     a_file(tmp_path, "from lifelong import Part\ndef mine():\n    return Part()\n")
     monkeypatch.chdir(tmp_path)
