@@ -114,6 +114,7 @@ def list_(name: Annotated[str | None, typer.Argument(help="A stream, strategy, s
         registry.lookup("strategies", name)
         entries = [_entry("strategies", name)]
     elif name is not None and ".py:" in name:
+        registry.load_file(*name.rsplit(":", 1))  # what is wrong with it is said
         entries = [_entry("plug-ins", name)]
     elif name is not None:
         found = [e for e in entries if e["name"] == name]

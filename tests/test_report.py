@@ -382,6 +382,17 @@ def test_of_many_tasks_ten_are_drawn_the_first_and_last_among_them():
     assert (titles[0], titles[-1]) == ("task 1", "task 23")
 
 
+def test_a_legend_with_one_tall_column_stands_below_the_panels():
+    from lifelong.report import canvas, figures
+
+    long = [f"er(capacity={n}, memory='{'balanced by class, ' * 5}')" for n in range(6)]
+    found = report.groups([a_run(name, 0.8, [0.5, 0.7]) for name in (*"abcdef", *long)])
+    figure = figures.tasks(found[0], canvas.looks(found))
+    figure.draw_without_rendering()
+    panels = min(text.get_window_extent().y0 for text in figure.axes[0].texts)
+    assert figure.legends[0].get_window_extent().y1 <= panels
+
+
 def test_no_two_of_many_strategies_look_alike_and_each_looks_the_same_everywhere():
     from lifelong.report import canvas, figures
 

@@ -498,6 +498,7 @@ def test_a_file_can_be_looked_into(lifelong, file, tmp_path):
     (tmp_path / "no.safetensors").write_bytes(b"no start")
     refused(lifelong("list", "no.safetensors"), "no.safetensors is damaged or no start")
     refused(lifelong("list", "none.safetensors"), "there is no file none.safetensors")
+    refused(lifelong("list", "./none.py:mine"), "there is no file ./none.py")
 
 
 @pytest.mark.parametrize(("words", "what"), [

@@ -93,21 +93,23 @@ def tasks(group: Group, look: Mapping[str, Look]) -> Figure:
     some = np.unique(np.linspace(1, n_tasks, min(n_tasks, _PANELS)).round().astype(int))
     n_columns = len(some) if len(some) < 4 else 3 if len(some) in (5, 6, 9) else 4
     names = canvas.names(group, which, 46)
-    mosaic = Mosaic(len(some), n_columns, 1.15, 0.22, canvas.height(names) / 2 + 0.15,
+    half = -(-len(names) // 2)  # of them stand in the first of the legend's two columns
+    tall = max(canvas.height(column) for column in (names[:half], names[half:]))
+    mosaic = Mosaic(len(some), n_columns, 1.15, 0.22, tall + 0.15,
                     "Accuracy of each task (0: untrained; dotted: when it was learned)", group)
     found = [metrics.mean_interval(100 * group.runs[i].accuracy[:, :, some - 1]) for i in which]
     measured = [a[np.isfinite(a)] for a, _ in found]
     low, high = (edge([edge(a) for a in measured if len(a)], default=50) for edge in (min, max))
     mosaic.limits = (-0.03 * n_tasks, 1.03 * n_tasks), (max(low - 5, -3), min(high + 5, 103))
     t, each = np.arange(n_tasks + 1.0), range(len(some))
-    for k, (i, (mean, half)) in enumerate(zip(which, found, strict=True)):
+    for k, (i, (mean, around)) in enumerate(zip(which, found, strict=True)):
         style, every = look[group.labels[i]], max(1, n_tasks // 6)
         x, y = mosaic.strung([t] * len(some), list(mean.T))
         marked = [p * (n_tasks + 2) + at for p in each for at in range(k % every, n_tasks + 1, every)]
         mosaic.axes.plot(x, y, color=style.colour, linestyle=style.dash, marker=style.marker, markevery=marked,
                          linewidth=1.1, markersize=3, label=names[k])
         if len(which) <= canvas.BANDS and len(group.runs[i].accuracy) > 1:
-            upper, lower = (mosaic.strung([t] * len(some), list((mean + sign * half).T))[1] for sign in (1, -1))
+            upper, lower = (mosaic.strung([t] * len(some), list((mean + sign * around).T))[1] for sign in (1, -1))
             mosaic.axes.fill_between(x, lower, upper, color=style.colour, alpha=0.15, linewidth=0)
     for p, task in enumerate(some):
         mosaic.axes.plot(*mosaic.place(p, np.full(2, task), np.array(mosaic.limits[1])), color="#888888",
