@@ -12,8 +12,9 @@ from sphinx.ext.napoleon import Config
 from sphinx.ext.napoleon.docstring import GoogleDocstring
 
 import lifelong
-from lifelong import metrics, registry
+from lifelong import metrics
 from lifelong.report import figures, frameworks
+from lifelong.spec import catalogue
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -70,8 +71,8 @@ def _docstring(app: Sphinx, what: str, name: str, obj: object, options: object, 
 
 def _entry(kind: str, name: str) -> tuple[str, str, list[str]]:
     """Of one entry of the catalogue the call with its defaults, its first sentence, and its docstring."""
-    factory = registry.lookup(kind, name)
-    hyper = ", ".join(f"{k}={p.default!r}" for k, p in registry.hyper_parameters(factory).items())
+    factory = catalogue.lookup(kind, name)
+    hyper = ", ".join(f"{k}={p.default!r}" for k, p in catalogue.hyper_parameters(factory).items())
     text = plain(inspect.getdoc(factory) or "")
     body = str(GoogleDocstring(text, Config(napoleon_use_param=False), what="function"))
     body = re.sub(r"^:raises (\w+):", r"*\1*", body, flags=re.MULTILINE)  # a field of Python objects, which this is not
@@ -95,9 +96,9 @@ def _catalogue(app: Sphinx) -> None:
     for name, rows in tables.items():
         lines = [line for row, text in rows.items() for line in (f"   * - {row}", f"     - {_escaped(text)}")]
         (folder / f"{name}.rst").write_text("\n".join([".. list-table::", "   :widths: 1 4", "", *lines]) + "\n")
-    for kind in registry.KINDS:
+    for kind in catalogue.KINDS:
         table, below = [".. list-table::", "   :widths: 1 4", ""], []
-        for name in registry.catalogue(kind):
+        for name in catalogue.catalogue(kind):
             call, first, body = _entry(kind, name)
             table += [f"   * - :ref:`{name} <{kind}-{name}>`", f"     - {first}"]
             below += ["", f".. _{kind}-{name}:", "", f".. rubric:: {name}", "", ".. code-block:: python", "",

@@ -7,8 +7,9 @@ def __getattr__(name: str) -> object:
     """The Python API, imported on first use so that the command line stays quick: `from lifelong import run`."""
     import importlib
 
-    home = {"run": "request", "prepare": "request", "Options": "setting", "Run": "store", "Stream": "stream",
-            "Part": "learner", "Learner": "learner", "Initialization": "learner", "View": "learner"}
+    home = {"run": "experiments.prepare", "prepare": "experiments.prepare", "Options": "spec.run", "Run": "store",
+            "Stream": "data.stream", "Part": "learning.parts", "View": "learning.parts", "Learner": "learning.learner",
+            "Initialization": "learning.learner"}
     if name not in home:
         raise AttributeError(f"module 'lifelong' has no attribute {name!r}")
     return getattr(importlib.import_module(f"lifelong.{home[name]}"), name)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from lifelong.report.document import Table as Written
-    from lifelong.store import Run
+    from lifelong.store.records import Run
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
                   context_settings={"help_option_names": ["-h", "--help"]},
@@ -104,17 +104,17 @@ def list_(name: Annotated[str | None, typer.Argument(help="A stream, strategy, s
 
     NAME may also be the file of a start: what it was learned from, how, and by which version.
     """
-    from lifelong import registry
+    from lifelong.spec import catalogue
 
     if name is not None and name.endswith(".safetensors"):
         _print_start(Path(name), as_json)
         return
-    entries = [_entry(kind, key) for kind in registry.KINDS for key in registry.catalogue(kind)]
-    if name is not None and name.startswith(registry.BRIDGE):
-        registry.lookup("strategies", name)
+    entries = [_entry(kind, key) for kind in catalogue.KINDS for key in catalogue.catalogue(kind)]
+    if name is not None and "." in name and ".py:" not in name:
+        catalogue.lookup("strategies", name)
         entries = [_entry("strategies", name)]
     elif name is not None and ".py:" in name:
-        registry.load_file(*name.rsplit(":", 1))  # what is wrong with it is said
+        catalogue.load_file(*name.rsplit(":", 1))  # what is wrong with it is said
         entries = [_entry("plug-ins", name)]
     elif name is not None:
         found = [e for e in entries if e["name"] == name]
@@ -134,7 +134,7 @@ def list_(name: Annotated[str | None, typer.Argument(help="A stream, strategy, s
 
 
 def _print_start(file: Path, as_json: bool) -> None:
-    from lifelong.weights import load
+    from lifelong.starts.weights import load
 
     about = dict(load(file).about)
     if as_json:
@@ -161,13 +161,13 @@ def _entry(kind: str, name: str) -> dict[str, Any]:
     """All that is known of one entry of the catalogue; one that does not import says so and harms no other."""
     import inspect
 
-    from lifelong import registry
+    from lifelong.spec import catalogue
 
     try:
-        factory = registry.load_file(*name.rsplit(":", 1)) if kind == "plug-ins" else registry.lookup(kind, name)
+        factory = catalogue.load_file(*name.rsplit(":", 1)) if kind == "plug-ins" else catalogue.lookup(kind, name)
         text = inspect.getdoc(factory) or ""
-        hyper = {k: {"default": p.default, "type": registry.type_name(p)}
-                 for k, p in registry.hyper_parameters(factory).items()}
+        hyper = {k: {"default": p.default, "type": catalogue.type_name(p)}
+                 for k, p in catalogue.hyper_parameters(factory).items()}
     except Exception as error:
         return {"kind": kind, "name": name, "about": f"cannot be loaded: {error}", "hyper_parameters": {}, "text": ""}
     return {"kind": kind, "name": name, "about": text.split("\n\n")[0].replace("\n", " "), "hyper_parameters": hyper,
@@ -229,15 +229,15 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no table, no page in latest.")] = False,
 ) -> None:
     """Runs a benchmark: strategies on a stream. What the store has already is found, what was interrupted goes on."""
-    from lifelong.request import prepare
-    from lifelong.setting import Options
-    from lifelong.sinks import Sinks
+    from lifelong.experiments.prepare import prepare
+    from lifelong.spec.run import Options
+    from lifelong.store.loggers import Sinks
 
     extra = _given(scenario=scenario, tasks=tasks, classes_per_task=classes_per_task, boundaries=boundaries)
     options = Options(seeds, epochs, steps, batch_size, optimizer, model, eval_every, device, dtype, data, save_every,
                       memory, overlap, augment)
     if tuned is not None:
-        from lifelong.tuning import chosen
+        from lifelong.experiments.tuning import chosen
 
         experiment = chosen(tuned, stream, strategies or [], options, extra)
     else:
@@ -296,8 +296,8 @@ def tune(
 ) -> None:
     """Chooses hyper-parameters on streams of other seeds by training examples held out, or on other classes; never on
     what is tested."""
-    from lifelong import tuning
-    from lifelong.setting import Options
+    from lifelong.experiments import tuning
+    from lifelong.spec.run import Options
 
     extra = _given(scenario=scenario, tasks=tasks, classes_per_task=classes_per_task, boundaries=boundaries)
     options = Options(seeds, epochs, steps, batch_size, optimizer, model, 0, device, dtype, data, save_every, memory,
@@ -337,7 +337,7 @@ def _print_choice(choice: Any, where: str) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from lifelong import tuning
+    from lifelong.experiments import tuning
 
     table = Table(title=Text(choice.asked, overflow="fold"), title_justify="left", box=SIMPLE)
     for name in [*choice.best.values, "accuracy", "behind", ""]:
@@ -363,7 +363,7 @@ def _watcher(quiet: bool, made: Callable[[Run], None] = lambda run: None) -> Any
 
     from rich import progress
 
-    from lifelong.experiment import Watcher
+    from lifelong.progress import Watcher
 
     class Quiet(Watcher):
         """Passes runs on."""
@@ -487,10 +487,10 @@ def pretrain(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
     """Learns a start, once for many runs. What the store has already is found, what was interrupted goes on."""
-    from lifelong import pretrain as pretraining
-    from lifelong import request
-    from lifelong.start import Diverged
-    from lifelong.weights import save
+    from lifelong.experiments import prepare as request
+    from lifelong.starts import pretrain as pretraining
+    from lifelong.starts.recipe import Diverged
+    from lifelong.starts.weights import save
 
     parsed = pretraining.parse(start)
     todo = pretraining.Pretraining(parsed, pretraining.make_source(source, data), seed=seed,
@@ -541,11 +541,11 @@ def fewshot(
     as_json: Json = False,
 ) -> None:
     """Few-shot evaluation: how well a start tells new classes apart after a few examples of each."""
-    from lifelong import request
     from lifelong import store as stores
-    from lifelong.fewshot import Evaluation, find
-    from lifelong.pretrain import Pretraining, make_source
-    from lifelong.start import Diverged
+    from lifelong.experiments import prepare as request
+    from lifelong.starts.fewshot import Evaluation, find
+    from lifelong.starts.pretrain import Pretraining, make_source
+    from lifelong.starts.recipe import Diverged
 
     where = request.device(device)
     asked = partial(Evaluation, make_source(source, data), way=way, shots=shots, queries=queries, episodes=episodes,
@@ -657,7 +657,7 @@ def _nothing(places: list[Path], stream: list[str] | None, strategy: list[str] |
 @app.command()
 def check(strategy: Annotated[str, typer.Argument(help="For example ./mine.py:my_strategy, or \"er + ewc\".")]) -> None:
     """Tests a strategy against the contract: purity, one equals many, resume, bounded memory."""
-    from lifelong.checks import run_checks
+    from lifelong.experiments.contract import run_checks
 
     wrong: list[str] = []
     for name, problem in run_checks(strategy):

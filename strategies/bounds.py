@@ -1,6 +1,6 @@
 """What every comparison needs: learning without any protection, and learning with all the data."""
 
-from lifelong.learner import Part
+from lifelong.learning.parts import Part
 
 
 def finetune() -> Part:

@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor
 
-from lifelong.learner import Part, State, View
-from lifelong.losses import distillation
-from lifelong.registry import above, at_least
+from lifelong.learning.learner import State
+from lifelong.learning.losses import distillation
+from lifelong.learning.parts import Part, View
+from lifelong.spec.bounds import above, at_least
 
 
 def lwf(strength: float = 1.0, temperature: float = 2.0) -> Part:

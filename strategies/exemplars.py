@@ -6,13 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lifelong.learner import Batch, Learner, Params, Part, State, View, real
-from lifelong.losses import practice
-from lifelong.memory import class_balanced
-from lifelong.models import Net
+from lifelong.data.pool import Pool
+from lifelong.learning.learner import Batch, Learner, Params, State, real
+from lifelong.learning.losses import practice
+from lifelong.learning.memory import class_balanced
+from lifelong.learning.parts import Part, View
+from lifelong.networks.net import Net
 from lifelong.randomness import generator, many
-from lifelong.registry import above, at_least, below
-from lifelong.stream import Pool
+from lifelong.spec.bounds import above, at_least, below
 
 
 def unit_features(net: Net, params: Params, x: Tensor) -> Tensor:

@@ -4,12 +4,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lifelong.gaussians import ALPHA, BETA, HEADS, fitted, scored
-from lifelong.models import Net, Params
-from lifelong.optim import adam
-from lifelong.registry import above, at_least, one_of
-from lifelong.source import Episode, Sampler
-from lifelong.start import Recipe, by_distance, fresh, pretrained, settled
+from lifelong.data.source import Episode, Sampler
+from lifelong.learning.gaussians import ALPHA, BETA, HEADS, fitted, scored
+from lifelong.learning.optim import adam
+from lifelong.networks.net import Net, Params
+from lifelong.spec.bounds import above, at_least, one_of
+from lifelong.starts.recipe import Recipe, by_distance, fresh, pretrained, settled
 
 FITTED = 500  # classes of the source, at most, whose variances the prior is fitted to
 

@@ -7,12 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lifelong.learner import Params, Part, State, View
-from lifelong.losses import cross_entropy, distillation
-from lifelong.models import Net, mlp
-from lifelong.optim import adam
+from lifelong.learning.learner import Params, State
+from lifelong.learning.losses import cross_entropy, distillation
+from lifelong.learning.optim import adam
+from lifelong.learning.parts import Part, View
+from lifelong.networks.mlp import mlp
+from lifelong.networks.net import Net
 from lifelong.randomness import many
-from lifelong.registry import above, at_least
+from lifelong.spec.bounds import above, at_least
 
 
 def normals(u: Tensor, count: int, dtype: torch.dtype) -> Tensor:

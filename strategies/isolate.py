@@ -5,10 +5,11 @@ import re
 import torch
 from torch import Tensor
 
-from lifelong.learner import Params, Part, State, View
-from lifelong.models import Net
-from lifelong.registry import above, at_least, below
-from lifelong.stream import Pool
+from lifelong.data.pool import Pool
+from lifelong.learning.learner import Params, State
+from lifelong.learning.parts import Part, View
+from lifelong.networks.net import Net
+from lifelong.spec.bounds import above, at_least, below
 
 
 def _along(values: Tensor, like: Tensor) -> Tensor:

@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lifelong.models import Net, Params
-from lifelong.optim import adam, falling, sgd
-from lifelong.registry import above, at_least
-from lifelong.source import Episode, Sampler, Source
-from lifelong.start import Recipe, fresh, fresh_scores, pretrained, settled
+from lifelong.data.source import Episode, Sampler, Source
+from lifelong.learning.optim import adam, falling, sgd
+from lifelong.networks.net import Net, Params
+from lifelong.spec.bounds import above, at_least
+from lifelong.starts.recipe import Recipe, fresh, fresh_scores, pretrained, settled
 
 Loss = Callable[[Net, Params, Episode], tuple[Tensor, dict[str, Tensor]]]
 Answer = Callable[[Net, Params, Tensor, Tensor, Tensor, int], Tensor]

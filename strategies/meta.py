@@ -3,13 +3,13 @@
 import torch
 from torch import Tensor
 
-from lifelong.learner import Batch, Learner, Params, State, real
-from lifelong.losses import fit
-from lifelong.memory import reservoir
-from lifelong.models import Net
+from lifelong.data.pool import Pool
+from lifelong.learning.learner import Batch, Learner, Params, State, real
+from lifelong.learning.losses import fit
+from lifelong.learning.memory import reservoir
+from lifelong.networks.net import Net
 from lifelong.randomness import generator
-from lifelong.registry import above, at_least
-from lifelong.stream import Pool
+from lifelong.spec.bounds import above, at_least
 
 
 def mer(net: Net, capacity: int = 500, replay: int = 5, steps: int = 2, lr: float = 0.03, beta: float = 0.3,

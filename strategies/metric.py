@@ -4,11 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lifelong.models import Net, Params
-from lifelong.optim import adam
-from lifelong.registry import above, at_least
-from lifelong.source import Episode, Sampler
-from lifelong.start import Recipe, by_distance, closeness, fresh, means, nearest_mean, pretrained, settled
+from lifelong.data.source import Episode, Sampler
+from lifelong.learning.optim import adam
+from lifelong.networks.net import Net, Params
+from lifelong.spec.bounds import above, at_least
+from lifelong.starts.recipe import Recipe, by_distance, closeness, fresh, means, nearest_mean, pretrained, settled
 
 
 @pretrained(adapt="head")

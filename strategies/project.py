@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor
 
-from lifelong.learner import Params, Part, State, View, real
-from lifelong.losses import fit
-from lifelong.memory import reservoir
-from lifelong.registry import at_least
+from lifelong.learning.learner import Params, State, real
+from lifelong.learning.losses import fit
+from lifelong.learning.memory import reservoir
+from lifelong.learning.parts import Part, View
+from lifelong.spec.bounds import at_least
 
 
 def agem(capacity: int = 1000, reference: int = 256) -> Part:

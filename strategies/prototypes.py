@@ -6,12 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lifelong.gaussians import ALPHA, BETA, HEADS, scored
-from lifelong.learner import Batch, Learner, State
-from lifelong.models import Net, Params
+from lifelong.data.pool import Pool
+from lifelong.learning.gaussians import ALPHA, BETA, HEADS, scored
+from lifelong.learning.learner import Batch, Learner, State
+from lifelong.networks.net import Net, Params
 from lifelong.randomness import generator
-from lifelong.registry import above, at_least, at_most, one_of
-from lifelong.stream import Pool
+from lifelong.spec.bounds import above, at_least, at_most, one_of
 
 
 def _features(net: Net, params: Params, x: Tensor) -> Tensor:

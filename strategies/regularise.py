@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor
 
-from lifelong.learner import Params, Part, State, View, real
-from lifelong.losses import LABELS, fisher, sensitivity
-from lifelong.registry import above, at_least, at_most, one_of
+from lifelong.learning.importance import LABELS, fisher, sensitivity
+from lifelong.learning.learner import Params, State, real
+from lifelong.learning.parts import Part, View
+from lifelong.spec.bounds import above, at_least, at_most, one_of
 
 
 def _zeros(params: Params) -> Params:

@@ -5,10 +5,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lifelong.learner import Part, Slice, State, View, rehearsal
-from lifelong.losses import cross_entropy, cross_entropy_vjp, each, fit, gradient_products
-from lifelong.memory import RULES, Memory, greedy, reservoir
-from lifelong.registry import above, at_least, at_most, one_of
+from lifelong.learning.importance import gradient_products
+from lifelong.learning.learner import Slice, State
+from lifelong.learning.losses import cross_entropy, cross_entropy_vjp, each, fit
+from lifelong.learning.memory import RULES, Memory, greedy, reservoir
+from lifelong.learning.parts import Part, View, rehearsal
+from lifelong.spec.bounds import above, at_least, at_most, one_of
 
 
 def er(capacity: int = 500, replay: int = 0, memory: str = "reservoir", combine: str = "sum") -> Part:

@@ -4,14 +4,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lifelong.learner import Initialization
-from lifelong.models import Net, Params
-from lifelong.optim import adam, falling
+from lifelong.data.distort import distorted
+from lifelong.data.source import Episode, Sampler
+from lifelong.learning.learner import Initialization
+from lifelong.learning.optim import adam, falling
+from lifelong.networks.net import Net, Params
 from lifelong.randomness import generator
-from lifelong.registry import above, at_least, below
-from lifelong.source import Episode, Sampler
-from lifelong.start import Recipe, fresh, fresh_scores, pretrained, settled
-from lifelong.views import distorted
+from lifelong.spec.bounds import above, at_least, below
+from lifelong.starts.recipe import Recipe, fresh, fresh_scores, pretrained, settled
 
 
 def random() -> Initialization:

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lifelong import build
+from lifelong.data import build
+from lifelong.data.source import Source
+from lifelong.data.stream import Stream
 from lifelong.randomness import generator
-from lifelong.source import Source
-from lifelong.stream import Stream
 
 _DEFAULTS = {"model": "mlp(hidden=(100, 100))", "optimizer": "sgd(lr=0.1)", "epochs": 8, "batch_size": 16}
 

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lifelong import build
+from lifelong.data import build
+from lifelong.data.source import Source
+from lifelong.data.stream import Stream
 from lifelong.randomness import generator
-from lifelong.registry import at_least
-from lifelong.source import Source
-from lifelong.stream import Stream
+from lifelong.spec.bounds import at_least
 
 DRAWINGS, TRAINED = 20, 15
 _SIDE, _STROKES, _STEPS, _KNOTS = 28, 4, 32, 4

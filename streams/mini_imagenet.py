@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lifelong import build, protocols
-from lifelong.layouts import Collection
-from lifelong.photos import Photos, load
-from lifelong.source import Source
-from lifelong.stream import Stream
+from lifelong.data import build
+from lifelong.data.pictures import protocols
+from lifelong.data.pictures.layouts import Collection
+from lifelong.data.pictures.photos import Photos, load
+from lifelong.data.source import Source
+from lifelong.data.stream import Stream
 
 TRAINED, TESTED = 500, 100
 # Ravi & Larochelle 2017's split by class, as two public lists have it.

@@ -11,11 +11,11 @@ from typing import IO, Any, cast
 import numpy as np
 import torch
 
-from lifelong import build
-from lifelong.data import find
+from lifelong.data import build
+from lifelong.data.files import find
+from lifelong.data.source import Source
+from lifelong.data.stream import Stream
 from lifelong.randomness import generator
-from lifelong.source import Source
-from lifelong.stream import Stream
 
 _FOLDERS = ("mnist/MNIST/raw", "MNIST/raw", "raw", "mnist", "MNIST", ".")
 _SIZES = {"train": 60_000, "t10k": 10_000}

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lifelong import build
-from lifelong.data import decoded, find, fingerprint, members
+from lifelong.data import build
+from lifelong.data.files import decoded, find, fingerprint, members
+from lifelong.data.source import Source
+from lifelong.data.stream import Stream
 from lifelong.randomness import generator
-from lifelong.source import Source
-from lifelong.stream import Stream
 
 DRAWINGS, TRAINED, SIDE = 20, 15, 105
 _CHARACTERS = {"background": 964, "evaluation": 659}

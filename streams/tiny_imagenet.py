@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lifelong import build, protocols
-from lifelong.layouts import Collection
-from lifelong.photos import Photos, load
-from lifelong.source import Source
-from lifelong.stream import Stream
+from lifelong.data import build
+from lifelong.data.pictures import protocols
+from lifelong.data.pictures.layouts import Collection
+from lifelong.data.pictures.photos import Photos, load
+from lifelong.data.source import Source
+from lifelong.data.stream import Stream
 
 _WHOLE = Collection(
     name="Tiny-ImageNet", key="tiny-imagenet", side=64, resize=False, parts={"all": 200}, images=550,

@@ -10,22 +10,24 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from conftest import Command, refused
+from lifelong.strategies.replay import er
 from torch import Tensor
 
 from lifelong import run as lifelong_run
 from lifelong import store
-from lifelong.augment import augmentation, crop, flip, written
-from lifelong.checks import BUDGET, tiny
-from lifelong.engine import Measured, Rhythm, train
-from lifelong.learner import Part, gradient_learner
-from lifelong.lift import Lanes, tree
-from lifelong.models import conv4
-from lifelong.optim import sgd
-from lifelong.request import make_stream, prepare
-from lifelong.schedule import batches, plan
-from lifelong.setting import Options
-from lifelong.stream import Stream
-from strategies.replay import er
+from lifelong.data.augment import augmentation, crop, flip, written
+from lifelong.data.stream import Stream
+from lifelong.experiments.contract import BUDGET, tiny
+from lifelong.experiments.prepare import make_stream, prepare
+from lifelong.learning.engine import Measured, Rhythm, train
+from lifelong.learning.lanes import Lanes
+from lifelong.learning.optim import sgd
+from lifelong.learning.parts import Part
+from lifelong.learning.schedule import batches, plan
+from lifelong.learning.step import gradient_learner
+from lifelong.networks.conv import conv4
+from lifelong.spec.run import Options
+from lifelong.vmap import tree
 
 SHAPE = (2, 4, 4)
 X = torch.randint(1, 256, (48, *SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

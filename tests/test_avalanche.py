@@ -14,17 +14,21 @@ import torch
 from torch import nn
 
 import lifelong
-from lifelong import build, checks, cli, metrics, objects, registry, store
-from lifelong.checks import tiny
-from lifelong.engine import Rhythm
-from lifelong.objects import train_object
+from lifelong import cli, metrics, store
+from lifelong.data import build
+from lifelong.data.stream import Stream
+from lifelong.experiments import contract as checks
+from lifelong.experiments.contract import tiny
+from lifelong.experiments.prepare import make_stream, prepare
+from lifelong.learning import imperative as objects
+from lifelong.learning.engine import Rhythm
+from lifelong.learning.imperative import train_object
 from lifelong.randomness import generator
 from lifelong.report.frameworks import framework
-from lifelong.request import make_stream, prepare
-from lifelong.setting import Options
-from lifelong.stream import Stream
+from lifelong.spec import expression
+from lifelong.spec.run import Options
 
-bridge = pytest.importorskip("lifelong.avalanche", reason="Avalanche is not installed", exc_type=ImportError)
+bridge = pytest.importorskip("lifelong.bridges.avalanche", reason="Avalanche is not installed", exc_type=ImportError)
 
 # Every strategy of Avalanche's that runs here, with the hyper-parameters that it needs or that make it quick.
 RUN = {
@@ -81,7 +85,7 @@ def images(scenario: str = "class", seeds: int = 1) -> Stream:
     return build.split("images-v1", range(seeds), data, tasks=3, scenario=scenario)
 
 
-def expression(name: str) -> str:
+def strategy_of(name: str) -> str:
     return f"avalanche.{name}({RUN[name]})"
 
 
@@ -100,7 +104,7 @@ def test_every_strategy_of_avalanche_runs_or_is_refused():
 @pytest.mark.parametrize("name", RUN)
 def test_a_strategy_learns_each_of_its_runs_in_the_process_to_the_same_bits(name, scenario, capsys):
     stream = images(scenario) if name == "GenerativeReplay" else tiny([0], scenario=scenario)
-    runs = [go(stream, expression(name)) for _ in range(2)]
+    runs = [go(stream, strategy_of(name)) for _ in range(2)]
     assert np.array_equal(runs[0].accuracy, runs[1].accuracy) and np.isfinite(runs[0].accuracy).all()
     assert np.array_equal(runs[0].logs["loss"], runs[1].logs["loss"]) and (runs[0].logs["loss"] > 0).all()
     assert runs[0].accuracy[0, 1, 0] > 0.6, "the first task, two classes"
@@ -150,22 +154,22 @@ def test_a_torch_module_of_the_users_own_is_the_network(tmp_path):
     options = {"batch_size": 24, "epochs": 5, "model": f"{tmp_path}/net.py:Net"}
     ours, theirs = (go(tiny([0, 1]), s, **options) for s in ("finetune", "avalanche.Naive"))
     assert np.array_equal(ours.accuracy, theirs.accuracy)
-    assert np.isfinite(go(tiny([0]), expression("ICaRL"), model=f"{tmp_path}/net.py:Net").accuracy).all()
+    assert np.isfinite(go(tiny([0]), strategy_of("ICaRL"), model=f"{tmp_path}/net.py:Net").accuracy).all()
 
     (tmp_path / "mute.py").write_text(NET.format(features="hidden"))
     assert np.array_equal(go(tiny([0, 1]), "avalanche.Naive", **options | {"model": f"{tmp_path}/mute.py:Net"}).accuracy,
                           theirs.accuracy)
     for name in ("ICaRL", "StreamingLDA", "CWRStar", "LFL", "ER_AML", "SCR", "FeatureReplay"):
         with pytest.raises(ValueError, match="last hidden layer"):
-            prepare(tiny([0]), [expression(name)], Options(seeds=1, model=f"{tmp_path}/mute.py:Net"))
+            prepare(tiny([0]), [strategy_of(name)], Options(seeds=1, model=f"{tmp_path}/mute.py:Net"))
 
 
 @pytest.mark.parametrize("name", ["Naive", "EWC", "Replay", "GEM", "ICaRL", "LaMAML", "StreamingLDA", "CWRStar"])
 def test_a_run_is_what_avalanche_itself_does_on_our_benchmark(name):
     """The same strategy driven by Avalanche's own hands, `train` and `eval` on `to_benchmark`, ends the same."""
     stream = tiny([0, 1])
-    run = go(stream, expression(name), seeds=2)
-    experiment = prepare(stream, [expression(name)], Options(seeds=2, batch_size=5, epochs=2, optimizer="sgd(lr=0.05)"))
+    run = go(stream, strategy_of(name), seeds=2)
+    experiment = prepare(stream, [strategy_of(name)], Options(seeds=2, batch_size=5, epochs=2, optimizer="sgd(lr=0.05)"))
     make = experiment.make(experiment.settings[0], seed=1)
     objects._seed(1)
     learner, benchmark, rows = make({}), bridge.to_benchmark(stream, 1), []
@@ -197,7 +201,7 @@ def test_online_makes_an_experience_of_every_batch():
 
 @pytest.mark.parametrize("name", ["Naive", "Replay", "RWalk", "SynapticIntelligence", "ICaRL", "StreamingLDA", "MIR"])
 def test_measuring_inside_tasks_changes_nothing(name):
-    text = expression(name) if name != "MIR" else "avalanche.MIR(mem_size=20, subsample=10, online=True)"
+    text = strategy_of(name) if name != "MIR" else "avalanche.MIR(mem_size=20, subsample=10, online=True)"
     plain, watched = (go(tiny([0]), text, eval_every=every) for every in (0, 2))
     assert np.array_equal(plain.accuracy, watched.accuracy)
     assert np.array_equal(plain.logs["loss"], watched.logs["loss"])
@@ -224,7 +228,7 @@ def test_a_loss_that_is_not_finite_ends_the_seed():
 
 def test_it_keeps_the_contract_of_objects():
     assert checks.failures("avalanche.Naive") == []
-    assert checks.failures(expression("EWC")) == []
+    assert checks.failures(strategy_of("EWC")) == []
 
 
 # ---- asking
@@ -265,13 +269,13 @@ def test_options_that_do_not_go_with_it_are_refused(tmp_path):
 
     assert "must be told where a task ends" in asked(tiny([0], boundaries=False))
     assert "trained in float32" in asked(dtype="float64")
-    (tmp_path / "net.py").write_text("from lifelong.models import mlp\ndef normed(shape, n_classes):\n    return mlp("
+    (tmp_path / "net.py").write_text("from lifelong.networks.mlp import mlp\ndef normed(shape, n_classes):\n    return mlp("
                                      "shape, n_classes)._replace(still=('norm',), train=lambda *given: given)\n")
     assert "statistics of batch normalisation" in asked(model=f"{tmp_path}/net.py:normed")
-    (tmp_path / "own.py").write_text("from lifelong.optim import sgd\ndef mine(lr: float = 0.1):\n    return sgd(lr)\n")
+    (tmp_path / "own.py").write_text("from lifelong.learning.optim import sgd\ndef mine(lr: float = 0.1):\n    return sgd(lr)\n")
     assert "use sgd or adam" in asked(optimizer=f"{tmp_path}/own.py:mine")
     with pytest.raises(RuntimeError, match="classes of their own in every task"):
-        go(make_stream("rotated-digits(tasks=2)", Options(seeds=1)), expression("ICaRL"), epochs=1, batch_size=50)
+        go(make_stream("rotated-digits(tasks=2)", Options(seeds=1)), strategy_of("ICaRL"), epochs=1, batch_size=50)
 
 
 def test_it_is_stored_and_found_with_its_hyper_parameters_and_version(tmp_path, monkeypatch, capsys):
@@ -289,7 +293,7 @@ def test_it_is_stored_and_found_with_its_hyper_parameters_and_version(tmp_path, 
         (hyper,) = record["spec"]["hyper"]["strategy"]
         assert hyper["patterns_per_exp"] in (5, 10) and hyper["memory_strength"] == 0.25 and not hyper["online"]
         assert record["spec"]["sources"] == {"avalanche": "0.6.0"}
-        (again,) = registry.parse(record["spec"]["strategy"])
+        (again,) = expression.parse(record["spec"]["strategy"])
         assert again.resolved() == hyper
 
 
@@ -472,7 +476,7 @@ def test_avalanches_strategies_learn_on_our_streams(name):
     torch.manual_seed(0)
     stream = images("task" if name == "LaMAML" else "class")
     benchmark = bridge.to_benchmark(stream)
-    (term,) = registry.parse(expression(name))
+    (term,) = expression.parse(strategy_of(name))
     with bridge._calm():
         model = MTSimpleMLP(hidden_size=50) if name == "LaMAML" else SimpleMLP(6, hidden_size=50)
         given = {"model": model, "criterion": nn.CrossEntropyLoss()}

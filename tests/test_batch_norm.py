@@ -9,19 +9,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lifelong import lift
-from lifelong.checks import BUDGET
-from lifelong.learner import Part, gradient_learner
-from lifelong.lift import Lanes
-from lifelong.losses import fit
-from lifelong.models import Net, conv4
-from lifelong.optim import sgd
-from lifelong.precision import in_bfloat16
+from lifelong.data.stream import Stream
+from lifelong.experiments.contract import BUDGET
+from lifelong.experiments.prepare import prepare
+from lifelong.learning import lanes as lift
+from lifelong.learning.lanes import Lanes
+from lifelong.learning.losses import fit
+from lifelong.learning.optim import sgd
+from lifelong.learning.parts import Part
+from lifelong.learning.schedule import batches, plan
+from lifelong.learning.step import gradient_learner
+from lifelong.networks.conv import conv4
+from lifelong.networks.net import Net
+from lifelong.networks.precision import in_bfloat16
 from lifelong.randomness import generator
-from lifelong.request import prepare
-from lifelong.schedule import batches, plan
-from lifelong.setting import Options
-from lifelong.stream import Stream
+from lifelong.spec.run import Options
 
 NET = conv4((1, 4, 4), 4, 3, norm="batch")
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from lifelong import build
+from lifelong.data import build
+from lifelong.data.stream import Stream
 from lifelong.randomness import generator
-from lifelong.stream import Stream
 
 SEEDS = [0, 1, 2, 3, 4]
 

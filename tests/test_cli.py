@@ -16,9 +16,9 @@ import pytest
 import torch
 from conftest import Said, refused
 
-from lifelong import experiment
-from lifelong.request import prepare
-from lifelong.setting import Options
+from lifelong.experiments import experiment
+from lifelong.experiments.prepare import prepare
+from lifelong.spec.run import Options
 
 SMALL = ("--seeds", "2", "--steps", "2", "--tasks", "2")
 
@@ -96,7 +96,7 @@ def test_what_was_asked_wrongly_gets_one_sentence(words, said, lifelong, tmp_pat
      ["mine: a loss must be one number", "a tensor ["]),
     ("from lifelong import Part\ndef mine(): return Part(loss=lambda view: view.u[:3].sum())\n",
      ["mine.py:mine", "`view.u` without `draws`", "line 2"]),
-    ("from lifelong import Part\nfrom lifelong.memory import reservoir\ndef mine():\n    m = reservoir(9)\n"
+    ("from lifelong import Part\nfrom lifelong.learning.memory import reservoir\ndef mine():\n    m = reservoir(9)\n"
      "    return Part(init=lambda view: m.empty(), draws=3, step=lambda view: m.add(view.state, view.batch.rows, "
      "view.batch.y, view.u))\n", ["as many uniform numbers", "got 3"]),
     ("from lifelong import Part\ndef mine():\n    old = {}\n    def task(view):\n        old.update(view.params)\n"

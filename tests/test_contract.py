@@ -9,10 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lifelong import registry
-from lifelong.checks import CHECKS, Subject, failures, run_checks
-from lifelong.models import Net, Params, classifier, mlp
-from lifelong.norms import norm_layer, normalised
+from lifelong.experiments.contract import CHECKS, Subject, failures, run_checks
+from lifelong.networks.mlp import mlp
+from lifelong.networks.net import Net, Params, classifier
+from lifelong.networks.norms import norm_layer, normalised
+from lifelong.spec import catalogue, expression
 
 SUMS = ["er + ewc", "er + lwf", "agem + ewc", "random + er + lwf", "er(memory='class-balanced') + ewc(mode='online')",
         "joint + ewc", "cumulative + er", "finetune + er(replay=3)", "er + er(capacity=2)",
@@ -21,13 +22,13 @@ SUMS = ["er + ewc", "er + lwf", "agem + ewc", "random + er + lwf", "er(memory='c
         "ewc(samples=7, labels='sampled') + si", "er + si", "mas + lwf", "rwalk(every=2) + er + l2", "xdg + si",
         "xdg + ewc(mode='online')", "packnet(after=2)", "er(combine='tasks') + si", "gem + er", "icarl + ewc",
         "dgr(distil=True) + ewc", "ncm(distance='cosine')", "ncm(distance='mahalanobis')", "gemcl(head='map')"]
-SUBJECTS = [*registry.catalogue("strategies"), *SUMS]
+SUBJECTS = [*catalogue.catalogue("strategies"), *SUMS]
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("strategy", SUBJECTS)
 def test_a_strategy_keeps_the_contract(strategy, check):
-    assert check(Subject(registry.parse(strategy))) is None
+    assert check(Subject(expression.parse(strategy))) is None
 
 
 PLAIN = mlp((8,), 6, (12,))
@@ -51,7 +52,7 @@ def with_batch_norm() -> Net:
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("strategy", ["er + lwf", "derpp + agem", "gdumb(steps=20)"])
 def test_a_strategy_keeps_the_contract_with_batch_normalisation(strategy, check):
-    assert check(Subject(registry.parse(strategy), net=with_batch_norm())) is None
+    assert check(Subject(expression.parse(strategy), net=with_batch_norm())) is None
 
 
 def test_two_bounds_cannot_be_summed():
@@ -70,7 +71,7 @@ def test_a_sum_that_makes_no_sense_is_refused_with_the_reason(sum_, why):
 
 # ---- what the checks are there for: each strategy is wrong in one way
 
-HEAD = "import torch\nfrom lifelong import Learner, Part\nfrom lifelong.losses import cross_entropy\n"
+HEAD = "import torch\nfrom lifelong import Learner, Part\nfrom lifelong.learning.losses import cross_entropy\n"
 
 COUNTER = "init=lambda view: {'n': torch.zeros(3)}"
 ROWS = "init=lambda view: {'rows': torch.full((4,), -1)}"
@@ -164,7 +165,7 @@ def wrong():
 """, "one_equals_many", "differs", ""),
     "answers by the batch": ("""
 def wrong(net):
-    from lifelong.models import Params
+    from lifelong.networks.net import Params
     def init(seed, pool):
         return {'n': torch.zeros(())}
     def predict(state, pool, x):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lifelong import data
+from lifelong.data import files as data
 
 
 @pytest.fixture(autouse=True)

@@ -14,8 +14,10 @@ import pytest
 from test_readme import blocks, commands, taken
 from typer.main import get_command
 
-from lifelong import checks, cli, registry
-from lifelong.setting import Options
+from lifelong import cli
+from lifelong.experiments import contract as checks
+from lifelong.spec import catalogue
+from lifelong.spec.run import Options
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = {path.stem: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
@@ -70,7 +72,7 @@ def test_the_strategies_shown_keep_the_contract(folder):
 
 def test_every_kind_of_the_catalogue_has_its_place():
     shown = {name for text in PAGES.values() for name in re.findall(r"include:: generated/(\w+)\.rst", text)}
-    assert set(registry.KINDS) < shown
+    assert set(catalogue.KINDS) < shown
 
 
 def test_a_strategy_is_shown_once():

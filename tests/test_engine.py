@@ -12,22 +12,26 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from lifelong.streams import digits
 from torch import Tensor
 
-from lifelong import engine, registry
-from lifelong import lift as lifted
-from lifelong.checks import tiny
-from lifelong.engine import Measured, Rhythm, evaluate, train
-from lifelong.learner import Learner
-from lifelong.lift import Lanes, lift, tree
-from lifelong.models import Net, conv4, from_module, mlp
-from lifelong.objects import METHODS, train_object
-from lifelong.optim import Optimizer, sgd
+from lifelong.data.stream import Stream
+from lifelong.experiments.compose import compose
+from lifelong.experiments.contract import tiny
+from lifelong.learning import engine
+from lifelong.learning import lanes as lifted
+from lifelong.learning.engine import Measured, Rhythm, evaluate, train
+from lifelong.learning.imperative import METHODS, train_object
+from lifelong.learning.lanes import Lanes
+from lifelong.learning.learner import Learner
+from lifelong.learning.optim import Optimizer, sgd
+from lifelong.learning.schedule import Budget, plan
+from lifelong.networks.conv import conv4
+from lifelong.networks.mlp import mlp
+from lifelong.networks.net import Net, from_module
 from lifelong.randomness import generator
-from lifelong.schedule import Budget, plan
-from lifelong.setting import compose
-from lifelong.stream import Stream
-from streams import digits
+from lifelong.spec import expression
+from lifelong.vmap import lift, tree
 
 NET = mlp((8,), 6, (12,))
 BUDGET = Budget(5, 2)
@@ -37,7 +41,7 @@ def lanes(strategy: str, seeds: list[int], stream: Stream | None = None, optimiz
           net: Net = NET, dtype: torch.dtype = torch.float64, stacked: bool = True,
           hyper: Mapping[Any, list[float]] | None = None) -> Lanes:
     """A stack of `strategy` on the tiny stream, or on another one made for `seeds`."""
-    terms = registry.parse(strategy)
+    terms = expression.parse(strategy)
 
     def make(values: Mapping[Any, Any]) -> Any:
         own = {key: value for key, value in values.items() if key[0] != "optimizer"}
@@ -185,7 +189,7 @@ HUGE = {("optimizer", "lr"): [0.1, 1e200, 0.1]}
 def exploding(step: int) -> Any:
     """finetune whose loss is not finite from `step` of task 1 on, in lanes where `boom` is 1."""
     from lifelong import Part
-    from lifelong.registry import Term
+    from lifelong.spec.expression import Term
 
     def strategy(boom: float = 0.0) -> Part:
         def loss(view: Any) -> Tensor:
@@ -536,7 +540,7 @@ def test_the_fast_path_takes_the_steps_of_the_plain_one(expression, model, shape
     classes = torch.eye(2, dtype=torch.bool).repeat_interleave(2, 1).expand(len(seeds), 2, 4)
     stream = Stream("made-v1", x, y, rows[..., :13], rows[..., 13:], classes, shape, scenario)
     states = []
-    net = registry.build(registry.parse(model, "models")[0], {"shape": shape, "n_classes": 4})
+    net = expression.build(expression.parse(model, "models")[0], {"shape": shape, "n_classes": 4})
     for fast in (True, False):
         monkeypatch.setattr(lifted, "FAST", fast)
         stack = lanes(expression, seeds, stream, sgd(0.05, 0.5), net, stacked=stacked)

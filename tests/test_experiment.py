@@ -12,14 +12,16 @@ import pytest
 import torch
 
 import lifelong
-from lifelong import experiment, store
-from lifelong.checks import tiny
-from lifelong.engine import Measured
-from lifelong.experiment import Outcome, Watcher
-from lifelong.learner import Part
-from lifelong.request import prepare
-from lifelong.setting import Options
-from lifelong.store import Run
+from lifelong import store
+from lifelong.experiments import experiment
+from lifelong.experiments.contract import tiny
+from lifelong.experiments.experiment import Outcome
+from lifelong.experiments.prepare import prepare
+from lifelong.learning.engine import Measured
+from lifelong.learning.parts import Part
+from lifelong.progress import Watcher
+from lifelong.spec.run import Options
+from lifelong.store.records import Run
 
 QUICK: dict[str, Any] = {"seeds": 2, "steps": 4}
 
@@ -660,13 +662,13 @@ def test_run_takes_expressions_and_objects():
 
 
 def test_run_takes_a_stream_made_elsewhere():
-    from streams.digits import split
+    from lifelong.streams.digits import split
     run = lifelong.run(split([0, 1, 2], tasks=2), "er", steps=2)
     assert run.accuracy.shape == (3, 3, 2)
 
 
 def test_a_stream_made_elsewhere_is_not_stored_and_brings_its_own_seeds(tmp_path):
-    from streams.digits import split
+    from lifelong.streams.digits import split
     stream = split([5, 6], tasks=2)  # seeds that no expression can name
     with pytest.raises(ValueError, match="given as a Python object, which a store cannot find"):
         lifelong.run(stream, "er", steps=4, store=tmp_path)

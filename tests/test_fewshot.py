@@ -9,16 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lifelong.streams import digits, glyphs
 from torch import Tensor
 
-from lifelong import cli, fewshot, store
-from lifelong.fewshot import Evaluation, transductive
+from lifelong import cli, store
+from lifelong.data.source import Source
 from lifelong.metrics import mean_interval
-from lifelong.models import Net, Params, conv4
-from lifelong.source import Source
-from lifelong.start import nearest_mean
-from lifelong.weights import Weights, save
-from streams import digits, glyphs
+from lifelong.networks.conv import conv4
+from lifelong.networks.net import Net, Params
+from lifelong.starts import fewshot
+from lifelong.starts.fewshot import Evaluation, transductive
+from lifelong.starts.recipe import nearest_mean
+from lifelong.starts.weights import Weights, save
 
 
 def points(values: list[list[float]], name: str = "points-v1") -> Source:
@@ -229,7 +231,7 @@ def test_what_was_asked_before_is_found_and_not_measured_again(said: Any, monkey
 
 def test_a_start_of_a_file_that_has_changed_is_asked_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    code = ("from lifelong.start import Recipe, pretrained\n@pretrained(adapt='head')\ndef mine(steps: int = 1):\n"
+    code = ("from lifelong.starts.recipe import Recipe, pretrained\n@pretrained(adapt='head')\ndef mine(steps: int = 1):\n"
             "    return Recipe('conv4', steps, None, None, None)\n")
     asked = []
     for more in ("", "# an answer of its own, say\n"):

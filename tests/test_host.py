@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from lifelong import build, registry
-from lifelong import experiment as experiments
-from lifelong.checks import BUDGET, Subject, tiny
-from lifelong.engine import train
-from lifelong.experiment import Watcher
-from lifelong.host import AHEAD, Ahead, gathered
-from lifelong.request import prepare
-from lifelong.setting import Options
+from lifelong.data import build
+from lifelong.data.prefetch import AHEAD, Ahead, gathered
+from lifelong.experiments import experiment as experiments
+from lifelong.experiments.contract import BUDGET, Subject, tiny
+from lifelong.experiments.prepare import prepare
+from lifelong.learning.engine import train
+from lifelong.progress import Watcher
+from lifelong.spec import expression
+from lifelong.spec.run import Options
 
 
 @pytest.mark.parametrize(("strategy", "stacked"), [("er + agem", True), ("er + ewc(samples=3)", False),
@@ -27,7 +28,7 @@ def test_a_run_whose_examples_stay_on_the_host_has_the_same_bits(strategy: str, 
     taken = []
     real = Ahead.take
     monkeypatch.setattr(Ahead, "take", lambda self, batch: taken.append(real(self, batch)) or taken[-1])
-    stack = Subject(registry.parse(strategy)).lanes([0, 1] if stacked else [0], stacked=stacked)
+    stack = Subject(expression.parse(strategy)).lanes([0, 1] if stacked else [0], stacked=stacked)
     device = train(stack, BUDGET)
     assert not taken
     host = train(replace(stack, host=True), BUDGET)

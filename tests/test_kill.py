@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lifelong.weights import load
+from lifelong.starts.weights import load
 
 # Three kinds of strategy in one store, killed in each.
 DROPS = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,26 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FILES = {str(p.relative_to(ROOT)): p for package in ("lifelong", "strategies", "streams")
          for p in sorted((ROOT / package).rglob("*.py"))}
-LIGHT = ("lifelong/__init__.py", "lifelong/cli.py", "lifelong/metrics.py", "lifelong/registry.py", "lifelong/store.py",
-         *(p for p in FILES if p.startswith("lifelong/report/")))
+
+# Folder of `lifelong`: the folders that it may import. Modules that lie beside the folders are the ground.
+LAYERS = {
+    "spec": "",
+    "store": "spec",
+    "report": "store",
+    "data": "spec",
+    "networks": "spec",
+    "learning": "spec data networks",
+    "starts": "spec store data networks learning",
+    "bridges": "spec data networks learning",
+    "experiments": "spec store data networks learning starts",
+    "strategies": "spec data networks learning starts",
+    "streams": "spec data",
+}
+GROUND = {"metrics", "randomness", "vmap", "progress", "provenance"}
+NEEDS = {"progress": {"store"}}  # what a module of the ground imports, for types alone
+
+LIGHT = ("lifelong/__init__.py", "lifelong/cli.py", "lifelong/metrics.py",
+         *(p for p in FILES if p.startswith(("lifelong/report/", "lifelong/spec/", "lifelong/store/"))))
 DRAWN = ("lifelong/report/figures.py", "lifelong/report/canvas.py", "lifelong/report/mosaic.py")
 HEAVY = {"torch", "torchvision", "avalanche", "sklearn"}
 
@@ -36,13 +55,62 @@ def roots(names: set[str]) -> set[str]:
     return {name.split(".")[0] for name in names}
 
 
-@pytest.mark.parametrize("path", FILES)
-def test_a_package_imports_only_what_lies_below_it(path):
-    package = Path(path).parts[0]
-    above = {"strategies", "streams"} - ({package} if package != "lifelong" else set())
-    assert not roots(found(path)) & above
-    if package != "lifelong":  # its own siblings are files of other families
-        assert package not in roots(found(path))
+def room(path: str) -> str:
+    """The folder of `lifelong` that a file is in, or its own name where it lies beside the folders."""
+    parts = Path(path).with_suffix("").parts
+    return parts[0] if parts[0] != "lifelong" else parts[1]
+
+
+def own(path: str, inside: bool = True) -> set[str]:
+    """The folders and modules of `lifelong` that a file imports."""
+    names = {name.split(".")[1] for name in found(path, inside) if name.startswith("lifelong.")}
+    return names & (set(LAYERS) | GROUND | {"cli"})
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if room(p) in LAYERS])
+def test_a_folder_imports_only_what_lies_below_it(path):
+    assert own(path) <= {room(path), *LAYERS[room(path)].split()} | GROUND
+
+
+@pytest.mark.parametrize("name", sorted(GROUND))
+def test_the_ground_stands_on_nothing(name):
+    assert own(f"lifelong/{name}.py") <= GROUND | NEEDS.get(name, set())
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if room(p) in ("strategies", "streams")])
+def test_strategies_and_streams_do_not_import_their_siblings(path):
+    assert room(path) not in own(path)
+    assert not roots(found(path)) & {"strategies", "streams"}  # they are installed inside lifelong, and only there
+
+
+def module(path: str) -> str:
+    dotted = ".".join(Path(path).with_suffix("").parts).removesuffix(".__init__")
+    return dotted if dotted.startswith("lifelong") else f"lifelong.{dotted}"
+
+
+def test_no_file_imports_itself_by_way_of_others():
+    files = {module(path): path for path in FILES}
+    arrows = {name: {target for one in found(path) for target in [one if one in files else one.rpartition(".")[0]]
+                     if target in files} for name, path in files.items()}
+    done: set[str] = set()
+
+    def visit(name: str, way: tuple[str, ...]) -> None:
+        assert name not in way, f"a circle: {' -> '.join((*way[way.index(name):], name))}"
+        if name not in done:
+            for target in sorted(arrows[name]):
+                visit(target, (*way, name))
+            done.add(name)
+
+    for name in files:
+        visit(name, ())
+
+
+def test_every_folder_is_installed():
+    setup = ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    packages = set(setup["options"]["packages"].split())
+    assert packages == {module(path) for path in FILES if path.endswith("__init__.py")}
+    assert set(LAYERS) == {name.split(".")[1] for name in packages if "." in name}
 
 
 @pytest.mark.parametrize("path", FILES)
@@ -60,9 +128,3 @@ def test_what_the_command_line_starts_with_loads_nothing_heavy(path):
 def test_metrics_need_numpy_alone():
     known = roots(found("lifelong/metrics.py", inside=False))
     assert "numpy" in known and not known & (HEAVY | {"lifelong", "scipy", "pandas", "matplotlib"})
-
-
-@pytest.mark.parametrize("path", [p for p in FILES if p.startswith("lifelong/report/")])
-def test_reports_need_metrics_and_the_store_alone(path):
-    own = {".".join(name.split(".")[:2]) for name in found(path) if name.startswith("lifelong.")}
-    assert own <= {"lifelong.metrics", "lifelong.store", "lifelong.report"}

@@ -8,28 +8,26 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from lifelong.strategies.isolate import xdg
+from lifelong.strategies.regularise import ewc
 from torch import Tensor, nn
 
-from lifelong.learner import View
-from lifelong.losses import (
+from lifelong.data.pool import Pool
+from lifelong.learning.importance import (
     LABELS,
-    Slice,
     _drawn,
     _layer_sums,
     _Layers,
-    cross_entropy,
-    distillation,
-    each,
     example_sums,
     fisher,
-    fit,
     gradient_products,
     sensitivity,
 )
-from lifelong.models import Net, Params, conv4, from_module, mlp
-from lifelong.stream import Pool
-from strategies.isolate import xdg
-from strategies.regularise import ewc
+from lifelong.learning.losses import Slice, cross_entropy, distillation, each, fit
+from lifelong.learning.parts import View
+from lifelong.networks.conv import conv4
+from lifelong.networks.mlp import mlp
+from lifelong.networks.net import Net, Params, from_module
 
 SIX = torch.arange(6)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import chi2
 from torch import Tensor
 
-from lifelong.memory import RULES, Memory, State, class_balanced, greedy, reservoir, ring
+from lifelong.learning.memory import RULES, Memory, State, class_balanced, greedy, reservoir, ring
 
 Seen = list[tuple[int, int, float]]  # row, class, rank
 

@@ -7,18 +7,20 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from lifelong.streams import glyphs
 from torch import Tensor, nn
 
 import lifelong
-from lifelong.models import Net, Params, conv4
-from lifelong.norms import normalised
-from lifelong.optim import adam
-from lifelong.request import prepare
-from lifelong.schedule import batches, plan
-from lifelong.setting import Options
-from lifelong.start import Recipe, fresh, fresh_scores, learn, settled
-from lifelong.weights import Weights, installed
-from streams import glyphs
+from lifelong.experiments.prepare import prepare
+from lifelong.learning.optim import adam
+from lifelong.learning.schedule import batches, plan
+from lifelong.networks.conv import conv4
+from lifelong.networks.net import Net, Params
+from lifelong.networks.norms import normalised
+from lifelong.spec.run import Options
+from lifelong.starts.install import installed
+from lifelong.starts.recipe import Recipe, fresh, fresh_scores, learn, settled
+from lifelong.starts.weights import Weights
 
 SHAPE = (1, 28, 28)
 
@@ -191,6 +193,6 @@ def test_a_plain_run_moves_the_statistics_of_batch_normalisation() -> None:
 
 def test_a_network_that_does_not_say_how_its_statistics_move_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     made = conv4(SHAPE, 10, 4, norm="batch")._replace(train=None)
-    monkeypatch.setattr("lifelong.models.classifier", lambda *args: made)
+    monkeypatch.setattr("lifelong.networks.net.classifier", lambda *args: made)
     with pytest.raises(ValueError, match=r"norm0\.mean is moved by no gradient"):
         lifelong.run("split-glyphs(tasks=2)", "er", model="conv4(norm='batch')", seeds=1, steps=1)

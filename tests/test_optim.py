@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lifelong.optim import Optimizer, adam, sgd
+from lifelong.learning.optim import Optimizer, adam, sgd
 
 SHAPES = {"a": (3, 4), "b": (5,), "c": ()}
 

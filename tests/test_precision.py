@@ -8,15 +8,18 @@ from typing import Any
 import pytest
 import torch
 
-from lifelong import checks, registry
-from lifelong.checks import Subject
-from lifelong.losses import cross_entropy_vjp, example_sums, fisher
-from lifelong.models import conv4, mlp
-from lifelong.precision import LOW, in_bfloat16
+from lifelong.experiments import contract as checks
+from lifelong.experiments.contract import Subject
+from lifelong.experiments.prepare import prepare
+from lifelong.learning.importance import example_sums, fisher
+from lifelong.learning.losses import cross_entropy_vjp
+from lifelong.learning.schedule import batches, plan
+from lifelong.networks.conv import conv4
+from lifelong.networks.mlp import mlp
+from lifelong.networks.precision import LOW, in_bfloat16
 from lifelong.randomness import generator
-from lifelong.request import prepare
-from lifelong.schedule import batches, plan
-from lifelong.setting import Options
+from lifelong.spec import expression
+from lifelong.spec.run import Options
 
 ULP = 2.0**-8  # of bfloat16, relative
 
@@ -34,7 +37,7 @@ class Low(Subject):
 
 
 def subject(text: str) -> Low:
-    return Low(registry.parse(text))
+    return Low(expression.parse(text))
 
 
 STRATEGIES = ["finetune", "er + ewc", "derpp", "lwf", "mir", "xdg"]

@@ -16,9 +16,12 @@ import torch
 from typer.main import get_command
 
 import lifelong
-from lifelong import checks, cli, pretrain, registry
-from lifelong.request import prepare
-from lifelong.setting import Options
+from lifelong import cli
+from lifelong.experiments import contract as checks
+from lifelong.experiments.prepare import prepare
+from lifelong.spec import catalogue, expression
+from lifelong.spec.run import Options
+from lifelong.starts import pretrain
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text()
@@ -68,7 +71,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def test_the_strategy_keeps_the_contract_alone_and_in_a_sum(folder):
     assert checks.failures("./mine.py:hard_replay") == []
-    (last,) = [b for b in blocks("python") if "lifelong.checks" in b]
+    (last,) = [b for b in blocks("python") if "lifelong.experiments.contract" in b]
     exec(compile(last, "README.md", "exec"), {})
 
 
@@ -113,9 +116,9 @@ def test_the_python_api_runs_and_prints_an_interval(capsys):
 
 
 def test_streams_go_to_avalanche_and_back():
-    pytest.importorskip("lifelong.avalanche", reason="Avalanche is not installed", exc_type=ImportError)
+    pytest.importorskip("lifelong.bridges.avalanche", reason="Avalanche is not installed", exc_type=ImportError)
     names: dict[str, object] = {}
-    exec(compile(block("from lifelong.avalanche"), "README.md", "exec"), names)
+    exec(compile(block("from lifelong.bridges.avalanche"), "README.md", "exec"), names)
     assert len(names["benchmark"].train_stream) == 5  # type: ignore[attr-defined]
     assert names["stream"].n_seeds == 5 and names["stream"].n_tasks == 5  # type: ignore[attr-defined]
 
@@ -137,29 +140,29 @@ def taken(words: list[str]) -> None:
     group = get_command(cli.app)
     assert words[1] in group.commands, "no such command"  # type: ignore[attr-defined]
     if any("avalanche." in word for word in words):
-        pytest.importorskip("lifelong.avalanche", reason="Avalanche is not installed", exc_type=ImportError)
+        pytest.importorskip("lifelong.bridges.avalanche", reason="Avalanche is not installed", exc_type=ImportError)
     command = group.commands[words[1]]  # type: ignore[attr-defined]
     given = command.make_context(words[1], list(words[2:])).params
     if words[1] == "report":  # it takes patterns, and whatever is in the store
         return
-    for expression in [*(given.get("strategies") or []), *([given["strategy"]] if "strategy" in given else [])]:
-        terms = registry.parse(expression)
-        assert terms and registry.settings(terms)
+    for typed in [*(given.get("strategies") or []), *([given["strategy"]] if "strategy" in given else [])]:
+        terms = expression.parse(typed)
+        assert terms and expression.settings(terms)
     for kind in ("optimizer", "model"):
         if given.get(kind):
-            registry.parse(given[kind], f"{kind}s")
+            expression.parse(given[kind], f"{kind}s")
     if given.get("stream"):
-        (stream,) = registry.parse(given["stream"], "streams")
-        known = registry.hyper_parameters(stream.factory)
+        (stream,) = expression.parse(given["stream"], "streams")
+        known = catalogue.hyper_parameters(stream.factory)
         for option in ("tasks", "classes_per_task", "scenario", "boundaries"):
             assert given[option] is None or option in known, f"{stream.name} has no {option}"
     if words[1] == "fewshot":
-        assert registry.parse(given["source"], "sources") and given["start"].endswith(".safetensors")
+        assert expression.parse(given["source"], "sources") and given["start"].endswith(".safetensors")
     if words[1] == "pretrain":
-        assert pretrain.parse(given["start"]) and registry.parse(given["source"], "sources")
+        assert pretrain.parse(given["start"]) and expression.parse(given["source"], "sources")
     if words[1] == "list" and given.get("name") and not given["name"].endswith(".safetensors"):
-        assert (any(given["name"] in registry.catalogue(kind) for kind in registry.KINDS)
-                or registry.parse(given["name"]))
+        assert (any(given["name"] in catalogue.catalogue(kind) for kind in catalogue.KINDS)
+                or expression.parse(given["name"]))
 
 
 def test_options_that_are_only_named_in_the_text_exist():
@@ -172,8 +175,8 @@ def test_options_that_are_only_named_in_the_text_exist():
 
 def test_eight_runs_in_one_stack_are_eight():
     (words,) = [w for w in commands() if w[1] == "run" and "--optimizer" in w]
-    strategies = registry.settings(registry.parse(words[3]))
-    optimizers = registry.settings(registry.parse(words[words.index("--optimizer") + 1], "optimizers"))
+    strategies = expression.settings(expression.parse(words[3]))
+    optimizers = expression.settings(expression.parse(words[words.index("--optimizer") + 1], "optimizers"))
     assert len(strategies) * len(optimizers) == 8
 
 
@@ -193,7 +196,7 @@ def test_setup_installs_what_is_pinned_and_runs_a_benchmark_without_data():
     setup = ci("setup")
     assert "-c constraints.txt" in setup and (ROOT / "constraints.txt").is_file()
     name = shlex.split(setup.rsplit("lifelong run ", 1)[1])[0]
-    assert "data" not in registry.lookup("streams", name).__code__.co_varnames, "it needs data"
+    assert "data" not in catalogue.lookup("streams", name).__code__.co_varnames, "it needs data"
     assert ci("test").endswith("-m pytest")
 
 

@@ -12,13 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lifelong import registry
-from lifelong.learner import Initialization, Part
-from lifelong.models import mlp
-from lifelong.optim import sgd
-from lifelong.registry import Term, parse, written
-from lifelong.request import make_stream
-from lifelong.setting import Options, compose
+from lifelong.experiments.compose import compose
+from lifelong.experiments.prepare import make_stream
+from lifelong.learning.learner import Initialization
+from lifelong.learning.optim import sgd
+from lifelong.learning.parts import Part
+from lifelong.networks.mlp import mlp
+from lifelong.spec import catalogue, expression
+from lifelong.spec.expression import Term, parse, written
+from lifelong.spec.run import Options
 
 
 def shape(text: str, kind: str = "strategies") -> list[tuple[str, dict[str, Any]]]:
@@ -85,10 +87,10 @@ def test_a_list_for_a_sequence_is_one_value(text, kind, hidden):
 
 
 def test_lists_make_a_grid():
-    grid = registry.settings(parse("er(capacity=[10, 20]) + ewc(strength=[1, 2, 3], samples=4)"))
+    grid = expression.settings(parse("er(capacity=[10, 20]) + ewc(strength=[1, 2, 3], samples=4)"))
     assert [written(terms) for terms in grid] == [
         f"er(capacity={c}) + ewc(strength={s}, samples=4)" for c in (10, 20) for s in (1, 2, 3)]
-    assert [str(terms[0]) for terms in registry.settings(parse("mlp(hidden=[(10,), (20, 5)])", "models"))] == [
+    assert [str(terms[0]) for terms in expression.settings(parse("mlp(hidden=[(10,), (20, 5)])", "models"))] == [
         "mlp(hidden=(10,))", "mlp(hidden=(20, 5))"]
 
 
@@ -97,7 +99,7 @@ def test_lists_make_a_grid():
     ("rotated-mnist-gem", "rotated-mnist-gem")])
 def test_streams_have_hyphens(text, name):
     (term,) = parse(text, "streams")
-    assert term.name == name and term.factory is registry.lookup("streams", name.removesuffix("-v1"))
+    assert term.name == name and term.factory is catalogue.lookup("streams", name.removesuffix("-v1"))
 
 
 def test_another_version_of_a_stream_is_not_this_one():
@@ -169,7 +171,7 @@ def test_a_mistake_gets_a_sentence_that_names_it(text, words):
                                   "mlp(hidden=(True,))", "mlp(hidden=None)"])
 def test_a_sequence_of_the_wrong_kind_is_refused_by_name(text):
     with pytest.raises(ValueError, match="hidden"):
-        registry.build(parse(text, "models")[0], {"shape": (8,), "n_classes": 6})
+        expression.build(parse(text, "models")[0], {"shape": (8,), "n_classes": 6})
 
 
 @pytest.mark.parametrize(("text", "words"), [
@@ -181,7 +183,7 @@ def test_a_sequence_of_the_wrong_kind_is_refused_by_name(text):
 ])
 def test_a_value_outside_its_documented_range_is_refused_by_name(text, words):
     with pytest.raises(ValueError, match=words):
-        registry.build(parse(text)[0], {"net": mlp((8,), 6), "n_classes": 6})
+        expression.build(parse(text)[0], {"net": mlp((8,), 6), "n_classes": 6})
 
 
 # ---- nothing is evaluated
@@ -224,7 +226,7 @@ def test_a_file_is_a_catalogue_of_its_own(tmp_path):
     file = a_file(tmp_path, "from lifelong import Part\ndef mine(strength: float = 1.0):\n    return Part()\n")
     terms = parse(f"{file}:mine(strength=2)+er")
     assert [t.name for t in terms] == ["mine", "er"]
-    assert terms[0].path == str(file) and isinstance(registry.build(terms[0], {}), Part)
+    assert terms[0].path == str(file) and isinstance(expression.build(terms[0], {}), Part)
     assert written(terms) == f"{file}:mine(strength=2) + er"
     assert written(parse(written(terms))) == written(terms)
 
@@ -286,12 +288,12 @@ def test_a_hyper_parameter_without_a_default_is_refused(tmp_path):
 def test_a_file_that_changed_is_read_again(tmp_path):
     code = "from lifelong import Part\ndef mine():\n    return Part(draws={})\n"
     file = a_file(tmp_path, code.format(1))
-    before = registry.file_digest(str(file))
-    assert registry.build(parse(f"{file}:mine")[0], {}).draws == 1
+    before = catalogue.file_digest(str(file))
+    assert expression.build(parse(f"{file}:mine")[0], {}).draws == 1
     a_file(tmp_path, code.format(22))
     os.utime(file, (1, 1))
-    assert registry.file_digest(str(file)) != before
-    assert registry.build(parse(f"{file}:mine")[0], {}).draws == 22
+    assert catalogue.file_digest(str(file)) != before
+    assert expression.build(parse(f"{file}:mine")[0], {}).draws == 22
 
 
 # ---- sums
@@ -327,16 +329,16 @@ def test_a_factory_must_make_something_that_learns():
 
 def test_a_start_alone_is_a_strategy():
     assert sum_of("random").stages is not None
-    assert isinstance(registry.build(parse("random")[0], {}), Initialization)
+    assert isinstance(expression.build(parse("random")[0], {}), Initialization)
 
 
 def test_context_is_filled_in_and_hyper_parameters_are_the_rest():
     def factory(net: Any, n_classes: int, widths: Sequence[int] = (1,), lr=0.1, name="x", *rest: int, **more: int):
         return n_classes
 
-    assert list(registry.hyper_parameters(factory)) == ["widths", "lr", "name"]
-    assert registry.is_real(factory, "lr") and not registry.is_real(factory, "name")
-    assert registry.build(Term("factory", factory), {"net": None, "n_classes": 4, "seed": 1}) == 4
+    assert list(catalogue.hyper_parameters(factory)) == ["widths", "lr", "name"]
+    assert catalogue.is_real(factory, "lr") and not catalogue.is_real(factory, "name")
+    assert expression.build(Term("factory", factory), {"net": None, "n_classes": 4, "seed": 1}) == 4
 
 
 def test_a_misspelt_start_is_told_what_it_may_have_meant():

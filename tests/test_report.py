@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from lifelong import report
-from lifelong.store import Run
+from lifelong.store.records import Run
 
 SPEC = {
     "format": 1,

@@ -22,7 +22,7 @@ from lifelong import metrics, report, store
 from lifelong.report.document import Block, Bullets, Code, Column, Heading, Paragraph, Picture, Table
 from lifelong.report.document import cell as cell_of
 from lifelong.report.document import markdown as to_markdown
-from lifelong.store import Run
+from lifelong.store.records import Run
 
 STRATEGIES = {"finetune": 8, "er": 8, "er + ewc(strength=1)": 8, "ewc(strength=1)": 6, "si": 8, "joint": 8}
 LOWER = ("forgetting", "intransigence")

@@ -3,10 +3,10 @@
 import pytest
 import torch
 import torchvision
+from lifelong.streams import glyphs
 
-from lifelong.residual import resnet, resnet18
-from lifelong.start import settled
-from streams import glyphs
+from lifelong.networks.resnet import resnet, resnet18
+from lifelong.starts.recipe import settled
 
 NET = resnet((1, 12, 12), 5, (4, 6, 8))
 

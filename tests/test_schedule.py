@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from lifelong import schedule
-from lifelong.checks import tiny
-from lifelong.learner import Batch, Learner
-from lifelong.lift import Lanes, tree
-from lifelong.schedule import Budget, batches, plan, uniforms, whole_task
+from lifelong.experiments.contract import tiny
+from lifelong.learning import schedule
+from lifelong.learning.lanes import Lanes
+from lifelong.learning.learner import Batch, Learner
+from lifelong.learning.schedule import Budget, batches, plan, uniforms, whole_task
+from lifelong.vmap import tree
 
 SEEDS = [0, 1, 2]  # tasks of 24, 23 and 22 examples
 

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from conftest import refused
 
-from lifelong import cli, sinks, store
-from lifelong.sinks import Sinks
-from lifelong.store import Run
+from lifelong import cli, store
+from lifelong.store import loggers as sinks
+from lifelong.store.loggers import Sinks
+from lifelong.store.records import Run
 
 SPEC = {"stream": "some-v1", "strategy": "er", "seeds": 2}
 RECORDING = '''

@@ -11,20 +11,23 @@ import numpy as np
 import pytest
 import torch
 from conftest import refused
+from lifelong.strategies.starts import supervised
+from lifelong.streams.glyphs import drawings
 
 import lifelong
-from lifelong import checks, registry, start
-from lifelong.learner import Initialization
-from lifelong.models import mlp
-from lifelong.optim import sgd
-from lifelong.pretrain import Pretraining, make_source, parse
-from lifelong.request import Options, prepare
-from lifelong.source import Source
-from lifelong.start import Recipe, learn
-from lifelong.store import Workshop
-from lifelong.weights import Weights, installed, load, save
-from strategies.starts import supervised
-from streams.glyphs import drawings
+from lifelong.data.source import Source
+from lifelong.experiments import contract as checks
+from lifelong.experiments.prepare import Options, prepare
+from lifelong.learning.learner import Initialization
+from lifelong.learning.optim import sgd
+from lifelong.networks.mlp import mlp
+from lifelong.spec import catalogue
+from lifelong.starts import recipe as start
+from lifelong.starts.install import installed
+from lifelong.starts.pretrain import Pretraining, make_source, parse
+from lifelong.starts.recipe import Recipe, learn
+from lifelong.starts.weights import Weights, load, save
+from lifelong.store.checkpoints import Workshop
 
 LEARNED = "supervised(steps=3, batch=4)"
 
@@ -39,7 +42,7 @@ def file(tmp_path_factory, source):
     """A start learned for three steps on six glyphs."""
     path = tmp_path_factory.mktemp("start") / "s.safetensors"
     todo = Pretraining(parse("supervised(steps=3, batch=4, model='conv4(width=4)')"), source)
-    save(path, todo.run(None, lifelong.experiment.Watcher()))
+    save(path, todo.run(None, lifelong.progress.Watcher()))
     return path
 
 
@@ -134,7 +137,7 @@ def test_parameters_that_the_last_step_broke_are_no_start(source):
                                   "gemcl_features(steps=8, way=10, shots=3, queries=3, model='mlp')"])
 def test_an_output_layer_that_can_be_kept_is_what_was_learned(text):
     source = make_source("rotated-digits(domains=3)")
-    weights = Pretraining(parse(text), source).run(None, lifelong.experiment.Watcher())
+    weights = Pretraining(parse(text), source).run(None, lifelong.progress.Watcher())
     x, y = source.sampler(lifelong.randomness.generator(0)).fetch(source.rows.flatten())
     net = weights.net(10)
     right = (net.apply(weights.params, x).argmax(-1) == y).float().mean()
@@ -171,7 +174,7 @@ def test_bfloat16_is_near_float32_and_keeps_parameters_in_float32(source):
 def test_a_start_can_begin_with_the_parameters_of_another(file, source):
     former = load(file)
     todo = Pretraining(parse(f"supervised(steps=1, batch=4, lr=1e-12, begin='{file}')"), source)
-    weights = todo.run(None, lifelong.experiment.Watcher())
+    weights = todo.run(None, lifelong.progress.Watcher())
     assert weights.about["model"] == "conv4(width=4)"
     torch.testing.assert_close(weights.params, former.params, rtol=0, atol=1e-9)
     assert weights.about["begun"]["sha256"] == former.about["sha256"] and weights.about["begun"]["steps"] == 3
@@ -186,7 +189,7 @@ def test_beginning_with_a_start_of_other_classes_keeps_all_but_its_output_layer_
         same = Pretraining(parse(f"supervised(steps=1, begin='{file}')"), make_source("glyphs(classes=6, first=20)"))
         torch.testing.assert_close(same.untrained().params["head.weight"], former.params["head.weight"])
     todo = Pretraining(parse(f"supervised(steps=1, batch=4, lr=1e-12, begin='{file}')"), other)
-    weights = todo.run(None, lifelong.experiment.Watcher())
+    weights = todo.run(None, lifelong.progress.Watcher())
     assert weights.params["head.weight"].shape[0] == 4
     torch.testing.assert_close(weights.params["conv3.weight"], former.params["conv3.weight"], rtol=0, atol=1e-9)
     assert set(weights.about["content"]) == other.content | set(former.about["content"])
@@ -289,7 +292,7 @@ def test_features_computed_once_give_what_computing_them_each_time_gives(file, m
 
     fast, experiment = scores()
     assert experiment.lanes([experiment.settings[0]]).stream.shape == (4 * 2 * 2,)
-    monkeypatch.setattr(lifelong.experiment, "only_head", lambda net: False)
+    monkeypatch.setattr(lifelong.experiments.experiment, "only_head", lambda net: False)
     slow, experiment = scores()
     assert experiment.lanes([experiment.settings[0]]).stream.shape == (1, 28, 28)
     for a, b in zip(fast, slow, strict=True):
@@ -298,8 +301,8 @@ def test_features_computed_once_give_what_computing_them_each_time_gives(file, m
 
 def test_no_features_are_computed_for_a_run_that_is_there(file, tmp_path, monkeypatch):
     asked(file, ("", "er(capacity=4)")).run(tmp_path)
-    sizes, real = [], lifelong.experiment.encoded
-    monkeypatch.setattr(lifelong.experiment, "encoded",
+    sizes, real = [], lifelong.experiments.experiment.encoded
+    monkeypatch.setattr(lifelong.experiments.experiment, "encoded",
                         lambda net, pool, used: sizes.append(len(used)) or real(net, pool, used))
     assert asked(file, ("", "er(capacity=4)")).run(tmp_path).found == 1
     assert sizes == [1]  # of one example, to try a step
@@ -318,7 +321,7 @@ def network(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "net.py").write_text("""
 import torch
-from lifelong.models import mlp
+from lifelong.networks.mlp import mlp
 
 def renamed(shape, n_classes):
     net = mlp(shape, n_classes, (8,))
@@ -337,12 +340,12 @@ def test_a_network_of_ones_own_is_as_good_as_one_of_the_catalogue(network, sourc
     runs = []
     for model in ("mlp(hidden=(8,))", "./net.py:renamed"):
         todo = Pretraining(parse(f"supervised(steps=3, batch=4, model='{model}')"), source)
-        save(Path("own.safetensors"), todo.run(None, lifelong.experiment.Watcher()))
+        save(Path("own.safetensors"), todo.run(None, lifelong.progress.Watcher()))
         runs.append([run.accuracy for run in asked("own.safetensors", ("",), (", views=2", "er"), (", adapt='all'",),
                                                    dtype="float64").run().runs])
     for a, b in zip(*runs, strict=True):
         np.testing.assert_array_equal(a, b)
-    assert todo.spec["sources"] == {"./net.py": registry.file_digest("./net.py")}
+    assert todo.spec["sources"] == {"./net.py": catalogue.file_digest("./net.py")}
     (setting,) = asked("own.safetensors", ("",)).settings
     assert setting.spec["sources"] == todo.spec["sources"]
     network.write_text(network.read_text() + "# other\n")
@@ -357,7 +360,7 @@ def test_a_network_of_ones_own_is_as_good_as_one_of_the_catalogue(network, sourc
 def test_a_linear_network_on_warped_images_is_moved_by_the_gradient_of_what_it_answers_with(tmp_path):
     source = make_source("rotated-digits(domains=3)")
     todo = Pretraining(parse("supervised(steps=3, model='mlp(hidden=())')"), source)
-    weights = todo.run(None, lifelong.experiment.Watcher())
+    weights = todo.run(None, lifelong.progress.Watcher())
     for more in ({"power": 3.0}, {"views": 2}, {"length": 10.0}):
         net = installed(weights, source.shape, 10, "domain", adapt="head", dtype=torch.float64, **more)
         assert net.vjp is None, more
@@ -385,7 +388,7 @@ def test_a_whole_learner_learns_on_a_starts_network(file):
 def test_a_start_that_is_not_there_yet_is_learned_once_and_kept(tmp_path):
     told = []
 
-    class Watcher(lifelong.experiment.Watcher):
+    class Watcher(lifelong.progress.Watcher):
         def begin(self, title):
             told.append(title)
 
@@ -473,7 +476,7 @@ def test_what_is_added_to_a_start_keeps_the_contract(strategy):
 
 
 def test_a_starts_numbers_are_no_lanes():
-    assert not registry.is_real(supervised, "lr")
+    assert not catalogue.is_real(supervised, "lr")
     assert isinstance(supervised(), Initialization)
 
 
@@ -527,8 +530,8 @@ def test_a_start_that_another_process_learns_is_left_to_it(lifelong, tmp_path):
 def test_a_divergence_names_the_last_good_checkpoint(lifelong, tmp_path):
     (tmp_path / "mine.py").write_text("""
 import torch
-from lifelong.optim import sgd
-from lifelong.start import Recipe, pretrained
+from lifelong.learning.optim import sgd
+from lifelong.starts.recipe import Recipe, pretrained
 
 @pretrained()
 def blows(steps: int = 400, lr: float = 1.3):

@@ -21,7 +21,9 @@ import pytest
 import torch
 
 from lifelong import store
-from lifelong.store import Busy, Run, StoreError, Workshop
+from lifelong.store.checkpoints import Busy, Workshop
+from lifelong.store.files import StoreError
+from lifelong.store.records import Run
 
 SPEC = {"format": 1, "stream": "toy-v1", "strategy": "er(capacity=3) + ewc", "seeds": 2, "steps": None}
 

@@ -10,20 +10,21 @@ import pytest
 import torch
 from conftest import refused
 
-from lifelong import cli, tuning
+from lifelong import cli
+from lifelong.experiments import tuning
+from lifelong.experiments.prepare import make_stream
+from lifelong.experiments.tuning import Choice, Tried, tuning_stream
 from lifelong.report import groups
 from lifelong.report.tables import settings_table
-from lifelong.request import make_stream
-from lifelong.setting import Options
-from lifelong.store import runs
-from lifelong.tuning import Choice, Tried, tuning_stream
+from lifelong.spec.run import Options
+from lifelong.store.records import runs
 
 SMALL = ("--seeds", "2", "--steps", "2", "--quiet")
 
 # Forty examples of two classes a task; the last ten of every class are for testing and raise when anything reads them.
 SEALED = '''
 import torch
-from lifelong import build
+from lifelong.data import build
 
 TESTED = torch.arange(160) % 40 >= 30
 HARMLESS = ("__get__", "__len__", "dim", "size", "numel")
@@ -129,7 +130,7 @@ def test_networks_orders_and_objects_are_those_of_other_seeds(tmp_path, monkeypa
 def test_what_cannot_be_tuned_is_said_so(words, said, lifelong, tmp_path):
     (tmp_path / "some.py").write_text('''
 import torch
-from lifelong import build
+from lifelong.data import build
 x, y = torch.rand(40, 4), torch.arange(40) % 4
 def images(s, n=30):
     rows = torch.stack([torch.randperm(40) for _ in range(s)]) if n == 30 else torch.arange(40).expand(s, -1)
@@ -227,7 +228,7 @@ def test_a_choice_is_run_and_becomes_part_of_the_record(lifelong, tmp_path, monk
 def test_one_may_choose_on_other_classes(lifelong, tmp_path):
     (tmp_path / "some.py").write_text('''
 import torch
-from lifelong import build
+from lifelong.data import build
 def some(seeds, first: int = 0):
     x, y = torch.eye(8).repeat(4, 1) + first / 100, torch.arange(8).repeat(4)
     names = [f"some/{first + c}" for c in range(8)]

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lifelong import decoding, unpickle
-from lifelong.decoding import describe
-from lifelong.unpickle import Refused, load, plain
+from lifelong.data.pictures import decoding, unpickle
+from lifelong.data.pictures.decoding import describe
+from lifelong.data.pictures.unpickle import Refused, load, plain
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 4, 4, 3), dtype=np.uint8)
 NAMES = ["n01", "n01", "n02", "n02", "n02", "n03"]

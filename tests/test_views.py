@@ -2,12 +2,13 @@
 
 import pytest
 import torch
+from lifelong.strategies.starts import supervised
+from lifelong.streams import glyphs
 
-from lifelong.residual import resnet
-from lifelong.views import distorted, turned
-from lifelong.weights import Weights, installed
-from strategies.starts import supervised
-from streams import glyphs
+from lifelong.data.distort import distorted, turned
+from lifelong.networks.resnet import resnet
+from lifelong.starts.install import installed
+from lifelong.starts.weights import Weights
 
 SHAPE = (1, 8, 8)
 MODEL = "resnet(widths=(4, 6))"
@@ -101,7 +102,7 @@ def test_what_makes_no_sense_is_refused(given, words):
 
 def test_a_cosine_classifiers_loss_by_hand():
     # Cosines of (3, 4) to (1, 0) and (0, 2) are 0.6 and 0.8; times 10, with a tenth of the target spread over both.
-    from lifelong.models import mlp
+    from lifelong.networks.mlp import mlp
 
     recipe = supervised(cosine=10.0, smoothing=0.1).recipe
     params = {"head.weight": torch.tensor([[1.0, 0], [0, 2]]), "head.bias": torch.tensor([5.0, -5])}

@@ -32,7 +32,7 @@ from lifelong.report.statistics import Comparison as Comparison
 from lifelong.report.statistics import checked_reference as checked_reference
 from lifelong.report.statistics import comparisons as comparisons
 from lifelong.report.tables import tables_of as tables_of
-from lifelong.store import Run
+from lifelong.store.records import Run
 
 _NAMED = ("stream", "stream_options", "told_task", "label", "status")
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from lifelong.store import Run
+from lifelong.store.records import Run
 
 _OTHERS = re.compile(r"\bavalanche\.|\.py:|\b(joint|cumulative)\b")
 

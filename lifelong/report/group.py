@@ -15,7 +15,7 @@ import numpy as np
 
 from lifelong import metrics
 from lifelong.metrics import Array
-from lifelong.store import Run
+from lifelong.store.records import Run
 
 _PLACES = {"finetune": 0, "cumulative": 2, "joint": 3}  # bounds frame a table; everything else is 1, as given
 _ELSEWHERE = {"stream", "stream_options", "strategy", "seeds", "eval_every", "hyper", "start", "sources", "format"}

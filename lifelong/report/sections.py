@@ -36,7 +36,7 @@ from lifelong.report.tables import (
     task_table,
     theirs,
 )
-from lifelong.store import Run
+from lifelong.store.records import Run
 
 _HOW = "Intervals are those of each difference alone; p is after Holm over the comparisons of a metric."
 COMPARED = ("average_accuracy", "forgetting")

@@ -12,7 +12,7 @@ from typing import Any
 
 from lifelong import store
 from lifelong.report.document import Code, Words
-from lifelong.store import Run
+from lifelong.store.records import Run
 
 
 @dataclass(frozen=True)

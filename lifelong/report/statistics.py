@@ -11,7 +11,7 @@ import numpy as np
 
 from lifelong import metrics
 from lifelong.report.group import Group, alike, seeds, sees_all
-from lifelong.store import Run
+from lifelong.store.records import Run
 
 LEVEL = 0.05  # of every test
 POWER = 0.8

@@ -16,7 +16,7 @@ from lifelong.report.frameworks import framework
 from lifelong.report.group import Group, by_length, diverged, percent, seeds, summary
 from lifelong.report.sentences import p_value, points
 from lifelong.report.statistics import Comparison, best
-from lifelong.store import Run, digest
+from lifelong.store.records import Run, digest
 
 _RAW = ("mean", "half width", "seeds measured")
 _T = "a[t,k] is the accuracy on task k after task t of T; t = 0 is the untrained learner."

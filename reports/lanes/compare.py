@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from lifelong.cli import app
-from lifelong.store import Run, runs
+from lifelong.store.records import Run, runs
 
 STRENGTHS = (0, 1, 10, 100, 1000)
 

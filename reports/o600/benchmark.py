@@ -17,23 +17,25 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from lifelong.strategies import oml as starts
 from PIL import Image
 
-from lifelong import build
-from lifelong.convolutions import anml_net, oml_net
-from lifelong.engine import train
-from lifelong.experiment import environment
-from lifelong.learner import gradient_learner
-from lifelong.lift import Lanes, keep_pages
-from lifelong.models import Net, mlp
-from lifelong.optim import adam
+from lifelong.data import build
+from lifelong.data.pool import Pool
+from lifelong.data.source import Source
+from lifelong.learning.engine import train
+from lifelong.learning.lanes import Lanes
+from lifelong.learning.optim import adam
+from lifelong.learning.room import keep_pages
+from lifelong.learning.schedule import Budget
+from lifelong.learning.step import gradient_learner
+from lifelong.networks.conv import anml_net, oml_net
+from lifelong.networks.mlp import mlp
+from lifelong.networks.net import Net
+from lifelong.provenance import environment
 from lifelong.randomness import generator
-from lifelong.schedule import Budget
-from lifelong.source import Source
-from lifelong.start import Recipe, learn
-from lifelong.stream import Pool
-from lifelong.weights import encoded
-from strategies import oml as starts
+from lifelong.starts.install import encoded
+from lifelong.starts.recipe import Recipe, learn
 
 UNITS, LENGTHS, SWEEP, RUNS = 1000, (10, 50, 100, 200, 300, 400, 500, 600), 8, 50
 Params = dict[str, torch.Tensor]

@@ -18,14 +18,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lifelong import build, engine
-from lifelong.engine import Measured, Rhythm
-from lifelong.lift import Lanes
+from lifelong.data import build
+from lifelong.data.stream import Stream
+from lifelong.experiments.prepare import prepare
+from lifelong.learning import engine
+from lifelong.learning.engine import Measured, Rhythm
+from lifelong.learning.lanes import Lanes
+from lifelong.learning.schedule import Budget
 from lifelong.randomness import generator
-from lifelong.request import prepare
-from lifelong.schedule import Budget
-from lifelong.setting import Options
-from lifelong.stream import Stream
+from lifelong.spec.run import Options
 
 RATE, CAPACITY, STRENGTH = 0.01, 500, 10.0
 MODELS = {"mlp": "mlp(hidden=(100, 100))", "conv4": "conv4(width=32)"}
@@ -89,7 +90,7 @@ class Case:
     def stream(self, seeds: int) -> Stream:
         """Rotated digits for `seeds` seeds."""
         if self.real:
-            from streams.mnist import rotated_gem
+            from lifelong.streams.mnist import rotated_gem
 
             return rotated_gem(range(seeds), tasks=self.tasks, examples=self.examples,
                                test_examples=self.test_examples)

@@ -21,13 +21,14 @@ from tables import Record, Table, number, ratio
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-from lifelong.build import Images, split
-from lifelong.data import folder, members
-from lifelong.learner import AUGMENT, gradient_learner
-from lifelong.lift import Lanes
-from lifelong.models import mlp
-from lifelong.optim import sgd
-from lifelong.schedule import Budget, batches, plan
+from lifelong.data.build import Images, split
+from lifelong.data.files import folder, members
+from lifelong.learning.lanes import Lanes
+from lifelong.learning.learner import AUGMENT
+from lifelong.learning.optim import sgd
+from lifelong.learning.schedule import Budget, batches, plan
+from lifelong.learning.step import gradient_learner
+from lifelong.networks.mlp import mlp
 
 MEAN, STD = (0.4802, 0.4480, 0.3975), (0.2770, 0.2691, 0.2821)
 CROP = "crop(padding=4) + flip"
@@ -147,7 +148,7 @@ _RUN = """
 import hashlib, sys
 import numpy as np, torch
 import lifelong
-from lifelong.build import Images, split
+from lifelong.data.build import Images, split
 file, steps, strategy = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 torch.set_num_threads(1)
 mapped = np.load(file, mmap_mode="c")

@@ -32,12 +32,13 @@ from contenders import (
 )
 from tables import Record, Table, number, ratio
 
-from lifelong import build
-from lifelong.engine import Rhythm, evaluate, train
-from lifelong.lift import Lanes, tree
-from lifelong.request import prepare
-from lifelong.schedule import batches, plan, whole_task
-from lifelong.setting import Options
+from lifelong.data import build
+from lifelong.experiments.prepare import prepare
+from lifelong.learning.engine import Rhythm, evaluate, train
+from lifelong.learning.lanes import Lanes
+from lifelong.learning.schedule import batches, plan, whole_task
+from lifelong.spec.run import Options
+from lifelong.vmap import tree
 
 # ---- evaluation
 
@@ -148,10 +149,10 @@ def _per_task(case: Case, method: str, stream: Any) -> tuple[list[float], list[i
 # ---- start-up
 
 _FIRST_STEP = """
-from lifelong import build
-from lifelong.request import prepare
-from lifelong.schedule import batches, plan
-from lifelong.setting import Options
+from lifelong.data import build
+from lifelong.experiments.prepare import prepare
+from lifelong.learning.schedule import batches, plan
+from lifelong.spec.run import Options
 import torch
 images = build.Images(torch.zeros(100, 1, 8, 8), torch.arange(100) % 10, torch.arange(90), torch.arange(90, 100))
 e = prepare(build.permuted("zeros-v1", range(5), images, tasks=1), ["er"], Options(device="cpu"))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lifelong.store import Run, save
+from lifelong.store.records import Run, save
 
 KINDS = ("er(capacity={})", "ewc(strength={})", "er(capacity={0}) + ewc(strength={0})", "si(strength={})",
          "lwf(strength={})")

@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from lifelong.strategies.exemplars import herd, icarl
 from torch import Tensor
 
-from lifelong.checks import BUDGET, Subject, tiny
-from lifelong.engine import train
-from lifelong.learner import View
-from lifelong.losses import Slice
-from lifelong.models import Net
+from lifelong.experiments.contract import BUDGET, Subject, tiny
+from lifelong.learning.engine import train
+from lifelong.learning.losses import Slice
+from lifelong.learning.parts import View
+from lifelong.learning.schedule import batches, plan, whole_task
+from lifelong.networks.net import Net
 from lifelong.randomness import many
-from lifelong.registry import parse
-from lifelong.schedule import batches, plan, whole_task
-from strategies.exemplars import herd, icarl
+from lifelong.spec.expression import parse
 
 PLAIN = Net(lambda g: {}, lambda params, x: x, lambda params, x: x)  # features and scores are the example itself
 

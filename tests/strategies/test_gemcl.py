@@ -2,18 +2,19 @@
 
 import pytest
 import torch
+from lifelong.strategies.gemcl import _scores, gemcl_features
+from lifelong.strategies.prototypes import gemcl
+from lifelong.streams import glyphs
 
-from lifelong.gaussians import fitted
-from lifelong.learner import Batch
-from lifelong.models import conv4, mlp
-from lifelong.request import prepare
-from lifelong.setting import Options
-from lifelong.start import learn
-from lifelong.stream import Pool
-from lifelong.weights import Weights, save
-from strategies.gemcl import _scores, gemcl_features
-from strategies.prototypes import gemcl
-from streams import glyphs
+from lifelong.data.pool import Pool
+from lifelong.experiments.prepare import prepare
+from lifelong.learning.gaussians import fitted
+from lifelong.learning.learner import Batch
+from lifelong.networks.conv import conv4
+from lifelong.networks.mlp import mlp
+from lifelong.spec.run import Options
+from lifelong.starts.recipe import learn
+from lifelong.starts.weights import Weights, save
 
 
 @pytest.mark.parametrize("head", ["predictive", "map"])

@@ -5,22 +5,22 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from lifelong.strategies.generate import Autoencoder, dgr, normals
+from lifelong.streams.digits import split
 from scipy.stats import kstest
 from torch import Tensor
 
-from lifelong.checks import tiny
-from lifelong.engine import train
-from lifelong.learner import View
-from lifelong.lift import Lanes
-from lifelong.losses import Slice
-from lifelong.models import mlp
-from lifelong.optim import adam
+from lifelong.experiments.compose import compose
+from lifelong.experiments.contract import tiny
+from lifelong.learning.engine import train
+from lifelong.learning.lanes import Lanes
+from lifelong.learning.losses import Slice
+from lifelong.learning.optim import adam
+from lifelong.learning.parts import View
+from lifelong.learning.schedule import Budget
+from lifelong.networks.mlp import mlp
 from lifelong.randomness import generator
-from lifelong.registry import parse
-from lifelong.schedule import Budget
-from lifelong.setting import compose
-from strategies.generate import Autoencoder, dgr, normals
-from streams.digits import split
+from lifelong.spec.expression import parse
 
 
 def test_normal_numbers_are_normal_and_finite():

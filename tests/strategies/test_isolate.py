@@ -6,21 +6,25 @@ from typing import Any
 
 import pytest
 import torch
+from lifelong.strategies.bounds import finetune, joint
+from lifelong.strategies.isolate import packnet, progressive, xdg
+from lifelong.strategies.project import agem
+from lifelong.strategies.regularise import ewc, si
+from lifelong.strategies.replay import er
 from torch import Tensor, nn
 
-from lifelong.checks import Subject, tiny
-from lifelong.learner import Batch, Learner, Part, View, gradient_learner
-from lifelong.lift import Lanes
-from lifelong.models import Net, Params, conv4, from_module, mlp
-from lifelong.optim import Optimizer, adam, sgd
-from lifelong.registry import parse
-from lifelong.schedule import Budget, batches, plan, whole_task
-from lifelong.stream import Pool
-from strategies.bounds import finetune, joint
-from strategies.isolate import packnet, progressive, xdg
-from strategies.project import agem
-from strategies.regularise import ewc, si
-from strategies.replay import er
+from lifelong.data.pool import Pool
+from lifelong.experiments.contract import Subject, tiny
+from lifelong.learning.lanes import Lanes
+from lifelong.learning.learner import Batch, Learner
+from lifelong.learning.optim import Optimizer, adam, sgd
+from lifelong.learning.parts import Part, View
+from lifelong.learning.schedule import Budget, batches, plan, whole_task
+from lifelong.learning.step import gradient_learner
+from lifelong.networks.conv import conv4
+from lifelong.networks.mlp import mlp
+from lifelong.networks.net import Net, Params, from_module
+from lifelong.spec.expression import parse
 
 CLASSES = torch.eye(3, dtype=torch.bool).repeat_interleave(2, 1)
 

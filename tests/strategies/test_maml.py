@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from lifelong.strategies import maml as family
+from lifelong.streams import digits, glyphs
 from torch import Tensor, nn
 
-from lifelong.models import Net, Params, conv4, mlp
-from lifelong.pretrain import Pretraining, parse
-from lifelong.source import Source
-from lifelong.start import Recipe, learn
-from strategies import maml as family
-from streams import digits, glyphs
+from lifelong.data.source import Source
+from lifelong.networks.conv import conv4
+from lifelong.networks.mlp import mlp
+from lifelong.networks.net import Net, Params
+from lifelong.starts.pretrain import Pretraining, parse
+from lifelong.starts.recipe import Recipe, learn
 
 SHAPE = (1, 8, 8)
 

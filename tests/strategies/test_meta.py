@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lifelong.checks import BUDGET, Subject
-from lifelong.engine import train
-from lifelong.learner import Batch, State
-from lifelong.lift import Lanes
-from lifelong.memory import reservoir
-from lifelong.registry import parse
-from lifelong.schedule import batches, plan
+from lifelong.experiments.contract import BUDGET, Subject
+from lifelong.learning.engine import train
+from lifelong.learning.lanes import Lanes
+from lifelong.learning.learner import Batch, State
+from lifelong.learning.memory import reservoir
+from lifelong.learning.schedule import batches, plan
+from lifelong.spec.expression import parse
 
 
 def module_of(params: dict[str, Tensor]) -> nn.Module:

@@ -7,11 +7,12 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from lifelong.strategies.metric import protonet
+from lifelong.streams import digits, glyphs
 
-from lifelong.models import conv4, mlp
-from lifelong.start import closeness, learn, means, nearest_mean
-from strategies.metric import protonet
-from streams import digits, glyphs
+from lifelong.networks.conv import conv4
+from lifelong.networks.mlp import mlp
+from lifelong.starts.recipe import closeness, learn, means, nearest_mean
 
 # Two classes; those of class 0 are about (1, 0), the one of class 1 is (0, 2).
 SHOWN = torch.tensor([[0.0, 0.0], [0.0, 2.0], [2.0, 0.0]])

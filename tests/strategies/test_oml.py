@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from lifelong.strategies import oml as family
 
-from lifelong.convolutions import anml_net, oml_net
-from lifelong.pretrain import make_source
+from lifelong.data.source import Source
+from lifelong.networks.conv import anml_net, oml_net
 from lifelong.randomness import generator
-from lifelong.source import Source
-from lifelong.start import learn
-from strategies import oml as family
+from lifelong.starts.pretrain import make_source
+from lifelong.starts.recipe import learn
 
 CLASSES, SHAPE = 6, (1, 28, 28)
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from lifelong.strategies.project import cone, gem
 from torch import Tensor
 
-from lifelong.checks import tiny
-from lifelong.learner import View
-from lifelong.losses import Slice, fit
-from lifelong.models import mlp
+from lifelong.experiments.contract import tiny
+from lifelong.learning.losses import Slice, fit
+from lifelong.learning.parts import View
+from lifelong.networks.mlp import mlp
 from lifelong.randomness import generator
-from strategies.project import cone, gem
 
 KINDS = ("plain", "parallel", "opposite", "a zero", "one line", "many scales", "all against", "orthogonal")
 

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from lifelong.strategies.prototypes import gemcl, ncm, slda
 from torch import Tensor
 
-from lifelong.gaussians import gaussian, student
-from lifelong.learner import Batch, Learner, State
-from lifelong.models import mlp
-from lifelong.stream import Pool
-from strategies.prototypes import gemcl, ncm, slda
+from lifelong.data.pool import Pool
+from lifelong.learning.gaussians import gaussian, student
+from lifelong.learning.learner import Batch, Learner, State
+from lifelong.networks.mlp import mlp
 
 
 def pool(x: Tensor, y: Tensor, n_classes: int | None = None) -> Pool:

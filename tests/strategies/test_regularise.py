@@ -9,14 +9,17 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from lifelong.strategies.regularise import _unit_range, ewc, l2, mas, rwalk, si
 from torch import Tensor, nn
 
-from lifelong.learner import Batch, Learner, Part, View, gradient_learner
-from lifelong.losses import fisher
-from lifelong.models import Net, Params, from_module, mlp
-from lifelong.optim import Optimizer, adam, sgd
-from lifelong.stream import Pool
-from strategies.regularise import _unit_range, ewc, l2, mas, rwalk, si
+from lifelong.data.pool import Pool
+from lifelong.learning.importance import fisher
+from lifelong.learning.learner import Batch, Learner
+from lifelong.learning.optim import Optimizer, adam, sgd
+from lifelong.learning.parts import Part, View
+from lifelong.learning.step import gradient_learner
+from lifelong.networks.mlp import mlp
+from lifelong.networks.net import Net, Params, from_module
 
 NET = mlp((8,), 6, (7,))
 POOL = Pool(torch.randn(30, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64),
@@ -209,7 +212,7 @@ def test_the_path_integral_is_the_drop_of_the_loss_for_small_steps():
 
 
 def test_what_a_start_freezes_does_not_matter_to_si_and_rwalk():
-    from lifelong.learner import Initialization
+    from lifelong.learning.learner import Initialization
     from lifelong.randomness import generator
 
     start = Initialization(lambda net, seed: net.init(generator(seed, "init")), lambda name: name.startswith("hidden"))

@@ -9,19 +9,20 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import torch.nn.functional as F
+from lifelong.strategies.replay import mir
 from torch import Tensor
 
-from lifelong.checks import tiny
-from lifelong.learner import Batch, Learner, Part, State, View
-from lifelong.lift import tree
-from lifelong.losses import Slice
-from lifelong.models import mlp
-from lifelong.optim import sgd
-from lifelong.registry import parse
-from lifelong.schedule import Budget, plan
-from lifelong.setting import compose
-from lifelong.stream import Pool
-from strategies.replay import mir
+from lifelong.data.pool import Pool
+from lifelong.experiments.compose import compose
+from lifelong.experiments.contract import tiny
+from lifelong.learning.learner import Batch, Learner, State
+from lifelong.learning.losses import Slice
+from lifelong.learning.optim import sgd
+from lifelong.learning.parts import Part, View
+from lifelong.learning.schedule import Budget, plan
+from lifelong.networks.mlp import mlp
+from lifelong.spec.expression import parse
+from lifelong.vmap import tree
 
 NET, LR, B = mlp((8,), 6, (12,)), 0.1, 5
 SCENARIOS = ("class", "domain", "task")

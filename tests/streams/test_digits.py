@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from lifelong.streams import digits
 from sklearn.datasets import load_digits
-
-from streams import digits
 
 MAKERS: dict[str, Any] = {
     "rotated-digits-v1": digits.rotated, "permuted-digits-v1": digits.permuted, "split-digits-v1": digits.split,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-
-from streams import glyphs
+from lifelong.streams import glyphs
 
 
 def test_a_stream_is_made_again_from_its_options() -> None:

@@ -23,12 +23,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import refused
+from lifelong.streams import mini_imagenet
 from PIL import Image
 
-from lifelong import children, data, decoding, photos
-from lifelong.request import prepare
-from lifelong.setting import Options
-from streams import mini_imagenet
+from lifelong.data import files as data
+from lifelong.data.pictures import decoding, photos
+from lifelong.data.pictures import workers as children
+from lifelong.experiments.prepare import prepare
+from lifelong.spec.run import Options
 
 SIDE, EACH = 12, 6
 SPLITS = {"train": ("n01532829", "n02074367", "n13133613"), "val": ("n01855672",), "test": ("n02110341", "n04522168")}

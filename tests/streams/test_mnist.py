@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lifelong.streams import mnist
 from PIL import Image
 
 from lifelong.randomness import generator
-from streams import mnist
 
 MAKERS: dict[str, Any] = {
     "split-mnist-v1": mnist.split, "permuted-mnist-v1": mnist.permuted, "rotated-mnist-gem-v1": mnist.rotated_gem,

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lifelong.streams import omniglot
 from PIL import Image
-
-from streams import omniglot
 
 PARTS = {"background": {"Greek": 3, "Latin": 2}, "evaluation": {"Angelic": 2, "Tengwar": 4}}
 

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lifelong.streams import tiny_imagenet
 from PIL import Image
 
-from lifelong import decoding, photos
-from streams import tiny_imagenet
+from lifelong.data.pictures import decoding, photos
 
 EACH, HELD = 4, 2
 NAMES = ("n01443537", "n02124075", "n09428293")

@@ -1,0 +1,1 @@
+"""What is learned from: streams, pools of examples, sources, and the files that they come from."""

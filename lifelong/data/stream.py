@@ -1,0 +1,191 @@
+"""What is learned from: a pool of examples, and the rows of it that each task trains and tests on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lifelong.data.augment import NONE, augmentation
+from lifelong.data.pool import Pool
+
+SCENARIOS = ("task", "domain", "class")
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A sequence of tasks for S seeds: indices into one pool, checked at construction.
+
+    Attributes:
+        name: with its version, as `split-mnist-v1`; changed content is a new version.
+        x: [N, *shape] uint8 or float, or [N, D + 1] where `warp` is given.
+        y: [N] int64, classes 0..K-1 without gaps.
+        train: [S, T, n] rows, -1 pads at the end of a task.
+        test: [S, T, m] rows, likewise.
+        classes: [S, T, C] bool, the output units that belong to each task.
+        shape: shape of one example.
+        scenario: 'task', 'domain' or 'class'.
+        boundaries: whether the learner is told where a task ends.
+        ordered: whether the rows of a task are learned in the order given, in place of one drawn for each pass.
+        retention: whether accuracy on the training rows of the tasks so far is measured as well.
+        spare: output units, the last ones, that belong to no task: a learner may answer them, and is wrong.
+        scale: what integer pixels are multiplied by, for example 1/255.
+        mean, std: of each channel, for examples [C, H, W]: pixels are, once scaled, (pixel - mean) / std; None: as they
+            are. `std` is above 0.
+        augment: how examples are changed at random where they are learned, an expression such as "crop(padding=4) +
+            flip"; where they are tested they never are. 'none': not at all.
+        warp: [S, V, D], label: [S, V, K]: see `Pool`.
+        defaults: what a run on this stream uses unless told otherwise: `model`, `optimizer`, `epochs`, `batch_size`.
+        options: the arguments that made the stream, JSON values; with `name` they identify its content.
+        content: names of what is tested, so that no start that was learned on it is used unnoticed.
+
+    Raises:
+        ValueError: where an invariant fails; the sentence names the task and what is wrong.
+    """
+
+    name: str
+    x: Tensor
+    y: Tensor
+    train: Tensor
+    test: Tensor
+    classes: Tensor
+    shape: tuple[int, ...]
+    scenario: str = "class"
+    boundaries: bool = True
+    scale: float = 1.0
+    warp: Tensor | None = None
+    label: Tensor | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    content: frozenset[str] = frozenset()
+    ordered: bool = False
+    retention: bool = False
+    spare: int = 0
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    augment: str = NONE
+
+    def __post_init__(self) -> None:
+        if self.scenario not in SCENARIOS:
+            raise ValueError(f"{self.name}: scenario {self.scenario!r} is none of {', '.join(SCENARIOS)}")
+        self._check_channels()
+        self._check_examples()
+        self._check_rows()
+        self._check_labels()
+
+    @property
+    def n_seeds(self) -> int:
+        """Seeds, S."""
+        return self.train.shape[0]
+
+    @property
+    def n_tasks(self) -> int:
+        """Tasks, T."""
+        return self.train.shape[1]
+
+    @property
+    def n_classes(self) -> int:
+        """Output units, C."""
+        return self.classes.shape[2]
+
+    def pool(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, host: bool = False) -> Pool:
+        """The shared part of every lane's pool, on `device`, with `host` save for the examples; `lanes` has the part
+        that differs."""
+        x = self.x if host else self.x.to(device)
+        pool = Pool(x, self.y.to(device), self.shape, self.classes[0].to(device), self.scenario, self.scale, dtype,
+                    augment=augmentation(self.augment), host=host)
+        if self.mean is None or self.std is None:
+            return pool
+        mean, std = (torch.tensor(v, dtype=torch.float64, device=device).view(-1, 1, 1) for v in (self.mean, self.std))
+        scale = 1.0 if self.x.is_floating_point() else self.scale
+        return replace(pool, scale=(scale / std).to(dtype), shift=(-mean / std).to(dtype))
+
+    def lanes(self, seeds: Sequence[int], device: torch.device | str = "cpu") -> dict[str, Tensor]:
+        """What differs from lane to lane, stacked: `classes`, and `warp` and `label` where the stream has them.
+
+        Args:
+            seeds: for each lane the position of its seed in this stream, 0..S-1.
+        """
+        at = torch.as_tensor(list(seeds))
+        own = {"classes": self.classes, "warp": self.warp, "label": self.label}
+        return {name: value[at].to(device) for name, value in own.items() if value is not None}
+
+    def _variants(self) -> int:
+        return next((v.shape[1] for v in (self.warp, self.label) if v is not None), 1)
+
+    def _check_channels(self) -> None:
+        if (self.mean is None) != (self.std is None):
+            raise ValueError(f"{self.name}: give mean and std, or neither")
+        if self.mean is not None and self.std is not None and not (
+                len(self.shape) == 3 and len(self.mean) == len(self.std) == self.shape[0] and min(self.std) > 0):
+            raise ValueError(f"{self.name}: mean and std must be a number for each channel, std above 0, got "
+                             f"{tuple(self.mean)} and {tuple(self.std)} for examples of shape {tuple(self.shape)}")
+        if self.augment != NONE and len(self.shape) != 3:
+            raise ValueError(f"{self.name}: {self.augment} is for images [channels, height, width], got examples of "
+                             f"shape {tuple(self.shape)}; use --augment none")
+
+    def _check_examples(self) -> None:
+        n = len(self.y)
+        if self.y.dtype != torch.int64 or len(self.x) != n or n == 0:
+            raise ValueError(f"{self.name}: needs as many int64 labels as examples, got {len(self.x)} examples and "
+                             f"{n} labels of {self.y.dtype}")
+        counts = torch.bincount(self.y) if int(self.y.min()) >= 0 else torch.zeros(1)
+        if bool((counts == 0).any()):
+            gap = int((counts == 0).nonzero()[0]) if len(counts) > 1 else int(self.y.min())
+            raise ValueError(f"{self.name}: labels must run from 0 without a gap, but there is no example of class "
+                             f"{gap} (largest label: {int(self.y.max())})")
+        if self.warp is not None:
+            pixels = self.x.shape[1] - 1
+            if self.warp.shape[2] != pixels or int(self.warp.min()) < 0 or int(self.warp.max()) > pixels:
+                raise ValueError(f"{self.name}: the warp must hold {pixels} pixel numbers from 0 to {pixels}")
+
+    def _check_rows(self) -> None:
+        limit = len(self.y) * self._variants()
+        if self.train.dim() != 3 or self.test.dim() != 3 or self.train.shape[:2] != self.test.shape[:2]:
+            raise ValueError(f"{self.name}: train [S, T, n] and test [S, T, m] must agree in S and T, got "
+                             f"{list(self.train.shape)} and {list(self.test.shape)}")
+        for kind, rows in (("train", self.train), ("test", self.test)):
+            if int(rows.min()) < -1 or int(rows.max()) >= limit:
+                raise ValueError(f"{self.name}: {kind} rows must lie between -1 and {limit - 1}, got "
+                                 f"{int(rows.min())} to {int(rows.max())}")
+            empty = (rows >= 0).sum(-1).min(0).values == 0
+            if bool(empty.any()):
+                raise ValueError(f"{self.name}: task {int(empty.nonzero()[0])} has no {kind} example")
+            if bool(((rows[..., 1:] >= 0) & (rows[..., :-1] < 0)).any()):
+                raise ValueError(f"{self.name}: {kind} rows must be padded at the end")
+        for s in range(self.n_seeds):
+            # Examples, not rows: a test digit seen in training under another angle is still a leak.
+            seen = torch.zeros(len(self.y), dtype=torch.bool)
+            rows = self.train[s]
+            seen[rows[rows >= 0] % len(self.y)] = True
+            asked = self.test[s]
+            both = seen[asked[asked >= 0] % len(self.y)]
+            if bool(both.any()):
+                example = int((asked[asked >= 0] % len(self.y))[both][0])
+                raise ValueError(f"{self.name}: example {example} is both trained and tested on (seed {s})")
+
+    def _check_labels(self) -> None:
+        if self.classes.dtype != torch.bool or self.classes.shape[:2] != self.train.shape[:2]:
+            raise ValueError(f"{self.name}: classes must be bool [S, T, C], got {list(self.classes.shape)}")
+        used = self.n_classes - self.spare
+        if self.spare < 0 or not bool(self.classes[..., :used].any(1).all()):
+            raise ValueError(f"{self.name}: an output unit belongs to no task")
+        if bool(self.classes[..., used:].any()):
+            raise ValueError(f"{self.name}: a spare output unit belongs to a task")
+        if self.scenario == "task" and bool((self.classes.sum(1) > 1).any()):
+            raise ValueError(f"{self.name}: task-incremental needs output units of their own for every task")
+        n = len(self.y)
+        for s in range(self.n_seeds):
+            for kind, rows in (("train", self.train[s]), ("test", self.test[s])):
+                at = rows.clamp(min=0)
+                unit = self.y[at % n]
+                if self.label is not None:
+                    unit = self.label[s][at // n, unit]
+                wrong = (rows >= 0) & ~self.classes[s].gather(1, unit.clamp(0, self.n_classes - 1))
+                if bool(wrong.any()) or int(unit.max()) >= self.n_classes:
+                    task = int(wrong.any(-1).nonzero()[0]) if bool(wrong.any()) else 0
+                    raise ValueError(f"{self.name}: task {task} has {kind} examples whose unit is not one of its "
+                                     f"classes (seed {s})")

@@ -1,0 +1,246 @@
+"""The imperative door: learners that are ordinary objects, trained one seed after the other."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import random
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lifelong.data.stream import Stream
+from lifelong.learning.engine import Measured, Rhythm
+from lifelong.learning.schedule import Budget, plan
+from lifelong.randomness import generator
+from lifelong.spec.expression import Term
+
+METHODS = ("observe", "end_task", "predict")
+
+
+class Training(NamedTuple):
+    """What a run asks of training: an object that trains by a loop of its own may ask for it as `training`.
+
+    Attributes:
+        optimizer: as it was named, with its hyper-parameters.
+        budget: batch size, and epochs or steps of every task.
+        told: whether the stream tells the task at test time.
+        dtype: of examples.
+    """
+
+    optimizer: Term
+    budget: Budget
+    told: bool
+    dtype: torch.dtype = torch.float32
+
+
+class _Lost(Exception):
+    """The loss is no longer finite."""
+
+
+def train_object(make: Callable[[], Any], stream: Stream, at: int, seed: int, budget: Budget,
+                 rhythm: Rhythm = Rhythm(), device: torch.device | str = "cpu",
+                 resume: dict[str, Any] | None = None, dtype: torch.dtype = torch.float32) -> Measured:
+    """Trains one object on one seed's stream and measures every task after every task.
+
+    The object has `observe(x, y, task)`, called with every batch (task is None where boundaries are not told; a
+    returned loss that is not finite stops the run), `end_task()`, and `predict(x) -> scores [n, C]`. With
+    `state_dict()` and `load_state_dict(d)` of tensors and plain values it resumes where it stopped; without them its
+    seed begins again, which gives the same result.
+
+    An object with a loop of its own has, in place of `observe` and `end_task`, `learn_task(x, y, task, tell)`: it is
+    given all of a task's examples at once, in the stream's order, and calls `tell(loss)` after each of its steps. A
+    `predict` with an argument `task` is told the task's number in task-incremental streams, and None in others.
+
+    Args:
+        make: builds the object; torch's, numpy's and Python's global generators are seeded before.
+        stream: at: the seed's position in it.
+        seed: decides the object's random numbers and the order of its data.
+        budget, rhythm, device, dtype: as for `engine.train`; examples come in this precision.
+        resume: a checkpoint that `rhythm.save` was given.
+
+    Raises:
+        TypeError: where a method is missing, or `predict` returns something else than scores [n, C].
+    """
+    _seed(seed)
+    learner = make()
+    for method in ("learn_task", "predict") if hasattr(learner, "learn_task") else METHODS:
+        if not callable(getattr(learner, method, None)):
+            raise TypeError(f"{type(learner).__name__} has no method {method}: an object that learns has "
+                            "observe(x, y, task), end_task() and predict(x)")
+    measured, first, begin = Measured.nothing(1, stream.n_tasks), 0, 0
+    if resume is not None and resume.get("object") is not None:
+        learner.load_state_dict(resume["object"])
+        measured, first, begin = Measured(**resume["measured"]), resume["task"], resume["step"]
+        _set_generators(resume["generators"])
+    else:
+        _measure(learner, stream, at, device, dtype, measured, 0)
+    one_task = _whole_task if hasattr(learner, "learn_task") else _one_task
+    for task in range(first, stream.n_tasks):
+        one_task(learner, stream, at, seed, budget, rhythm, device, dtype, measured, task, begin)
+        begin = 0
+        if measured.over:
+            break
+    return measured
+
+
+def _one_task(learner: Any, stream: Stream, at: int, seed: int, budget: Budget, rhythm: Rhythm,
+              device: torch.device | str, dtype: torch.dtype, measured: Measured, task: int, begin: int) -> None:
+    pool = stream.pool(device, dtype).lane({k: v[0] for k, v in stream.lanes([at], device).items()})
+    part = _only(stream, at)
+    todo = plan(part, [seed], task, "task", budget)
+    saved = time.monotonic()
+    total = 0.0 if begin == 0 else float(measured.loss[0, task])
+    for step in range(begin, todo.steps):
+        rows = todo.rows[0, step * todo.batch_size:(step + 1) * todo.batch_size]
+        x, y = pool.fetch(rows[rows >= 0].to(device))
+        loss = learner.observe(x, y, task if stream.boundaries else None)
+        number = _number(learner, loss)
+        if loss is not None and not math.isfinite(number):
+            measured.lost(torch.tensor([True]), task, step)
+            return
+        done = step + 1
+        total += number
+        rhythm.tell(task, done, todo.steps)
+        if rhythm.eval_every and done % rhythm.eval_every == 0 and done < todo.steps:
+            _inside(learner, stream, at, device, dtype, measured, task, done)
+        if rhythm.save and done < todo.steps and time.monotonic() - saved > rhythm.save_every:
+            measured.loss[0, task] = total  # the sum so far; it becomes a mean below
+            rhythm.save(_checkpoint(learner, measured, task, done))
+            saved = time.monotonic()
+    measured.loss[0, task], measured.steps[0, task] = total / max(todo.steps, 1), todo.steps
+    if stream.boundaries:
+        learner.end_task()
+    _measure(learner, stream, at, device, dtype, measured, 1 + task)
+    if rhythm.save:
+        rhythm.save(_checkpoint(learner, measured, task + 1, 0))
+
+
+def _whole_task(learner: Any, stream: Stream, at: int, seed: int, budget: Budget, rhythm: Rhythm,
+                device: torch.device | str, dtype: torch.dtype, measured: Measured, task: int, begin: int) -> None:
+    """The same for an object with a loop of its own, which is never interrupted inside a task."""
+    pool = stream.pool(device, dtype).lane({k: v[0] for k, v in stream.lanes([at], device).items()})
+    steps = plan(_only(stream, at), [seed], task, "task", budget).steps
+    losses: list[float] = []
+
+    def tell(loss: Any) -> None:
+        if loss is None:
+            raise TypeError(f"{type(learner).__name__}.learn_task must tell its loss, a number, got nothing")
+        losses.append(_number(learner, loss, "learn_task must tell its loss, a number"))
+        if not math.isfinite(losses[-1]):
+            raise _Lost
+        done = len(losses)
+        rhythm.tell(task, min(done, steps), steps)  # replay may make more steps of a task than its own examples do
+        if rhythm.eval_every and done % rhythm.eval_every == 0 and done < steps:
+            _inside(learner, stream, at, device, dtype, measured, task, done)
+
+    rows = stream.train[at, task]
+    try:
+        learner.learn_task(*pool.fetch(rows[rows >= 0].to(device)), task, tell)
+    except _Lost:
+        measured.lost(torch.tensor([True]), task, len(losses) - 1)
+        return
+    measured.loss[0, task] = sum(losses) / len(losses) if losses else math.nan
+    measured.steps[0, task] = len(losses)
+    _measure(learner, stream, at, device, dtype, measured, 1 + task)
+    if rhythm.save:
+        rhythm.save(_checkpoint(learner, measured, task + 1, 0))
+
+
+def _inside(learner: Any, stream: Stream, at: int, device: torch.device | str, dtype: torch.dtype, measured: Measured,
+            task: int, done: int) -> None:
+    accuracy, _ = _accuracy(learner, stream, stream.test, at, device, dtype)
+    measured.curve = torch.cat([measured.curve, accuracy.view(1, 1, -1)])
+    measured.curve_step = torch.cat([measured.curve_step, torch.tensor([[task, done]])])
+
+
+def _number(learner: Any, loss: Any, how: str = "observe must return its loss, a number, or nothing") -> float:
+    try:
+        return math.nan if loss is None else float(loss.detach() if isinstance(loss, Tensor) else loss)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{type(learner).__name__}.{how}, got a {type(loss).__name__}") from None
+
+
+def _only(stream: Stream, at: int) -> Any:
+    """What `plan` reads of a stream, for one seed."""
+    class One:
+        train = stream.train[at:at + 1]
+        n_tasks, ordered = stream.n_tasks, stream.ordered
+    return One
+
+
+def _measure(learner: Any, stream: Stream, at: int, device: torch.device | str, dtype: torch.dtype, measured: Measured,
+             row: int) -> None:
+    accuracy, told = _accuracy(learner, stream, stream.test, at, device, dtype)
+    measured.lost(accuracy.isnan().all().view(1), max(row - 1, 0), 0)
+    measured.note(row, accuracy.view(1, -1), told.view(1, -1))
+    if stream.retention and row:
+        measured.retain(row, _accuracy(learner, stream, stream.train[:, :row], at, device, dtype)[0].view(1, -1))
+
+
+@torch.no_grad()
+def _accuracy(learner: Any, stream: Stream, asked: Tensor, at: int, device: torch.device | str,
+              dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Accuracy on `asked` [S, T, m], [T], as asked and with the task told; global generators are left as they were."""
+    before = _generators()
+    pool = stream.pool(device, dtype).lane({k: v[0] for k, v in stream.lanes([at], device).items()})
+    free = torch.full(asked.shape[1:2], torch.nan, dtype=torch.float64)
+    told = free.clone()
+    for task in range(len(free)):
+        rows = asked[at, task]
+        rows = rows[rows >= 0].to(device)
+        hits = torch.zeros(2, dtype=torch.float64)
+        for part in rows.split(4096):
+            x, y = pool.fetch(part)
+            scores = _scores(learner, x, stream.n_classes, task if stream.scenario == "task" else None)
+            own = scores.masked_fill(~pool.classes[task], -torch.inf).argmax(-1) == y
+            anything = own if stream.scenario == "task" else scores.argmax(-1) == y
+            hits += torch.stack([anything.sum(), own.sum()]).cpu()
+            if bool(scores.isnan().any()):
+                hits += torch.nan
+        free[task], told[task] = hits / len(rows)
+    _set_generators(before)
+    return free, told
+
+
+def _scores(learner: Any, x: Tensor, n_classes: int, task: int | None) -> Tensor:
+    told = {"task": task} if "task" in inspect.signature(learner.predict).parameters else {}
+    scores = torch.as_tensor(learner.predict(x, **told)).to(x.device)
+    if scores.shape != (len(x), n_classes):
+        raise TypeError(f"{type(learner).__name__}.predict must return scores [n, C] = [{len(x)}, {n_classes}], got "
+                        f"{list(scores.shape)}")
+    return scores
+
+
+def _seed(seed: int) -> None:
+    number = int(torch.randint(2**31, (), generator=generator(seed, "object")))
+    torch.manual_seed(number)
+    np.random.seed(number)
+    random.seed(number)
+
+
+def _generators() -> dict[str, Any]:
+    kind, keys, *rest = cast(tuple[Any, ...], np.random.get_state(legacy=True))
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+    numpy = [kind, torch.from_numpy(keys.astype(np.int64)), *rest]
+    return {"torch": torch.get_rng_state(), "cuda": cuda, "numpy": numpy, "python": random.getstate()}
+
+
+def _set_generators(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["torch"])
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+
+
+def _checkpoint(learner: Any, measured: Measured, task: int, step: int) -> dict[str, Any]:
+    can = hasattr(learner, "state_dict") and hasattr(learner, "load_state_dict")
+    return {"object": learner.state_dict() if can else None, "measured": dict(vars(measured)), "task": task,
+            "step": step, "generators": _generators() if can else None}

@@ -1,0 +1,277 @@
+"""How important each parameter is to a loss: Fisher information, sensitivity, products of gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from lifelong.data.pool import Pool
+from lifelong.learning.losses import each, log_probabilities
+from lifelong.networks.net import Net, Params
+from lifelong.spec.bounds import one_of
+
+
+def chunks(rows: Tensor, weight: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """`rows` [n] and `weight` [n] in pieces of `size`, for passes over a whole task."""
+    yield from zip(rows.split(size), weight.split(size), strict=True)
+
+
+LABELS = ("exact", "sampled", "empirical", "batched")
+
+
+def fisher(net: Net, params: Params, pool: Pool, rows: Tensor, weight: Tensor, labels: str = "exact",
+           size: int = 256, u: Tensor | None = None) -> Params:
+    """Diagonal Fisher information of every parameter: the mean over examples of squared per-example gradients.
+
+    Args:
+        net, params: the network at the point of interest.
+        pool, rows: [n] examples; weight: [n], sums to 1 over them.
+        labels: 'exact' takes the expectation over the network's own answers, sum over c of p(c|x) g_c^2;
+            'sampled' draws one of these answers an example; 'empirical' takes the label that is stored; 'batched'
+            squares the mean gradient of a mini-batch at the stored labels, and averages over mini-batches.
+        size: examples handled at once; of 'batched' the mini-batch, in the order of `rows`.
+        u: [n] uniform numbers for 'sampled'.
+
+    Returns:
+        importance >= 0 of the shape of each parameter.
+
+    Source: Kirkpatrick et al. 2017, arXiv:1612.00796; Martens 2020, arXiv:1412.1193 for the expectations. 'batched' is
+        what Avalanche computes: it shrinks as the batch grows, so a strength that suits it suits one batch size.
+    """
+    if one_of("labels", labels, LABELS) == "batched":
+        return _batch_squares(net, params, pool, rows, weight, size)
+    return _over_examples(net, params, pool, rows, weight, "exact" if labels == "exact" else "empirical", size,
+                          u if labels == "sampled" else None)
+
+
+def sensitivity(net: Net, params: Params, pool: Pool, rows: Tensor, weight: Tensor, size: int = 256) -> Params:
+    """How much every parameter moves the answers: the mean over examples of |d ||F(x)||^2 / d parameter|.
+
+    F(x) are the scores before any softmax, of the units that compete for the example. Arguments as of `fisher`.
+
+    Source: Aljundi et al. 2018, arXiv:1711.09601.
+    """
+    return _over_examples(net, params, pool, rows, weight, "norm", size)
+
+
+def _over_examples(net: Net, params: Params, pool: Pool, rows: Tensor, weight: Tensor, measure: str, size: int,
+                   u: Tensor | None = None) -> Params:
+    x, _ = pool.fetch(rows[:1])
+    sums = _layer_sums if _Layers(params).cover(net, x) else example_sums
+    total = {k: torch.zeros_like(p) for k, p in params.items()}
+    for i, (part, w) in enumerate(chunks(rows, weight, size)):
+        x, y = pool.fetch(part)
+        allowed = pool.rivals(y)
+        if allowed is None:
+            allowed = torch.ones(len(y), pool.n_classes, dtype=torch.bool, device=y.device)
+        if u is not None:
+            y = _drawn(log_probabilities(net.apply(params, x), allowed), u[i * size:i * size + len(part)])
+        for k, value in sums(net, params, x, y, w, allowed, measure).items():
+            total[k] = total[k] + value
+    return total
+
+
+def _drawn(log_p: Tensor, u: Tensor) -> Tensor:
+    """For each example the answer [B] at which the running sum of its probabilities passes `u`."""
+    below = log_p.double().exp().cumsum(-1)
+    # Scaled by the sum, which rounding may leave under 1; answers of probability 0 are never passed at.
+    return (below <= (u * below[:, -1]).unsqueeze(-1)).sum(-1).clamp(max=log_p.shape[-1] - 1)
+
+
+def _batch_squares(net: Net, params: Params, pool: Pool, rows: Tensor, weight: Tensor, size: int) -> Params:
+    total, count = {k: torch.zeros_like(p) for k, p in params.items()}, weight.new_zeros(())
+    for part, w in chunks(rows, weight, size):
+        share = w.sum()
+        w = w / share.clamp(min=torch.finfo(w.dtype).tiny)
+        losses = each(net, pool, part)
+        grads = torch.func.grad(lambda params, losses=losses, w=w: (losses(params) * w).sum())(params)
+        total = {k: total[k] + g.square() for k, g in grads.items()}
+        count = count + (share > 0)  # a batch of pads alone is none
+    return {k: value / count.clamp(min=1) for k, value in total.items()}
+
+
+class _Measure(NamedTuple):
+    """What is differentiated for every example, and what is made of the gradient.
+
+    Attributes:
+        values: (scores [B, C], allowed [B, C]) -> [B, K].
+        picks: (values, y [B], weight [B]) -> (k [B], weight [B]) of each value whose gradient counts.
+        size: of a gradient, entry by entry; the size of a product is the product of the sizes.
+    """
+
+    values: Callable[[Tensor, Tensor], Tensor]
+    picks: Callable[[Tensor, Tensor, Tensor], Iterator[tuple[Tensor, Tensor]]]
+    size: Callable[[Tensor], Tensor]
+
+
+def _every(log_p: Tensor, y: Tensor, weight: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    for c in range(log_p.shape[-1]):
+        yield torch.full_like(y, c), weight * log_p[:, c].exp()
+
+
+def _stored(log_p: Tensor, y: Tensor, weight: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    yield y, weight
+
+
+def _length(scores: Tensor, allowed: Tensor) -> Tensor:
+    return scores.masked_fill(~allowed, 0.0).square().sum(-1, keepdim=True)
+
+
+def _only(values: Tensor, y: Tensor, weight: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    yield torch.zeros_like(y), weight
+
+
+_MEASURES = {
+    "exact": _Measure(log_probabilities, _every, torch.square),
+    "empirical": _Measure(log_probabilities, _stored, torch.square),
+    "norm": _Measure(_length, _only, torch.abs),
+}
+
+
+def example_sums(net: Net, params: Params, x: Tensor, y: Tensor, weight: Tensor, allowed: Tensor,
+                 measure: str) -> Params:
+    """Weighted sum of the sizes of per-example gradients, for any network: one gradient an example."""
+    values, picks, size = _MEASURES[measure]
+    total = {k: torch.zeros_like(p) for k, p in params.items()}
+    for pick, w in picks(values(net.apply(params, x), allowed), y, weight):
+        for k, g in _example_grads(net, params, x, allowed, pick, values).items():
+            total[k] = total[k] + torch.tensordot(w, size(g), dims=1)
+    return total
+
+
+def _example_grads(net: Net, params: Params, x: Tensor, allowed: Tensor, pick: Tensor,
+                   values: Callable[[Tensor, Tensor], Tensor]) -> Params:
+    """The gradient [B, ...] of the picked value of every example by itself."""
+
+    def one(params: Params, x: Tensor, allowed: Tensor, k: Tensor) -> Tensor:
+        return values(net.apply(params, x.unsqueeze(0)), allowed.unsqueeze(0)).squeeze(0).gather(0, k.view(1)).squeeze()
+
+    grads: Params = torch.func.vmap(torch.func.grad(one), in_dims=(None, 0, 0, 0))(params, x, allowed, pick)
+    return grads
+
+
+class _Recorded(NamedTuple):
+    """A forward pass through linear layers: an example's gradient is, by layer, its delta times its input.
+
+    Attributes:
+        values: [B, K], what is differentiated.
+        pull: (weights of the values [B, K]) -> the deltas [B, outputs] of every layer.
+        inputs: [B, inputs] of every layer.
+        layers: names of every layer's weight and bias, None without.
+        masks: of the parameters that were masked, by name.
+    """
+
+    values: Tensor
+    pull: Callable[[Tensor], tuple[list[Tensor]]]
+    inputs: list[Tensor]
+    layers: list[tuple[str, str | None]]
+    masks: dict[str, Tensor]
+
+    def deltas(self, pick: Tensor) -> list[Tensor]:
+        """The gradients of the picked values by every layer's output."""
+        return self.pull(F.one_hot(pick, self.values.shape[-1]).to(self.values.dtype))[0]
+
+
+def _recorded(net: Net, params: Params, x: Tensor, allowed: Tensor,
+              values: Callable[[Tensor, Tensor], Tensor]) -> _Recorded:
+    probe = _Layers(params)
+    probe.cover(net, x[:1])
+    taps = [x.new_zeros(len(x), params[w].shape[0]) for w, _ in probe.layers]
+
+    def forward(taps: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        with _Layers(params, taps) as layers:
+            scores = net.apply(params, x)
+        return values(scores, allowed), layers.inputs
+
+    out, pull, inputs = torch.func.vjp(forward, taps, has_aux=True)  # type: ignore[misc]
+    return _Recorded(out, pull, inputs, probe.layers, probe.masks)
+
+
+def _layer_sums(net: Net, params: Params, x: Tensor, y: Tensor, weight: Tensor, allowed: Tensor,
+                measure: str) -> Params:
+    """The same for networks of linear layers at a batch's price: an example's gradient is delta times input."""
+    values, picks, size = _MEASURES[measure]
+    seen = _recorded(net, params, x, allowed, values)
+    sums = [x.new_zeros(len(x), params[w].shape[0]) for w, _ in seen.layers]
+    for k, w in picks(seen.values, y, weight):
+        sums = [s + size(d) * w.unsqueeze(-1) for s, d in zip(sums, seen.deltas(k), strict=True)]
+    total = {}
+    for (name, bias), delta, a in zip(seen.layers, sums, seen.inputs, strict=True):
+        total[name] = delta.mT @ size(a)  # the inputs are the same for every value
+        if bias is not None:
+            total[bias] = delta.sum(0)
+    return {k: torch.where(seen.masks[k], v, 0.0) if k in seen.masks else v for k, v in total.items()}
+
+
+def gradient_products(net: Net, params: Params, pool: Pool, rows: Tensor) -> Tensor:
+    """Inner products [R, R] of the gradients that the cross-entropy has at every two of `rows` [R].
+
+    Networks of linear layers need no gradient an example: two gradients' product is (a.a' + 1)(d.d'), summed over
+    layers, with inputs a and deltas d; the 1 stands for the bias.
+    """
+    x, y = pool.fetch(rows)
+    rivals = pool.rivals(y)
+    if rivals is None:
+        rivals = torch.ones(len(y), pool.n_classes, dtype=torch.bool, device=y.device)
+    total, probe = x.new_zeros(len(y), len(y)), _Layers(params)
+    if probe.cover(net, x[:1]) and not probe.masks:
+        seen = _recorded(net, params, x, rivals, log_probabilities)
+        for (_, bias), a, d in zip(seen.layers, seen.inputs, seen.deltas(y), strict=True):
+            total = total + (a @ a.mT + (bias is not None)) * (d @ d.mT)
+        return total
+    for g in _example_grads(net, params, x, rivals, y, log_probabilities).values():
+        total = total + g.flatten(1) @ g.flatten(1).mT
+    return total
+
+
+class _Layers(TorchFunctionMode):
+    """Watches a forward pass for linear layers, and adds a tap to each one's output.
+
+    A parameter may first be masked, by `torch.where(mask, parameter, 0.0)`, as parts with `weights` do.
+    """
+
+    def __init__(self, params: Params, taps: list[Tensor] | None = None) -> None:
+        super().__init__()
+        self.params = params
+        self.names = {id(p): name for name, p in params.items()}
+        self.taps = taps
+        self.inputs: list[Tensor] = []
+        self.layers: list[tuple[str, str | None]] = []
+        self.masks: dict[str, Tensor] = {}
+        self.alive: list[Tensor] = []  # kept alive, so that no other tensor gets one's id
+        self.other = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        used = [self.names[id(a)] for a in (*args, *(kwargs or {}).values()) if id(a) in self.names]
+        if not used or isinstance(out, (int, torch.Size)):
+            return out
+        name = used[0]
+        if func is torch.Tensor.to:  # of a network that calculates in another precision
+            self.names[id(out)] = name
+            self.alive.append(out)
+            return out
+        blank = func is torch.where and not kwargs and isinstance(args[2], float) and args[2] == 0
+        if blank and out.shape == args[1].shape and name not in self.masks:
+            self.names[id(out)] = name
+            self.masks[name] = args[0]
+            self.alive.append(out)
+            return out
+        if func is not F.linear or kwargs or args[0].dim() != 2 or id(args[1]) not in self.names:
+            self.other = True
+            return out
+        self.inputs.append(args[0].to(self.params[name].dtype))
+        self.layers.append((name, used[1] if len(used) > 1 else None))
+        return out if self.taps is None else out + self.taps[len(self.inputs) - 1].to(out.dtype)
+
+    def cover(self, net: Net, x: Tensor) -> bool:
+        """Whether every parameter is used once, as weight or bias of a linear layer on plain vectors."""
+        with self:
+            net.apply(self.params, x)
+        used = [name for layer in self.layers for name in layer if name is not None]
+        return not self.other and sorted(used) == sorted(self.params)

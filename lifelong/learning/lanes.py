@@ -1,0 +1,314 @@
+"""One lane written, many run: a learner of one seed as a learner of a whole stack."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lifelong.data.augment import NONE
+from lifelong.data.pool import Pool
+from lifelong.data.prefetch import Ahead, gathered
+from lifelong.data.stream import Stream
+from lifelong.learning.learner import AUGMENT, Batch, Learner, Params, State, apart
+from lifelong.learning.room import free
+from lifelong.learning.step import Way, gradient_step
+from lifelong.networks.net import Back, Net, looped, looped_train
+from lifelong.vmap import lift, tree
+
+CPU = torch.device("cpu")
+EXAMINED = 2**28  # bytes of test examples that may be kept as they are asked about
+# False sends every lane's network through the lift and autograd: slower, and what fast paths are tested against.
+FAST = not os.environ.get("LIFELONG_PLAIN")
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """A stack of lanes: for each its seed, and its own values of the hyper-parameters that differ.
+
+    Attributes:
+        stream: made for the distinct seeds.
+        seeds: the distinct seeds, in the stream's order.
+        at: for each lane the position of its seed.
+        make: (hyper) -> the learner of one lane.
+        hyper: values that differ from lane to lane, each [L]; empty: all lanes have `make({})`.
+        device, dtype: where and in what precision.
+        stacked: False trains a single lane without the lift.
+        host: whether examples stay in the host's memory, for the device has no room.
+    """
+
+    stream: Stream
+    seeds: Sequence[int]
+    at: Sequence[int]
+    make: Callable[[Mapping[Any, Any]], Learner]
+    hyper: Mapping[Any, Sequence[float]] = field(default_factory=dict)
+    device: torch.device = CPU
+    dtype: torch.dtype = torch.float32
+    stacked: bool = True
+    host: bool = False
+
+    @property
+    def n(self) -> int:
+        """Lanes, L."""
+        return len(self.at)
+
+    @cached_property
+    def pool(self) -> Pool:
+        """The examples that all lanes share; of a single unstacked lane its own view of them."""
+        pool = self.stream.pool(self.device, self.dtype, self.host)
+        return pool if self.stacked else pool.lane({k: v[0] for k, v in self.own.items()})
+
+    @cached_property
+    def own(self) -> dict[str, Tensor]:
+        """What of the stream differs from lane to lane."""
+        return self.stream.lanes(self.at, self.device)
+
+    @cached_property
+    def numbers(self) -> dict[Any, Tensor]:
+        """The hyper-parameters that differ, [L] each, on the device."""
+        return {k: torch.tensor(v, dtype=self.dtype, device=self.device) for k, v in self.hyper.items()}
+
+    @cached_property
+    def learner(self) -> Learner:
+        """The learner of lane 0, for what does not depend on hyper-parameters: draws, data, boundaries."""
+        return self.make({k: v[0] for k, v in self.hyper.items()})
+
+    @cached_property
+    def stages(self) -> dict[str, Callable[..., Any]]:
+        """The stages of a gradient learner for all lanes."""
+        names = ("recall", "apply", "train", "loss", "slope", "transform", "after")
+        return {name: self.each(lambda learner, pool, *args, name=name: getattr(learner.stages, name)(pool, *args))
+                for name in names}
+
+    @cached_property
+    def outer(self) -> Any:
+        """The stages whose optimizer sees every lane's own step size."""
+        return (self.make(self.numbers) if self.stacked else self.learner).stages
+
+    def each(self, f: Callable[..., Any]) -> Callable[..., Any]:
+        """`f(learner, pool, *args)` of one lane as a function of all lanes' stacked `args`."""
+        if not self.stacked:
+            return lambda *args: f(self.learner, self.pool, *args)
+
+        def one(numbers: dict[Any, Tensor], own: dict[str, Tensor], *args: Any) -> Any:
+            learner = self.make(numbers) if numbers else self.learner
+            return f(learner, self.pool.lane(own), *args)
+
+        return lambda *args: lift(one, self.n, self.numbers, self.own, *args)
+
+    @cached_property
+    def _everyone(self) -> tuple[Pool, Tensor]:
+        """One pool that holds all lanes' variants, and by how much a lane's rows move to become its rows."""
+        tables = {k: v.flatten(0, 1) for k, v in self.own.items() if k != "classes"}
+        variants = next((v.shape[1] for k, v in self.own.items() if k != "classes"), 0)
+        lane = torch.arange(self.n, device=self.device) * variants * len(self.pool.y)
+        return self.pool.lane(tables), lane.unsqueeze(-1)
+
+    @cached_property
+    def ahead(self) -> Ahead | None:
+        """What gathers batches before they are asked for, where examples stay in the host's memory."""
+        return Ahead(self.stream.x, self.device) if self.host else None
+
+    def draws(self, batch_size: int) -> dict[str, int]:
+        """How many uniform numbers a step needs, by source."""
+        draws = self.learner.draws(batch_size)
+        if self.stream.augment == NONE:
+            return draws
+        if AUGMENT in draws:
+            raise ValueError(f"a part cannot be called {AUGMENT}, for these random numbers change the images: give it "
+                             "another name")
+        return draws | {AUGMENT: 1}
+
+    def fetch(self, rows: Tensor, more: Sequence[Tensor] = (), u: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Examples [L, B, *shape] and their units [L, B] for rows [L, B], in one gather; unstacked without L.
+
+        Args:
+            rows: of a batch.
+            more: further rows [L, R] each, whose examples come after those of `rows`.
+            u: [L, 1], numbers that examples are augmented by; None: they are not.
+        """
+        every = torch.cat([rows, *more], -1) if more else rows
+        if not self.host and not self.stacked:
+            return self.pool.fetch(every, u)
+        ready = self.ahead.take(rows) if self.ahead else None
+        if ready is not None and more:
+            others = every[..., rows.shape[-1]:]
+            rest = gathered(self.pool.x, (others.clamp(min=0) % len(self.pool.y)).flatten())
+            ready = torch.cat([ready, rest.view(*others.shape, *rest.shape[1:])], rows.dim() - 1)
+        pool, at = self.pool, every
+        if self.stacked:
+            pool, offset = self._everyone
+            at = (every.clamp(min=0) + offset).flatten()
+        x, y = pool.stored(at, None if ready is None else ready.flatten(0, every.dim() - 1))
+        return pool.real(pool.augmented(x.view(*every.shape, *pool.shape), u)), y.view(every.shape)
+
+    @cached_property
+    def _examined(self) -> tuple[Tensor, Tensor] | None:
+        """The stored test examples of every seed here, [U, T * m, ...], and their units, kept where turning pixels at
+        every measurement would take longer than the network, and there is room; else None."""
+        test = self.stream.test.flatten(1)
+        if not self.stacked or self.stream.warp is None:
+            n, pool, offset = 1, self.pool, torch.zeros(1, 1, dtype=torch.int64, device=self.device)
+        else:
+            firsts = [list(self.at).index(seed) for seed in sorted(set(self.at))]
+            n, (pool, every) = len(firsts), self._everyone
+            offset = every[firsts]
+        size = n * test.shape[1] * self.stream.x[:1].nbytes
+        if self.stream.warp is None or size > min(EXAMINED, 0.1 * free(self.device)):
+            return None
+        rows = (test[sorted(set(self.at))].to(self.device).clamp(min=0) + offset).flatten()
+        x, y = pool.stored(rows)
+        return x.view(n, test.shape[1], -1), y.view(n, -1)
+
+    def examined(self, rows: Tensor, a: int, b: int) -> tuple[Tensor, Tensor]:
+        """Test examples a to b of all tasks together, for all lanes; `rows` [L, b - a] are theirs. As `fetch`."""
+        if self._examined is None:
+            return self.fetch(rows if self.stacked else rows[0])
+        x, y = (t[:, a:b] for t in self._examined)
+        if self.n > 1 and list(self.at) != sorted(set(self.at)):
+            order = {seed: i for i, seed in enumerate(sorted(set(self.at)))}
+            at = torch.tensor([order[seed] for seed in self.at], device=self.device)
+            x, y = x.index_select(0, at), y.index_select(0, at)
+        shape = (self.n,) if self.stacked else ()
+        return self.pool.real(x.reshape(*shape, b - a, *self.stream.shape)), y.reshape(*shape, b - a)
+
+    def init(self) -> State:
+        """The state of all lanes before the first task."""
+        own = self.stream.lanes(self.at)
+        pool = self.stream.pool(dtype=self.dtype)
+        states = []
+        for lane, at in enumerate(self.at):
+            learner = self.make({k: v[lane] for k, v in self.hyper.items()}) if self.hyper else self.learner
+            states.append(learner.init(self.seeds[at], pool.lane({k: v[lane] for k, v in own.items()})))
+        state = tree(lambda *leaves: torch.stack(leaves) if self.stacked else leaves[0].clone(), *states)
+        state = tree(lambda leaf: leaf.to(self.device), state)
+        return self._apart(state)
+
+    def resume(self, state: State) -> State:
+        """A saved state, on the device."""
+        resumed: State = tree(lambda leaf: leaf.to(self.device), state)
+        return resumed
+
+    def size(self) -> tuple[int, int]:
+        """Bytes of one lane's state, and of the parameters in it."""
+        _, state, params = self._one()
+        return state, params
+
+    def _one(self) -> tuple[State, int, int]:
+        """A lane's state; its bytes, and those of its parameters."""
+        one = replace(self, at=self.at[:1], hyper={k: v[:1] for k, v in self.hyper.items()}, stacked=False)
+        state, found = one.init(), {"state": 0, "params": 0}
+
+        def add(name: str, leaf: Tensor) -> None:
+            found[name] += leaf.numel() * leaf.element_size()
+
+        tree(lambda leaf: add("state", leaf), state)
+        tree(lambda leaf: add("params", leaf), state.get("params", {}))
+        return state, found["state"], found["params"]
+
+    def needed(self, batch_size: int) -> tuple[int, int]:
+        """Bytes that one lane takes in training, estimated, and how many its parameters are of them.
+
+        Counted are its state twice, for a step makes a new one; a gradient and a temporary; a step's examples on their
+        way from the pool and through the network, and what autograd keeps of them, with as many rehearsed.
+        """
+        one, state, params = self._one()
+        example = math.prod(self.stream.shape) * (9 + 8 * self.dtype.itemsize)
+        if self.learner.stages and self.learner.stages.net.vjp is None:
+            example += self._kept(self.learner.stages.net, one["params"])
+        return 2 * state + 2 * params + 2 * batch_size * example, params
+
+    def _kept(self, net: Net, params: Params) -> int:
+        """Bytes that autograd keeps of one example: of two less those of one, for the weights are kept anyhow."""
+        sizes = []
+        leaves = {k: p.detach().requires_grad_() for k, p in params.items()}
+        for n in (1, 2):
+            kept: list[int] = []
+
+            def pack(tensor: Tensor, kept: list[int] = kept) -> Tensor:
+                kept.append(tensor.numel() * tensor.element_size())
+                return tensor
+
+            x = torch.zeros(n, *self.stream.shape, dtype=self.dtype, device=self.device)
+            with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+                net.apply(leaves, x)
+            sizes.append(sum(kept))
+        return sizes[1] - sizes[0]
+
+    def observe(self, state: State, batch: Batch) -> tuple[State, dict[str, Tensor]]:
+        """One step of all lanes; the state given is used up."""
+        if self.learner.stages is None:
+            with torch.no_grad():
+                new, logs = self._observe(state, batch)
+            return new, logs
+        return gradient_step(self.outer, self.way, state, batch)
+
+    @cached_property
+    def way(self) -> Way:
+        """How a step of a sum of parts is carried out here."""
+        net, train = self.learner.stages.net if self.learner.stages else None, None
+        if net is not None and net.train and self.forward is not None:
+            train = looped_train(net)
+        return Way(self.stages.__getitem__, self.fetch, self.rivals, self.forward, train)
+
+    @cached_property
+    def forward(self) -> Callable[[Params, Tensor], tuple[Tensor, Back]] | None:
+        """The network of all lanes without the lift, in the form that is fastest on this device; None: lifted."""
+        stages = self.learner.stages
+        if stages is None or stages.told or not FAST:
+            return None
+        if stages.net.vjp is None and self.stacked and self.device.type == "cpu":
+            return looped(stages.net)
+        return stages.net.vjp
+
+    @cached_property
+    def predict(self) -> Callable[[State, Tensor, Tensor], Tensor]:
+        """(state, x [L, n, *shape], task 0-d) -> scores [L, n, C] of all lanes; unstacked without L."""
+        forward, stages = self.forward, self.learner.stages
+        if forward is not None and stages is not None and not any(p.predict for p in stages.parts.values()):
+            if stages.net.vjp is None:  # lane by lane, and without what a derivative would need
+                net = stages.net
+                return lambda state, x, task: torch.stack(
+                    [net.apply({k: p[i] for k, p in state["params"].items()}, x[i]) for i in range(len(x))])
+            return lambda state, x, task: forward(state["params"], x)[0]
+
+        def one(learner: Learner, pool: Pool, state: State, x: Tensor, task: Tensor) -> Tensor:
+            return learner.predict(state, pool, x, task) if learner.told else learner.predict(state, pool, x)
+
+        every = self.each(one)
+        return lambda state, x, task: every(state, x, task.expand(self.n) if self.stacked else task)
+
+    def rivals(self, y: Tensor) -> Tensor | None:
+        """`Pool.rivals` for all lanes."""
+        if self.stream.scenario != "task":
+            return None
+        rivals: Tensor = self._rivals(y)
+        return rivals
+
+    @cached_property
+    def _rivals(self) -> Callable[..., Any]:
+        return self.each(lambda learner, pool, y: pool.rivals(y))
+
+    @cached_property
+    def _observe(self) -> Callable[..., Any]:
+        return self.each(lambda learner, pool, state, batch: learner.observe(state, pool, batch))
+
+    @cached_property
+    def _end_task(self) -> Callable[..., Any]:
+        return self.each(lambda learner, pool, state, batch: learner.end_task(state, pool, batch))
+
+    def end_task(self, state: State, batch: Batch) -> State:
+        """All lanes' state after a task whose rows are in `batch`."""
+        with torch.no_grad():
+            return self._apart(self._end_task(state, batch))
+
+    def _apart(self, state: State) -> State:
+        if "parts" not in state or self.learner.stages is None:
+            return state
+        return state | {"parts": apart(state["parts"], state["params"])}

@@ -1,0 +1,30 @@
+"""What is told of progress while something is trained."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lifelong.store.records import Run
+
+if TYPE_CHECKING:
+    pass
+
+
+
+class Watcher:
+    """What is told of progress; this one says nothing, the command line's draws a bar."""
+
+    def begin(self, title: str) -> None:
+        """A stack begins."""
+
+    def advance(self, share: float) -> None:
+        """The stack is done to this share, 0 to 1."""
+
+    def end(self) -> None:
+        """The stack has ended."""
+
+    def say(self, sentence: str) -> None:
+        """Something the user should know."""
+
+    def made(self, run: Run) -> None:
+        """A run is there: found, or trained."""

@@ -1,0 +1,163 @@
+"""The catalogue: names to factories, and the hyper-parameters that a factory has."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Iterable
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, NamedTuple
+
+KINDS = ("streams", "strategies", "starts", "sources", "models", "optimizers", "augmentations")
+
+# Filled in by the framework where a factory names them; everything else is a hyper-parameter.
+CONTEXT = ("net", "shape", "n_classes", "n_tasks", "seed", "seeds", "data", "device", "training", "learned")
+
+
+def hyper_parameters(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The parameters of a factory that a user may set, by name; those the framework fills in are left out.
+
+    Raises:
+        TypeError: where one of them has no default.
+    """
+    found = {}
+    for name, p in inspect.signature(factory).parameters.items():
+        if name in CONTEXT or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
+            continue
+        if p.default is p.empty:
+            raise TypeError(f"{factory.__name__}: hyper-parameter {name!r} needs a default")
+        found[name] = p
+    return found
+
+
+def is_real(factory: Callable[..., Any], name: str) -> bool:
+    """Whether a hyper-parameter is a real number, and so may differ from lane to lane; never of a start's learning."""
+    if getattr(factory, "pretrained", False):
+        return False
+    p = hyper_parameters(factory)[name]
+    return p.annotation in (float, "float") or (p.annotation is p.empty and isinstance(p.default, float))
+
+
+# ---- the catalogue
+
+
+class Bridge(NamedTuple):
+    """The factories of another framework, under names such as `avalanche.GEM`; an entry point of `lifelong.bridges`.
+
+    Attributes:
+        factory: (kind, name without the prefix) -> factory; LookupError for an unknown name.
+        distribution: the installed package whose version is recorded with every run.
+    """
+
+    factory: Callable[[str, str], Callable[..., Any]]
+    distribution: str
+
+
+@cache
+def catalogue(kind: str) -> dict[str, Any]:
+    """Entry points of a kind ('streams', 'strategies', 'starts', 'sources', 'models', ...) by name, not yet loaded."""
+    return {e.name: e for e in sorted(entry_points(group=f"lifelong.{kind}"), key=lambda e: e.name)}
+
+
+def bridge(name: str) -> Bridge:
+    """The bridge that a dotted name belongs to; LookupError where there is none of that prefix."""
+    known, prefix = catalogue("bridges"), name.partition(".")[0]
+    if prefix not in known:
+        raise LookupError(f"there is no framework called {prefix!r} whose {name!r} could be used; known: "
+                          f"{', '.join(known)}")
+    found: Bridge = known[prefix].load()
+    return found
+
+
+def lookup(kind: str, name: str) -> Callable[..., Any]:
+    """The factory called `name`.
+
+    Raises:
+        LookupError: for an unknown name, with the nearest ones.
+    """
+    if "." in name:
+        return bridge(name).factory(kind, name.partition(".")[2])
+    known = catalogue(kind)
+    if name not in known:
+        if kind == "strategies":
+            known = known | catalogue("starts")  # either may be a term of a sum
+        near = nearest(name, known)
+        elsewhere = [other for other in KINDS if name in catalogue(other)]
+        hint = f"did you mean {near}?" if near else f"known: {', '.join(known)}"
+        if elsewhere:
+            hint = f"it is one of the {elsewhere[0]}"
+        raise LookupError(f"there is no {_SINGULAR[kind]} called {name!r}; {hint}")
+    factory: Callable[..., Any] = known[name].load()
+    return factory
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The names most like `name`, joined by "or"; empty where none is."""
+    known = list(known)
+    return " or ".join(difflib.get_close_matches(name, known, 3, 0.5) or [k for k in known if k.startswith(name)][:3])
+
+
+_SINGULAR = {"streams": "stream", "strategies": "strategy", "starts": "start", "sources": "source",
+             "models": "model", "optimizers": "optimizer", "augmentations": "augmentation"}
+
+
+def load_file(path: str, name: str) -> Callable[..., Any]:
+    """The object called `name` in a Python file of the user's.
+
+    Raises:
+        LookupError: where the file does not exist or lacks the name.
+        ImportError: where running the file fails, with the reason.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise LookupError(f"there is no file {path}")
+    # By content too: a file that was changed is another module. It is compiled here, for Python's own loader would take
+    # the bytecode of a former content of equal size that was written in the same second.
+    code = file.read_bytes()
+    content = hashlib.sha256(code).hexdigest()
+    unique = "lifelong_file_" + hashlib.sha256(f"{file.resolve()}\0{content}".encode()).hexdigest()[:16]
+    if unique not in sys.modules:
+        spec = importlib.util.spec_from_file_location(unique, file)
+        if spec is None or spec.loader is None:
+            raise LookupError(f"{path} is not a Python file")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[unique] = module
+        try:
+            # Not with the __future__ of this file, which would make strings of its annotations.
+            exec(compile(code, str(file), "exec", dont_inherit=True), module.__dict__)
+        except BaseException as error:
+            del sys.modules[unique]
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            raise ImportError(f"{path} does not import: {type(error).__name__}: {error}") from error
+    found = getattr(sys.modules[unique], name, None)
+    if not callable(found):
+        names = [n for n, v in vars(sys.modules[unique]).items() if callable(v) and not n.startswith("_")
+                 and getattr(v, "__module__", unique) == unique]
+        near = difflib.get_close_matches(name, names, 3, 0.4) or names
+        raise LookupError(f"{path} has no {name!r}" + (f"; it has {', '.join(near)}" if near else ""))
+    factory: Callable[..., Any] = found
+    return factory
+
+
+def file_digest(path: str) -> str:
+    """sha256 of a plug-in file: another content is another strategy."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def type_name(p: inspect.Parameter) -> str:
+    """The type of a parameter in words: its annotation, or else the type of its default."""
+    if p.annotation is p.empty:
+        return type(p.default).__name__
+    if isinstance(p.annotation, type) and not hasattr(p.annotation, "__args__"):
+        return p.annotation.__name__
+    return str(p.annotation)
+
+
+def _is_sequence(p: inspect.Parameter) -> bool:
+    return any(word in type_name(p) for word in ("Sequence", "tuple", "list"))

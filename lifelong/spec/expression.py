@@ -1,0 +1,235 @@
+"""Names to objects: the catalogue, and expressions such as `er(capacity=200) + ewc(strength=50)`."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import inspect
+import itertools
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from lifelong.spec.catalogue import (
+    KINDS,
+    _is_sequence,
+    catalogue,
+    file_digest,
+    hyper_parameters,
+    load_file,
+    lookup,
+    type_name,
+)
+
+
+@dataclass(frozen=True)
+class Term:
+    """One call of an expression.
+
+    Attributes:
+        name: as typed, without the file: `er`, or `my_strategy`.
+        factory: what builds the object.
+        given: the hyper-parameters that were typed; lists are kept as lists.
+        path: the file it comes from; None: the catalogue.
+    """
+
+    name: str
+    factory: Callable[..., Any]
+    given: Mapping[str, Any] = field(default_factory=dict)
+    path: str | None = None
+
+    @property
+    def findable(self) -> bool:
+        """Whether the name leads back to the factory: it is in the catalogue or in a file."""
+        return self.path is not None or "." in self.name or any(
+            self.name in catalogue(kind) and catalogue(kind)[self.name].load() is self.factory for kind in KINDS)
+
+    @property
+    def learned(self) -> bool:
+        """Whether it is a start that must be learned before it is used."""
+        return getattr(self.factory, "pretrained", False)
+
+    def resolved(self) -> dict[str, Any]:
+        """Every hyper-parameter with its value, defaults filled in."""
+        return {k: p.default for k, p in hyper_parameters(self.factory).items()} | dict(self.given)
+
+    def __str__(self) -> str:
+        defaults = {k: p.default for k, p in hyper_parameters(self.factory).items()}
+        # In the factory's order, so that however it was typed it is one and the same run.
+        args = ", ".join(f"{k}={_literal(self.given[k])}" for k, v in defaults.items()
+                         if k in self.given and self.given[k] != v)
+        where = f"{self.path}:" if self.path else ""
+        return f"{where}{self.name}({args})" if args else f"{where}{self.name}"
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_literal, value)) + "]"
+    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else repr(value)
+
+
+def build(term: Term, context: Mapping[str, Any], **hyper: Any) -> Any:
+    """The object of a term.
+
+    Args:
+        term: with single values, no lists.
+        context: values for the parameters in `CONTEXT` that the factory names.
+        hyper: values that replace the term's, for example one lane's tensor.
+
+    Raises:
+        ValueError: with the term's name in front, for whatever the factory refuses.
+    """
+    named = inspect.signature(term.factory).parameters
+    wanted = {k: v for k, v in context.items() if k in named}
+    try:
+        return term.factory(**wanted, **{**term.given, **hyper})
+    except ValueError as error:
+        text = str(error)
+        raise ValueError(text if text.startswith(term.name) else f"{term.name}: {text}") from None
+    except (LookupError, OSError, MemoryError):
+        raise
+    except (Exception, SystemExit) as error:
+        if term.path is None:
+            raise
+        raise ValueError(f"{term.name}: {type(error).__name__}: {error} (in {term.path})") from error
+
+
+def digests(terms: Iterable[Term]) -> dict[str, str]:
+    """`file_digest` of the files that some terms come from, by path."""
+    return {path: file_digest(path) for path in sorted({t.path for t in terms if t.path})}
+
+
+# ---- expressions
+
+# What stands in quotes is a value, such as the model of a start, and stays as it is.
+_FILE = re.compile(r"""(?P<path>[^\s+()=,'"][^\s+()=,]*\.py):(?P<name>[A-Za-z_]\w*)"""
+                   r"""|'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
+_HYPHENS = re.compile(r"^\s*[A-Za-z][\w-]*")
+
+
+def parse(text: str, kind: str = "strategies") -> list[Term]:
+    """The terms of an expression `name(key=literal, ...) + ...`; it is read, never evaluated.
+
+    Args:
+        text: names come from the catalogue or, as `./file.py:name`, from a file.
+        kind: which part of the catalogue; a strategy's terms may also be starts.
+
+    Raises:
+        ValueError: for text that is no such expression, or an argument of the wrong type.
+        LookupError: for an unknown name or hyper-parameter, with the nearest ones.
+    """
+    files: list[tuple[str, str]] = []
+
+    def stand_in(match: re.Match[str]) -> str:
+        if match["path"] is None:
+            return match[0]
+        files.append((match["path"], match["name"]))
+        return f"__file{len(files) - 1}__"
+
+    plain = _FILE.sub(stand_in, text)
+    if kind in ("streams", "sources"):
+        plain = _HYPHENS.sub(lambda m: m[0].replace("-", "_"), plain)
+    try:
+        if "\0" in plain:  # of which ast.parse says another error in each Python
+            raise SyntaxError
+        nodes = _summands(ast.parse(plain.strip(), mode="eval").body)
+        return [_term(node, files, kind) for node in nodes]
+    except (SyntaxError, RecursionError, MemoryError):
+        raise ValueError(f"cannot read {text!r}: write name(key=value) + name, for example "
+                         "\"er(capacity=200) + ewc(strength=50)\"") from None
+
+
+def _summands(node: ast.expr) -> list[ast.expr]:
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        return _summands(node.left) + _summands(node.right)
+    return [node]
+
+
+def _term(node: ast.expr, files: list[tuple[str, str]], kind: str) -> Term:
+    call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
+    name, path = ast.unparse(call.func), None
+    if not isinstance(call.func, ast.Name) and not re.fullmatch(r"\w+\.\w+", name):
+        raise SyntaxError
+    if len({k.arg for k in call.keywords}) < len(call.keywords):
+        raise ValueError(f"{name}: {call.keywords[-1].arg} is given twice")
+    if call.args or any(k.arg is None for k in call.keywords):
+        raise ValueError(f"{name}: write arguments as name=value")
+    if match := re.fullmatch(r"__file(\d+)__", name):
+        path, name = files[int(match[1])]
+        factory = load_file(path, name)
+    elif kind in ("streams", "sources"):
+        name = name.replace("_", "-")
+        factory = lookup(kind, re.sub(r"-v\d+$", "", name))
+    elif kind == "strategies" and name in catalogue("starts"):
+        factory = lookup("starts", name)
+    else:
+        factory = lookup(kind, name)
+    return Term(name, factory, {k.arg or "": _value(name, factory, k) for k in call.keywords}, path)
+
+
+def _value(name: str, factory: Callable[..., Any], keyword: ast.keyword) -> Any:
+    known = hyper_parameters(factory)
+    key = keyword.arg or ""
+    if key not in known:
+        near = difflib.get_close_matches(key, known, 2, 0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(known) or 'none'}"
+        raise LookupError(f"{name} has no hyper-parameter {key!r}; {hint}")
+    try:
+        value = ast.literal_eval(keyword.value)
+    except (ValueError, TypeError, SyntaxError):
+        raise ValueError(f"{name}: {key} must be a plain value such as 10, 0.5, 'name' or [1, 10]") from None
+    if isinstance(value, list) and _is_sequence(known[key]) and not any(isinstance(v, (list, tuple)) for v in value):
+        value = tuple(value)
+    if isinstance(value, list):
+        if not value:
+            raise ValueError(f"{name}: {key} was given an empty list")
+        return [_typed(name, known[key], v) for v in value]
+    return _typed(name, known[key], value)
+
+
+_TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
+    "int": (int, "an integer"), "float": ((int, float), "a number"), "str": (str, "a string in quotes"),
+    "bool": (bool, "True or False"),
+}
+
+
+def _typed(name: str, p: inspect.Parameter, value: Any) -> Any:
+    """`value` as the parameter's annotation, or else its default, says."""
+    options = [part.strip() for part in type_name(p).split("|")]
+    if value is None and ("None" in options or p.default is None):
+        return None
+    if isinstance(value, (list, tuple)) and _is_sequence(p):
+        whole = "int" not in type_name(p) or all(type(v) is int for v in value)
+        if not whole:
+            raise ValueError(f"{name}: {p.name} must be whole numbers in brackets, got {value!r}")
+        return tuple(value)
+    if _is_sequence(p):
+        raise ValueError(f"{name}: {p.name} must be numbers in brackets such as (100, 100), got {value!r}")
+    for option in options:
+        kind, _ = _TYPES.get(option, (object, ""))
+        if isinstance(value, kind) and (not isinstance(value, bool) or option == "bool" or kind is object):
+            if option == "float":
+                value = float(cast(float, value))
+                if not math.isfinite(value):
+                    break
+            return value
+    said = " or ".join(_TYPES[o][1] for o in options if o in _TYPES)
+    raise ValueError(f"{name}: {p.name} must be {said}, got {value!r}")
+
+
+def settings(terms: list[Term]) -> list[list[Term]]:
+    """Every combination of the values in lists, each as terms with single values."""
+    choices = []
+    for term in terms:
+        keys = list(term.given)
+        values = [v if isinstance(v, list) else [v] for v in term.given.values()]
+        choices.append([Term(term.name, term.factory, dict(zip(keys, combination, strict=True)), term.path)
+                        for combination in itertools.product(*values)])
+    return [list(combination) for combination in itertools.product(*choices)]
+
+
+def written(terms: Iterable[Term]) -> str:
+    """The expression of some terms, without what is default: the label of a curve and the row of a table."""
+    return " + ".join(map(str, terms))

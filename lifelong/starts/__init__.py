@@ -1,0 +1,1 @@
+"""Where learning begins: how a start is learned, kept, installed and evaluated."""

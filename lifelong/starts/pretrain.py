@@ -1,0 +1,205 @@
+"""Learning a start: asked for by name, found where it was learned before, resumed where it was interrupted."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lifelong import __version__, store
+from lifelong.data.source import Source
+from lifelong.learning.learner import Initialization
+from lifelong.progress import Watcher
+from lifelong.provenance import commit, environment
+from lifelong.spec import bounds, catalogue, expression
+from lifelong.spec.expression import Term
+from lifelong.starts.recipe import Diverged, learn
+from lifelong.starts.weights import Weights, begun, load, network, save
+from lifelong.store.checkpoints import Workshop
+
+# What says how a start is used on a stream, and what, with that, is no number of how it is learned.
+USE = ("adapt", "head", "length", "power", "views")
+BESIDE = ("file", "source", "begin", "model", *USE)
+
+
+def parse(text: str) -> Term:
+    """The one start of an expression.
+
+    Raises:
+        LookupError, ValueError: where it is none, or one that is not learned.
+    """
+    terms = expression.parse(text)
+    if len(terms) > 1 or not terms[0].learned:
+        raise ValueError(f"{text!r} is not a start that is learned: there are {', '.join(_learned())}")
+    if several := [k for k, v in terms[0].given.items() if isinstance(v, list)]:
+        raise ValueError(f"{terms[0].name}: {several[0]} takes one value; learn each start by itself")
+    return terms[0]
+
+
+def _learned() -> list[str]:
+    known = catalogue.catalogue("starts")
+    return [name for name in known if getattr(catalogue.lookup("starts", name), "pretrained", False)]
+
+
+def make_source(text: str, data: str | None = None) -> Source:
+    """The source of an expression such as `omniglot(size=84)`.
+
+    Raises:
+        LookupError: for an unknown one or an unknown option; ValueError, FileNotFoundError: as the source says.
+    """
+    terms = expression.parse(text, "sources")
+    if len(terms) > 1 or any(isinstance(v, list) for v in terms[0].given.values()):
+        raise ValueError(f"{text!r}: a start is learned from one source")
+    source = expression.build(terms[0], {"data": data})
+    if not isinstance(source, Source):
+        raise ValueError(f"{terms[0].name} makes a {type(source).__name__}, not a Source")
+    file = terms[0].path
+    return replace(source, options={**source.options, "file": catalogue.file_digest(file)[:10]}) if file else source
+
+
+def filed(term: Term) -> Weights | None:
+    """The start in the file that a term names; None where it names none.
+
+    Raises:
+        FileNotFoundError, ValueError: where there is no such file, or it holds another start than the term says.
+    """
+    file = term.resolved()["file"]
+    if file is None:
+        return None
+    weights = load(Path(file))
+    about = weights.about
+    if about["start"] != term.name:
+        raise ValueError(f"{file} holds {about['start']}, not {term.name}: write {about['start']}(file=...)")
+    learned = {**about.get("hyper", {}), "model": about["model"]}
+    for key, value in term.given.items():
+        if key not in ("file", *USE) and (key not in learned or json.loads(json.dumps(value)) != learned[key]):
+            was = f"with {key}={learned[key]!r}" if key in learned else f"from {about['source']}"
+            raise ValueError(f"{term.name}: {key} says how a start is learned, and that of {file} was learned {was}: "
+                             f"leave {key} out")
+    return weights
+
+
+class Pretraining:
+    """One start to be learned, with everything checked that can be checked before."""
+
+    def __init__(self, term: Term, source: Source, *, seed: int = 0, device: torch.device | str = "cpu",
+                 precision: str = "float32") -> None:
+        bounds.one_of("--precision", precision, ("float32", "bfloat16", "float64"))
+        start = expression.build(term, {})
+        assert isinstance(start, Initialization)
+        self.recipe, self.source = start.recipe, source
+        if self.recipe.full and precision == "bfloat16":
+            raise ValueError(f"{term.name} cannot be learned in bfloat16, for torch has no such gradients of "
+                             "convolutions for many tasks at once: use --precision float32")
+        self.seed, self.device, self.precision = seed, torch.device(device), precision
+        self.begin = load(Path(start.use["begin"])) if start.use["begin"] is not None else None
+        self.model = str(start.use["model"] or (self.begin.about["model"] if self.begin else self.recipe.model))
+        self.units = self.recipe.units(source)
+        self.net = network(self.model, source.shape, self.units)
+        if self.begin:
+            same = ("source", "source_options")
+            known = [self.begin.about.get(k) for k in same] == [source.name, dict(source.options)]
+            self.net = begun(self.net, self.begin, known)
+        if self.net.still and self.recipe.finish is None and not self.begin:
+            raise ValueError(f"{term.name} never sets the statistics of batch normalisation, which {self.model} has: "
+                             "use a network without, or begin with a start that has them")
+        self.recipe.draw(source.sampler(torch.Generator()))  # what the source cannot give is refused now
+        hyper = {k: v for k, v in term.resolved().items() if k not in BESIDE}
+        asked = Term(term.name, term.factory, {k: v for k, v in term.given.items() if k in hyper}, term.path)
+        self.name = term.name
+        self.spec: Mapping[str, Any] = json.loads(json.dumps({
+            "format": 1, "stream": f"pretrain-{source.name}", "strategy": str(asked),
+            "source_options": dict(source.options), "model": self.model, "hyper": hyper, "seed": seed,
+            "precision": precision, "sources": expression.digests([term, *expression.parse(self.model, "models")]),
+            } | self._begun()))
+
+    def _begun(self) -> dict[str, Any]:
+        """What is recorded of the start that it begins with."""
+        told = ("start", "strategy", "source", "source_options", "seed", "steps", "commit", "sha256")
+        return {"begun": {k: self.begin.about.get(k) for k in told}} if self.begin else {}
+
+    def untrained(self) -> Weights:
+        """The start as it is before it is learned, to try things with."""
+        from lifelong.randomness import generator
+
+        params = self.net.init(generator(self.seed, "init"))
+        return Weights(params | self.recipe.more(self.net, params), self._about())
+
+    def path(self, root: Path) -> Path:
+        """Where it is kept in a store."""
+        place = store.folder(root, self.spec)
+        return place.with_name(place.name + ".safetensors")
+
+    def found(self, root: Path | None) -> Weights | None:
+        """The start in the store at `root`, if it is there."""
+        return load(self.path(root)) if root and self.path(root).exists() else None
+
+    def run(self, root: Path | None, watcher: Watcher, save_every: float = 30.0) -> Weights:
+        """Learns it, or goes on with it; kept in the store at `root` unless that is None.
+
+        Raises:
+            Diverged: where the outer loop does, with the last good checkpoint's name.
+            Busy: where another process learns it.
+        """
+        watcher.begin(f"learning {self.spec['strategy']}")
+        try:
+            if root is None:
+                return self._learn(watcher, None, None, 0.0, save_every)
+            with Workshop(root, [self.spec]).open() as shop:
+                resume, problems = shop.load()
+                for problem in problems:
+                    watcher.say(problem)
+                if resume and resume["environment"] != environment(self.device):
+                    watcher.say(f"{self.name} was begun with {resume['environment']}, goes on with "
+                                f"{environment(self.device)}: the last digits may differ")
+                weights = self._learn(watcher, shop, resume, resume["seconds"] if resume else 0.0, save_every)
+                save(self.path(root), weights)
+                shop.close()
+                return weights
+        finally:
+            watcher.end()
+
+    def _learn(self, watcher: Watcher, shop: Workshop | None, resume: Mapping[str, Any] | None, earlier: float,
+               save_every: float) -> Weights:
+        begun = time.monotonic()
+
+        def keep(checkpoint: dict[str, Any]) -> None:
+            if shop:
+                shop.save({"inner": checkpoint, "environment": environment(self.device),
+                           "seconds": earlier + time.monotonic() - begun})
+
+        try:
+            params, logs = learn(self.recipe, self.net, self.source, seed=self.seed, device=self.device,
+                                   precision=self.precision, save=keep, save_every=save_every, tell=watcher.advance,
+                                   resume=resume and resume["inner"])
+        except Diverged as error:
+            kept = shop and shop.good and shop.place / shop.good["file"]
+            way = f"the last good checkpoint is {kept}" if kept else "there is no checkpoint yet"
+            raise Diverged(f"{self.spec['strategy']} diverged: {error}; {way}; try a smaller step size") from None
+        cut = max(1, self.recipe.steps // 100)
+        parts = {name: [float(part.mean()) for part in log.split(cut)] for name, log in logs.items()}
+        course = {name: [round(m, 6) if math.isfinite(m) else None for m in part] for name, part in parts.items()}
+        return Weights(params, self._about() | {
+            "seconds": round(earlier + time.monotonic() - begun, 1), "environment": environment(self.device),
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "logs": course, "loss": course.pop("loss")})
+
+    @property
+    def content(self) -> frozenset[str]:
+        """Names of all that it will have seen, with what the start that it begins with has seen."""
+        return self.source.content | frozenset(self.begin.about["content"] if self.begin else ())
+
+    def _about(self) -> dict[str, Any]:
+        return self._begun() | {"start": self.name, "strategy": self.spec["strategy"], "hyper": self.spec["hyper"],
+                "source": self.source.name, "source_options": dict(self.source.options), "model": self.model,
+                "shape": list(self.source.shape), "units": self.units, "domains": self.source.domains,
+                "classes": self.source.n_classes, "content": sorted(self.content), "seed": self.seed,
+                "precision": self.precision, "steps": self.recipe.steps, "sources": self.spec["sources"],
+                "version": __version__, "commit": commit(),
+                "parameters": sum(math.prod(p.shape) for p in self.net.init(torch.Generator()).values())}

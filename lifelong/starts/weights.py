@@ -1,0 +1,141 @@
+"""Starts that were learned: their files, and the networks that learning goes on with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as packed
+
+from lifelong import store
+from lifelong.networks.net import Net, Params
+from lifelong.randomness import generator
+from lifelong.spec import catalogue, expression
+
+FORMAT = 1
+ADAPT = ("head", "ungated", "all")
+HEADS = ("auto", "new", "zero", "kept")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A learned start.
+
+    Attributes:
+        params: by name.
+        about: what it was learned from, how, and by which version; JSON values.
+    """
+
+    params: Params
+    about: Mapping[str, Any]
+
+    def net(self, n_classes: int) -> Net:
+        """Its network with `n_classes` output units.
+
+        Raises:
+            LookupError: where its network is in a file that is not here.
+            ValueError: where that file is no longer what it was.
+        """
+        term, was = here("model", self.about)[0], self.about.get("sources", {})
+        if term.path and term.path in was and catalogue.file_digest(term.path) != was[term.path]:
+            raise ValueError(f"{self.about['start']} was learned with the network in {term.path}, which has changed "
+                             "since: put it back as it was, or learn the start anew")
+        return network(self.about["model"], tuple(self.about["shape"]), n_classes)
+
+
+def here(what: str, about: Mapping[str, Any]) -> list[expression.Term]:
+    """The terms of the 'model' or the 'strategy' of a start.
+
+    Raises:
+        LookupError: where they are in a file that is not here.
+    """
+    try:
+        return expression.parse(str(about[what]), "models" if what == "model" else "strategies")
+    except LookupError as error:
+        raise LookupError(f"{about['start']} was learned as {about[what]}: {error.args[0]}; paths are from the folder "
+                          "that the command is typed in") from None
+
+
+def network(model: str, shape: tuple[int, ...], n_classes: int) -> Net:
+    """The network of an expression; ValueError where it makes something else."""
+    terms = expression.parse(model, "models")
+    net = expression.build(terms[0], {"shape": shape, "n_classes": n_classes})
+    if not isinstance(net, Net):
+        raise ValueError(f"{model}: a start needs a Net, and this makes a {type(net).__name__}")
+    return net
+
+
+# ---- files
+
+
+def save(path: Path, weights: Weights) -> None:
+    """Writes a start's file, whole or not at all.
+
+    Raises:
+        StoreError: where that cannot be done.
+    """
+    about = dict(weights.about) | {"format": FORMAT, "sha256": checksum(weights.params)}
+    params = {k: p.contiguous() for k, p in weights.params.items()}
+    store.write(path, packed(params, {"lifelong": json.dumps(about, allow_nan=False)}))
+
+
+def load(path: Path) -> Weights:
+    """The start in a file.
+
+    Raises:
+        FileNotFoundError: where there is none.
+        ValueError: where it is no start's, or is damaged.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}: make it with `lifelong pretrain SOURCE START --out {path}`")
+    try:
+        with safe_open(path, "pt") as file:
+            about = json.loads((file.metadata() or {}).get("lifelong", "null"))
+            params = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, ValueError, OSError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged or no start ({error}); move it away and make it anew with `lifelong "
+                         "pretrain`") from None
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        raise ValueError(f"{path} holds weights, but not those of a start of this version of lifelong: make it with "
+                         "`lifelong pretrain`")
+    if about.get("sha256") != checksum(params):
+        raise ValueError(f"{path} is damaged (its weights are not those that were written); move it away and make it "
+                         "anew with `lifelong pretrain`")
+    return Weights(params, about)
+
+
+def checksum(params: Params) -> str:
+    """sha256 of parameters: their names, kinds, shapes and bytes."""
+    content = hashlib.sha256()
+    for name in sorted(params):
+        p = params[name].contiguous()
+        content.update(f"{name}{p.dtype}{tuple(p.shape)}".encode())
+        content.update(p.flatten().view(torch.uint8).numpy().tobytes())
+    return content.hexdigest()
+
+
+def begun(net: Net, weights: Weights, known: bool) -> Net:
+    """`net` with parameters that begin as those of another start.
+
+    Args:
+        known: whether that was learned on the same classes; else the output layer is drawn anew.
+
+    Raises:
+        ValueError: where its network is another.
+    """
+    example = net.init(generator(0, "init"))
+    taken = {k: weights.params[k] for k, p in example.items()
+             if k in weights.params and weights.params[k].shape == p.shape}
+    missing = [k for k in example if k not in taken and k not in net.head]
+    if missing:
+        raise ValueError(f"learning cannot begin with {weights.about['start']}, which is of {weights.about['model']}: "
+                         f"it has no {missing[0]} of shape {tuple(example[missing[0]].shape)}")
+    if not known or any(k not in taken for k in net.head):
+        taken = {k: p for k, p in taken.items() if k not in net.head}
+    return net._replace(init=lambda g: net.init(g) | {k: p.clone() for k, p in taken.items()})

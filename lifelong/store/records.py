@@ -1,0 +1,131 @@
+"""Where runs are kept: a folder per run, named by its spec; the folders are the truth."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import re
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lifelong.store.files import StoreError, write, write_all
+
+LARGEST = 2**31  # bytes an accuracy.npz may unpack to
+
+
+@dataclass(frozen=True)
+class Run:
+    """What was asked for and what was measured.
+
+    Attributes:
+        spec: JSON values, enough to do the run again.
+        accuracy: [S, 1 + T, T]; row 0 is the untrained learner, row t the learner after task t; NaN = not measured.
+        about: how it went: status, device, versions, seconds.
+        logs: further arrays, for example `accuracy_task` of the same shape.
+    """
+
+    spec: Mapping[str, Any]
+    accuracy: np.ndarray
+    about: Mapping[str, Any] = field(default_factory=dict)
+    logs: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+def digest(spec: Any) -> str:
+    """Sixteen hexadecimal digits that identify a spec, whatever the order of its keys."""
+    text = json.dumps(spec, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def folder(root: Path, spec: Mapping[str, Any]) -> Path:
+    """Where the run of `spec` is kept: stream, strategy, digest; only the digest identifies it."""
+    words = re.sub(r"[^A-Za-z0-9.]+", "-", f"{spec['stream']}--{spec['strategy']}"[:80]).strip("-.")
+    return root / f"{words}--{digest(spec)}"
+
+
+def save(root: Path, run: Run) -> Path:
+    """Writes a run's folder; run.json comes last, so that a run is there whole or not at all."""
+    place = folder(root, run.spec)
+    for leftover in place.glob(".*.tmp"):
+        leftover.unlink(missing_ok=True)
+    arrays = io.BytesIO()
+    np.savez_compressed(arrays, allow_pickle=False, accuracy=run.accuracy, **run.logs)
+    about = dict(run.about) | {"sha256": hashlib.sha256(arrays.getvalue()).hexdigest()}
+    text = json.dumps({"spec": run.spec, "about": about}, indent=2, allow_nan=False)
+    write_all([(place / "accuracy.npz", arrays.getvalue()), (place / "run.json", text.encode() + b"\n")])
+    with contextlib.suppress(OSError):
+        (place / "error.txt").unlink()
+    return place
+
+
+def load(place: Path) -> Run:
+    """The run in a folder.
+
+    Raises:
+        StoreError: where it is damaged, with what is wrong.
+    """
+    def damaged(why: str) -> StoreError:
+        return StoreError(f"the run in {place} is damaged ({why}); it is left as it is: move it away to run it again")
+
+    try:
+        record = json.loads((place / "run.json").read_bytes())
+        spec, about = record["spec"], record["about"]
+        data = (place / "accuracy.npz").read_bytes()
+        named = place.name.endswith(digest(spec))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise damaged(f"{type(error).__name__}: {error}") from None
+    if not isinstance(spec, dict) or not isinstance(about, dict) or not named:
+        raise damaged("run.json does not describe the run that the folder is named for")
+    if about.get("status") not in ("done", "diverged"):
+        raise damaged("run.json does not say how the run ended")
+    if hashlib.sha256(data).hexdigest() != about.get("sha256"):
+        raise damaged("accuracy.npz is not the file that was written")
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > LARGEST:
+                raise damaged("accuracy.npz unpacks to more than 2 GiB")
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            logs = {name: arrays[name] for name in arrays.files}
+        accuracy = logs.pop("accuracy")
+    except (ValueError, KeyError, TypeError, MemoryError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise damaged(f"accuracy.npz: {error}") from None
+    real = np.issubdtype(accuracy.dtype, np.floating)
+    if not real or accuracy.ndim != 3 or accuracy.shape[1] != accuracy.shape[2] + 1:
+        raise damaged(f"accuracy must be [S, 1 + T, T], got {list(accuracy.shape)}")
+    return Run(spec, accuracy, about | {"folder": str(place)}, logs)
+
+
+def find(root: Path, spec: Mapping[str, Any]) -> Run | None:
+    """The finished run of `spec`, or None; StoreError where it is there but damaged."""
+    place = folder(root, spec)
+    return load(place) if (place / "run.json").exists() else None
+
+
+def note(run: Run, **more: Any) -> Run:
+    """The same run with `more` in its record, on the disk as well where it is kept there."""
+    if "folder" not in run.about:
+        return replace(run, about={**run.about, **more})
+    place = Path(run.about["folder"])
+    record = json.loads((place / "run.json").read_bytes())
+    record["about"] |= more
+    write(place / "run.json", json.dumps(record, indent=2, allow_nan=False).encode() + b"\n")
+    return load(place)
+
+
+def runs(root: Path) -> tuple[list[Run], list[str]]:
+    """All finished runs of a store in the order of their folders' names, and a sentence for each damaged one."""
+    found, problems = [], []
+    for place in sorted(root.iterdir()) if root.is_dir() else []:
+        if re.search(r"--[0-9a-f]{16}$", place.name) and (place / "run.json").exists():
+            try:
+                found.append(load(place))
+            except StoreError as error:
+                problems.append(str(error))
+    return found, problems
