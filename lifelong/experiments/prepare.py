@@ -24,7 +24,7 @@ from lifelong.learning.schedule import Budget
 from lifelong.spec import bounds, catalogue, expression
 from lifelong.spec.expression import Term
 from lifelong.spec.run import Options, Setting
-from lifelong.starts.pretrain import Pretraining, filed, make_source
+from lifelong.starts.pretrain import Pretraining, from_file, make_source
 from lifelong.starts.weights import Weights, here
 from lifelong.store.records import Run
 
@@ -179,7 +179,7 @@ def _with_start(stream: Stream, terms: list[Term], options: Options, where: torc
             continue
         if options.model:
             raise ValueError(f"{term.name} brings its own network: leave --model out, or write {term.name}(model=...)")
-        if weights := filed(term):
+        if weights := from_file(term):
             starts[str(term)] = weights
             continue
         source = use["source"] or stream.defaults.get("source")
