@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 try:  # what torch.func.vmap calls; its own handling of nested arguments costs ten times as much as these
     from torch._C._functorch import (
@@ -34,9 +35,12 @@ def tree(f: Callable[..., Any], *states: Any) -> Any:
 
 
 def lift(f: Callable[..., Any], n: int, *args: Any) -> Any:
-    """`torch.func.vmap(f)(*args)` over the leading axis [n] of every tensor in nested dicts and tuples."""
+    """`torch.func.vmap(f)(*args)` over the leading axis [n] of every tensor in nested dicts and tuples.
+
+    Numbers in a tuple that `f` returns are the same for all lanes, and are returned as they are.
+    """
     if _add_batch_dim is None:
-        return torch.func.vmap(f)(*args)
+        return _lifted_by_torch(f, *args)
     level = _vmap_increment_nesting(n, "error")
     try:
         out = f(*(_nested(lambda t: _add_batch_dim(t, 0, level), a) for a in args))
@@ -45,13 +49,24 @@ def lift(f: Callable[..., Any], n: int, *args: Any) -> Any:
         _vmap_decrement_nesting()
 
 
+def _lifted_by_torch(f: Callable[..., Any], *args: Any) -> Any:
+    shape: list[Any] = []
+
+    def tensors(*args: Any) -> list[Tensor]:
+        shape[:] = tree_flatten(f(*args))
+        return [leaf for leaf in shape[0] if isinstance(leaf, Tensor)]
+
+    found = iter(torch.func.vmap(tensors)(*args))
+    return tree_unflatten([next(found) if isinstance(leaf, Tensor) else leaf for leaf in shape[0]], shape[1])
+
+
 def _nested(f: Callable[[Tensor], Tensor], value: Any) -> Any:
     if isinstance(value, Tensor):
         return f(value)
     if isinstance(value, dict):
         return {k: _nested(f, v) for k, v in value.items()}
     if isinstance(value, tuple):
-        items = [_nested(f, v) for v in value]
+        items: list[Any] = [v if isinstance(v, float) else _nested(f, v) for v in value]
         return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
     raise TypeError(f"a lifted function must only return Tensors, got {type(value).__name__}")
 

@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lifelong.data.pool import Pool
-from lifelong.learning.learner import Batch, Learner, Params, State, real
-from lifelong.learning.losses import practice
+from lifelong.learning.learner import Batch, Learner, State
+from lifelong.learning.losses import batch_loss_and_statistics
 from lifelong.learning.memory import class_balanced
 from lifelong.learning.parts import Part, View
-from lifelong.networks.net import Net
+from lifelong.networks.net import Net, Params
 from lifelong.randomness import generator, many
 from lifelong.spec.bounds import above, at_least, below
 
@@ -170,7 +170,7 @@ def gdumb(net: Net, capacity: int = 500, steps: int = 300, replay: int = 32, lr:
         speed = {k: torch.zeros_like(p) for k, p in params.items()}
         picked = keep.pick(state["memory"], many(batch.u["gdumb"][0], steps * replay)).view(steps, replay)
         for step, rows in enumerate(picked):
-            grads, moved = torch.func.grad(practice(net, pool, rows, real(rows, pool.dtype)), has_aux=True)(params)
+            grads, moved = torch.func.grad(batch_loss_and_statistics(net, pool, rows), has_aux=True)(params)
             speed = {k: momentum * v + grads[k] for k, v in speed.items()}
             rate = lr * (1 + math.cos(math.pi * step / steps)) / 2
             params = {k: p - rate * speed[k] for k, p in params.items()} | moved

@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 from lifelong.data.pool import Pool
-from lifelong.learning.learner import Batch, Learner, Params, State, real
-from lifelong.learning.losses import fit
+from lifelong.learning.learner import Batch, Learner, State
+from lifelong.learning.losses import batch_loss
 from lifelong.learning.memory import reservoir
-from lifelong.networks.net import Net
+from lifelong.networks.net import Net, Params
 from lifelong.randomness import generator
 from lifelong.spec.bounds import above, at_least
 
@@ -47,7 +47,7 @@ def mer(net: Net, capacity: int = 500, replay: int = 5, steps: int = 2, lr: floa
 
     def observe(state: State, pool: Pool, batch: Batch) -> tuple[State, dict[str, Tensor]]:
         params, memory = state["params"], state["memory"]
-        loss = fit(net, pool, batch.rows, batch.weight)(params)
+        loss = batch_loss(net, pool, batch.rows, batch.weight)(params)
         _, y = pool.fetch(batch.rows)
         size = len(batch.rows)
         rank, draws = batch.u["mer"][:size].split(1), batch.u["mer"][size:].view(size, steps, replay)
@@ -57,7 +57,7 @@ def mer(net: Net, capacity: int = 500, replay: int = 5, steps: int = 2, lr: floa
                 sequence = params
                 rows = torch.cat([row, keep.pick(memory, numbers)])
                 for one in torch.where(row >= 0, rows, -1).split(1):
-                    grads = torch.func.grad(fit(net, pool, one, real(one, pool.dtype)))(params)
+                    grads = torch.func.grad(batch_loss(net, pool, one))(params)
                     params = {k: p - lr * grads[k] for k, p in params.items()}
                 params = toward(params, sequence, beta)
             params = toward(params, example, gamma)
@@ -105,11 +105,11 @@ def la_maml(net: Net, capacity: int = 500, replay: int = 10, glances: int = 3, r
 
     def glance(params: Params, rates: Params, pool: Pool, rows: Tensor, old: Tensor) -> tuple[Params, Params]:
         both = torch.cat([rows, old])
-        meta = torch.func.grad(fit(net, pool, both, real(both, pool.dtype)))
+        meta = torch.func.grad(batch_loss(net, pool, both))
         fast, path = params, {k: torch.zeros_like(p) for k, p in params.items()}
         for_params, for_rates = path, path
         for one in rows.split(1):
-            grads = torch.func.grad(fit(net, pool, one, real(one, pool.dtype)))(fast)
+            grads = torch.func.grad(batch_loss(net, pool, one))(fast)
             path = {k: path[k] + g for k, g in grads.items()}
             fast = {k: w - rates[k].relu() * grads[k] for k, w in fast.items()}
             slope = meta(fast)
@@ -123,7 +123,7 @@ def la_maml(net: Net, capacity: int = 500, replay: int = 10, glances: int = 3, r
 
     def observe(state: State, pool: Pool, batch: Batch) -> tuple[State, dict[str, Tensor]]:
         params, rates, memory = state["params"], state["rates"], state["memory"]
-        loss = fit(net, pool, batch.rows, batch.weight)(params)
+        loss = batch_loss(net, pool, batch.rows, batch.weight)(params)
         _, y = pool.fetch(batch.rows)
         size = len(batch.rows)
         rank, *draws = batch.u["la_maml"].split([size] + glances * [size + replay])

@@ -19,12 +19,12 @@ from lifelong.data.augment import augmentation, crop, flip, written
 from lifelong.data.stream import Stream
 from lifelong.experiments.contract import BUDGET, tiny
 from lifelong.experiments.prepare import make_stream, prepare
+from lifelong.learning.composition import gradient_learner
 from lifelong.learning.engine import Measured, Rhythm, train
 from lifelong.learning.lanes import Lanes
 from lifelong.learning.optim import sgd
 from lifelong.learning.parts import Part
 from lifelong.learning.schedule import batches, plan
-from lifelong.learning.step import gradient_learner
 from lifelong.networks.conv import conv4
 from lifelong.spec.run import Options
 from lifelong.vmap import tree

@@ -6,6 +6,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,12 @@ from torch import Tensor
 from lifelong.data.pool import Pool
 from lifelong.data.stream import Stream
 from lifelong.experiments.compose import compose
+from lifelong.learning.composition import GradientLearner, gradient_learner
 from lifelong.learning.engine import Measured, Rhythm, train
 from lifelong.learning.imperative import Training, train_object
 from lifelong.learning.lanes import Lanes
 from lifelong.learning.learner import Initialization, Learner, State
-from lifelong.learning.parts import View
 from lifelong.learning.schedule import Budget, batches, plan, whole_task
-from lifelong.learning.step import gradient_learner
 from lifelong.networks.mlp import mlp
 from lifelong.networks.net import Net
 from lifelong.randomness import generator
@@ -115,7 +115,7 @@ def _place(f: Callable[..., Any]) -> str:
     return f" ({Path(code.co_filename).name}, {code.co_name}, from line {code.co_firstlineno})" if code else ""
 
 
-_HOOKS = ("init", "recall", "criterion", "loss", "slope", "pull", "grads", "step", "task", "weights", "predict")
+_HOOKS = ("init", "params", "begin", "recall", "criterion", "loss", "grads", "step", "task", "weights", "predict")
 
 
 def _guarded(lanes: Lanes, budget: Budget) -> None:
@@ -135,21 +135,21 @@ def _guarded(lanes: Lanes, budget: Budget) -> None:
         return call
 
     observe, end_task = learner.observe, guarded(learner.end_task)
-    if learner.stages is None:
+    if not isinstance(learner, GradientLearner):
         observe = guarded(observe)
     else:  # the step itself moves the parameters in place: what its parts are called with is guarded
         parts = {}
-        for name, part in learner.stages.parts.items():
+        for name, part in learner.parts.items():
             hooks: dict[str, Any] = {hook: guarded(f) for hook in _HOOKS if (f := getattr(part, hook))}
             parts[name] = replace(part, **hooks)
-        learner = gradient_learner(learner.stages.net, learner.stages.optimizer, parts, learner.stages.start)
+        learner = gradient_learner(learner.net, learner.optimizer, parts, learner.start)
         observe, end_task = learner.observe, learner.end_task
     state = one.init()
     for _, batch in batches(one, plan(one.stream, one.seeds, 0, learner.data, budget), 0, 0):
         state, _ = observe(state, pool, batch)
     if one.stream.boundaries:
         state = end_task(state, pool, whole_task(one, 0, 8))
-    predict(replace(learner, predict=guarded(learner.predict)), state, pool, pool.fetch(batch.rows)[0], batch.task)
+    guarded(partial(predict, learner))(state, pool, pool.fetch(batch.rows)[0], batch.task)
 
 
 def _forgets(lanes: Lanes, budget: Budget) -> None:
@@ -393,35 +393,6 @@ def learns(subject: Subject) -> str | None:
     return None
 
 
-def slopes_are_gradients(subject: Subject) -> str | None:
-    """What a part calls the gradient of its loss, by the scores of what it recalled, is that: central differences."""
-    lanes = subject.lanes([0], stacked=False)
-    stages, wrong, far = lanes.learner.stages, [], 1e-5
-
-    def watched(name: str, slope: Callable[[View], tuple[Tensor, Tensor]]) -> Callable[[View], tuple[Tensor, Tensor]]:
-        def call(view: View) -> tuple[Tensor, Tensor]:
-            loss, grad = slope(view)
-            seen = view.recalled
-            way = torch.arange(1, seen.scores.numel() + 1, dtype=seen.scores.dtype).sin().view_as(seen.scores)
-            ahead, back = (slope(view._replace(recalled=seen._replace(scores=seen.scores + by * way)))[0]
-                           for by in (far, -far))
-            rise, said = float(ahead - back) / (2 * far), float((grad * way).sum())
-            if abs(rise - said) > 1e-6 * max(1.0, abs(rise)):
-                wrong.append(f"the slope of {name} is not the gradient of its loss: along one direction the loss rises "
-                             f"by {rise:.6g}, the slope says {said:.6g}")
-            return loss, grad
-
-        return call
-
-    if stages is None or not any(part.slope for part in stages.parts.values()):
-        return None
-    parts = {name: replace(part, slope=watched(name, part.slope)) if part.slope else part
-             for name, part in stages.parts.items()}
-    learner = gradient_learner(stages.net, stages.optimizer, parts, stages.start)
-    deque(_steps(replace(lanes, make=lambda hyper: learner)), maxlen=0)
-    return wrong[0] if wrong else None
-
-
 def settings_are_lanes(subject: Subject) -> str | None:
     """Real-valued hyper-parameters may differ from lane to lane, and each lane is its run alone."""
     for i, term in enumerate(subject.terms):
@@ -448,7 +419,7 @@ def settings_are_lanes(subject: Subject) -> str | None:
 
 CHECKS: tuple[Callable[[Subject], str | None], ...] = (
     state_is_tensors, observe_is_pure, one_equals_many, seeds_do_not_mix, resumes_to_the_same_bits, pads_do_not_count,
-    predicts_scores, learns, slopes_are_gradients, settings_are_lanes,
+    predicts_scores, learns, settings_are_lanes,
 )
 
 

@@ -18,6 +18,7 @@ from lifelong.data.augment import terms as augmenting
 from lifelong.data.stream import Stream
 from lifelong.experiments import contract as checks
 from lifelong.experiments.experiment import Experiment
+from lifelong.learning.composition import GradientLearner
 from lifelong.learning.learner import Initialization, Learner
 from lifelong.learning.parts import Part
 from lifelong.learning.schedule import Budget
@@ -202,10 +203,11 @@ def _check(experiment: Experiment, setting: Setting) -> None:
     if hasattr(learner, "learn_task") and not experiment.stream.boundaries:
         raise ValueError(f"{name} must be told where a task ends, and this stream does not tell")
     low = experiment.options.dtype == "bfloat16"
-    if low and (not isinstance(learner, Learner) or (learner.stages and learner.stages.net.dtype is None)):
+    net = learner.net if isinstance(learner, GradientLearner) else None
+    if low and (not isinstance(learner, Learner) or (net and net.dtype is None)):
         raise ValueError(f"{name} trains a network of its own, which --dtype bfloat16 would leave as it is: leave it "
                          "out")
-    if experiment.stream.augment != NONE and getattr(learner, "stages", None) is None:
+    if experiment.stream.augment != NONE and not isinstance(learner, GradientLearner):
         raise ValueError(f"{name} fetches its examples itself, as they are, so {experiment.stream.augment} would not "
                          "reach it: use --augment none")
     if not isinstance(learner, Learner):

@@ -193,6 +193,8 @@ def _one_task(lanes: Lanes, budget: Budget, rhythm: Rhythm, state: State, measur
             total.add_(row)
         unread.clear()
 
+    if first == 0 and lanes.learner.begin_task and lanes.stream.boundaries:
+        state = lanes.begin_task(state, whole_task(lanes, task, when="begin"))
     for step, batch in batches(lanes, todo, task, first):
         if step < shortest:
             state, logs = lanes.observe(state, batch)

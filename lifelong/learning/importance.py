@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from lifelong.data.pool import Pool
-from lifelong.learning.losses import each, log_probabilities
+from lifelong.learning.losses import example_losses, log_probabilities
 from lifelong.networks.net import Net, Params
 from lifelong.spec.bounds import one_of
 
@@ -88,7 +88,7 @@ def _batch_squares(net: Net, params: Params, pool: Pool, rows: Tensor, weight: T
     for part, w in chunks(rows, weight, size):
         share = w.sum()
         w = w / share.clamp(min=torch.finfo(w.dtype).tiny)
-        losses = each(net, pool, part)
+        losses = example_losses(net, pool, part)
         grads = torch.func.grad(lambda params, losses=losses, w=w: (losses(params) * w).sum())(params)
         total = {k: total[k] + g.square() for k, g in grads.items()}
         count = count + (share > 0)  # a batch of pads alone is none

@@ -25,13 +25,17 @@ class Memory(NamedTuple):
         add: (state, rows [B], y [B], u [B], name=[B, ...], ...) -> state after seeing `rows`; -1 pads are never
             remembered.
         pick: (state, u [R]) -> rows [R], drawn independently and uniformly from the memory; -1 while it is empty.
-        slots: (state, u [R]) -> the places [R] that `pick` reads, for what is kept beside the rows.
+        slots: (state, u [R]) -> the places [R] that `pick` reads.
     """
 
     empty: Callable[..., State]
     add: Callable[..., State]
     pick: Callable[[State, Tensor], Tensor]
     slots: Callable[[State, Tensor], Tensor]
+
+    def stored(self, state: State, u: Tensor, name: str) -> Tensor:
+        """What is kept as `name` [R, ...] beside the rows that `pick` draws by the same `u` [R]."""
+        return state[name].index_select(0, self.slots(state, u))
 
 
 def _slots(state: State, u: Tensor) -> Tensor:

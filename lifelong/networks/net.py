@@ -54,7 +54,8 @@ class Net(NamedTuple):
     gated: Callable[[Params, Tensor, Tensor], Tensor] | None = None
     dtype: torch.dtype | None = None
     layout: torch.memory_format = torch.channels_last
-    train: Callable[[Params, Tensor, Tensor], tuple[Tensor, Params]] | None = None
+    train: Callable[..., tuple[Tensor, Params]] | None = None
+    draws: int = 0
 
 
 def _uniform(shape: tuple[int, ...], fan_in: int, g: torch.Generator) -> Tensor:
@@ -78,11 +79,12 @@ def looped(net: Net) -> Callable[[Params, Tensor], tuple[Tensor, Back]]:
     return vjp
 
 
-def looped_train(net: Net) -> Callable[[Params, Tensor, Tensor], tuple[Tensor, Back, Params]]:
-    """The same of `Net.train`: (params, x, real) -> scores, back, and the parameters in `still` after it."""
+def looped_train(net: Net) -> Callable[..., tuple[Tensor, Back, Params]]:
+    """The same of `Net.train`: (params, x, real, u) -> scores, back, and the parameters in `still` after it."""
     train = net.train
     assert train is not None
-    return lambda params, x, real: _by_lane(params, len(x), lambda i, lane: train(lane, x[i], real[i]))
+    return lambda params, x, real, u=None: _by_lane(params, len(x), lambda i, lane: train(
+        lane, x[i], real[i], *([] if u is None else [u[i]])))
 
 
 def _by_lane(params: Params, n: int, f: Callable[[int, Params], tuple[Tensor, Params]]) -> tuple[Tensor, Back, Params]:

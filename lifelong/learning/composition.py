@@ -1,0 +1,283 @@
+"""A sum of parts as one learner: the functions of one lane that its step is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lifelong.data.pool import Pool
+from lifelong.learning.learner import Batch, Initialization, Learner, State
+from lifelong.learning.losses import Loss, Slice, mean_weights
+from lifelong.learning.optim import Optimizer
+from lifelong.learning.parts import Numbers, Part, View, counted
+from lifelong.learning.step import AUGMENT, NETWORK, Step
+from lifelong.networks.net import Net, Params
+from lifelong.randomness import generator
+
+_NONE: Any = None
+OWN = "/"  # parts' own trained parameters are called `part/name` in the state
+
+
+class GradientLearner(Learner):
+    """The learner that minimises its batch's cross-entropy plus the losses of its parts.
+
+    Its state has `params` (the network's parameters, and the parts' own as `part/name`), `optimizer` and `parts` (by
+    name). `observe` is the step of one lane; a stack of lanes is stepped by a `Step` of its own, which lifts the
+    methods `recall`, `losses`, `transform` and `after` and does the rest on the stack.
+
+    Attributes:
+        net: the network.
+        parts: by name, in the order of the sum.
+        start: where learning begins; what it freezes does not move.
+        optimizer: moves the trained parameters, those of all lanes at once.
+    """
+
+    net: Net
+    parts: dict[str, Part]
+    start: Initialization
+    optimizer: Optimizer
+
+    def __init__(self, net: Net, optimizer: Optimizer, parts: dict[str, Part], start: Initialization) -> None:
+        data = {part.data for part in parts.values()} - {"task"}
+        told = any(part.weights for part in parts.values())
+        facts = {"net": net, "parts": parts, "start": start, "optimizer": optimizer, "told": told,
+                 "data": next(iter(data), "task"), "boundaries": any(part.boundaries for part in parts.values()),
+                 "begin_task": self._begin_task if any(part.begin for part in parts.values()) else None}
+        for name, value in facts.items():
+            object.__setattr__(self, name, value)  # a Learner is frozen
+
+    # ---- what every learner has
+
+    def init(self, seed: int, pool: Pool) -> State:
+        """The parameters, the optimizer's state, and the state of every part."""
+        params = {k: p.to(pool.dtype) for k, p in self.start.params(self.net, seed).items()}
+        view = partial(View, {}, params, self.net, pool)
+        more = {f"{name}{OWN}{k}": p.to(pool.dtype) for name, part in self.parts.items() if part.params
+                for k, p in part.params(view(generator=generator(seed, "params", name))).items()}
+        own = {name: part.init(view(generator=generator(seed, "init", name)))
+               for name, part in self.parts.items() if part.init}
+        return {"params": params | more, "optimizer": self.optimizer.init(self.trained(params | more)), "parts": own}
+
+    def observe(self, state: State, pool: Pool, batch: Batch) -> tuple[State, dict[str, Tensor]]:
+        """One step of one lane; the state given is not written into."""
+        owned = state | {k: {n: v.clone() for n, v in state[k].items()} for k in ("params", "optimizer")}
+
+        def fetch(rows: Tensor, more: list[Tensor], u: Tensor | None) -> tuple[Tensor, Tensor]:
+            return pool.fetch(torch.cat([rows, *more], -1), u)
+
+        return Step(self, lambda f: partial(f, self, pool), fetch, pool.rivals)(owned, batch)
+
+    def predict(self, state: State, pool: Pool, x: Tensor, task: Tensor = _NONE) -> Tensor:
+        """Scores [n, C]; `task` is given where answers depend on it."""
+        params, parts = state["params"], state["parts"]
+        for name, part in self.parts.items():
+            if part.predict:
+                return part.predict(self._view(name, pool, params, parts, task=task), x)
+        return self.applied(pool, params, parts, task, x)
+
+    def _begin_task(self, state: State, pool: Pool, batch: Batch) -> State:
+        return self._at_task("begin", state, pool, batch)
+
+    def end_task(self, state: State, pool: Pool, batch: Batch) -> State:
+        """The state after a task whose rows are in `batch`."""
+        return self._at_task("task", state, pool, batch)
+
+    def _at_task(self, hook: str, state: State, pool: Pool, batch: Batch) -> State:
+        params = state["params"]
+        views = {name: self._view(name, pool, params, state["parts"], batch, batch=_bare(batch))
+                 for name, part in self.parts.items() if getattr(part, hook)}
+        states, moved = _renewed({name: getattr(self.parts[name], hook)(view._replace(u=batch.u.get(name, _NONE)))
+                                  for name, view in views.items()})
+        return state | {"params": params | moved, "parts": state["parts"] | states}
+
+    def draws(self, batch_size: int) -> dict[str, int]:
+        """How many uniform numbers a step needs, by part."""
+        found = {name: counted(part.draws, batch_size) for name, part in self.parts.items()}
+        counts = {name: sum(count.values()) if isinstance(count, dict) else count for name, count in found.items()}
+        return {name: count for name, count in counts.items()
+                if count or self.parts[name].task or self.parts[name].begin}
+
+    # ---- the functions of one lane that a step lifts; the pool comes first, then stacked tensors
+
+    def recall(self, pool: Pool, params: Params, parts: State, batch: Batch) -> dict[str, Tensor]:
+        """The rows that the parts rehearse now, by slice: `part`, or `part.name` where a part recalls several."""
+        found: dict[str, Tensor] = {}
+        for name, part in self.parts.items():
+            if part.recall:
+                rows = part.recall(self._view(name, pool, params, parts, batch, batch=_bare(batch)))
+                found |= {f"{name}.{k}": r for k, r in rows.items()} if isinstance(rows, dict) else {name: rows}
+        return found
+
+    def losses(self, pool: Pool, params: Params, parts: State, batch: Batch, rows: dict[str, Tensor], x: Tensor,
+               y: Tensor, scores: Tensor) -> tuple[Any, ...]:
+        """The fields of the loss that the parts add to the batch's cross-entropy, or put in its place."""
+        slices = _slices(batch, rows, x, y, scores)
+        total = Loss()
+        for name, part in self.parts.items():
+            for hook in (part.criterion, part.loss):
+                if hook:
+                    several = {k.removeprefix(f"{name}."): s for k, s in slices.items() if k.startswith(f"{name}.")}
+                    view = self._view(name, pool, params, parts, batch, batch=slices["batch"],
+                                      recalled=slices.get(name, several or _NONE))
+                    total = total + _checked(name, hook(view))
+        return tuple(getattr(total, each.name) for each in fields(total))
+
+    def transform(self, pool: Pool, params: Params, parts: State, batch: Batch, grads: Params) -> Params:
+        """The gradient after the transforms of the parts, in the order of the sum."""
+        for name, part in self.parts.items():
+            if part.grads:
+                grads = part.grads(self._view(name, pool, params, parts, batch, batch=_bare(batch)), grads)
+        return grads
+
+    def after(self, pool: Pool, params: Params, parts: State, batch: Batch, grads: Params, x: Tensor,
+              y: Tensor, scores: Tensor) -> tuple[State, Params]:
+        """The states of the parts after the update, and the parameters that they replace."""
+        mine = Slice(batch.rows, batch.weight, x, y, scores)
+        views = {name: self._view(name, pool, params, parts, batch, batch=mine, grads=grads)
+                 for name, part in self.parts.items() if part.step}
+        return _renewed({name: part.step(views[name]) for name, part in self.parts.items() if part.step})
+
+    def applied(self, pool: Pool, params: Params, parts: State, task: Tensor, x: Tensor) -> Tensor:
+        """Scores [n, C] of the network, as the parts with `weights` change it for a task."""
+        return self.net.apply(self._effective(pool, params, parts, task, self._network(params)), x)
+
+    def trained(self, params: Params) -> Params:
+        """The parameters that the optimizer moves: all but what the start freezes, and the network's statistics."""
+        return {k: p for k, p in params.items()
+                if OWN in k or (k not in self.net.still and not self.start.frozen(k))}
+
+    # ---- what hooks see
+
+    def _network(self, params: Params) -> Params:
+        """The network's parameters, without those of the parts."""
+        return {k: p for k, p in params.items() if OWN not in k} if self._brings else params
+
+    @cached_property
+    def _brings(self) -> bool:
+        return any(part.params for part in self.parts.values())
+
+    def _effective(self, pool: Pool, params: Params, parts: State, task: Tensor, given: Params) -> Params:
+        """The parameters `given` as the parts with `weights` change them for a task."""
+        for name, part in self.parts.items():
+            if part.weights:
+                view = View(parts.get(name, {}), self._network(params), self.net, pool, task=task,
+                            own=self._own(name, params))
+                given = part.weights(view, given)
+        return given
+
+    def _own(self, name: str, params: Params) -> Params:
+        prefix = f"{name}{OWN}"
+        return {k.removeprefix(prefix): p for k, p in params.items() if k.startswith(prefix)} if self._brings else {}
+
+    def _view(self, name: str, pool: Pool, params: Params, parts: State, given: Batch | None = None,
+              **fields: Any) -> View:
+        net, u, task = self.net, given and given.u.get(name), given.task if given else fields.pop("task")
+        if self.told:
+            net = self._seen_in(pool, params, parts, task)
+        if net.draws and net.train and given and NETWORK in given.u:
+            net = net._replace(train=partial(net.train, u=given.u[NETWORK]))
+        counts = counted(self.parts[name].draws, len(given.rows)) if given else 0
+        numbers = Numbers(u, counts) if u is not None and isinstance(counts, dict) else u
+        return View(parts.get(name, {}), self._network(params), net, pool, numbers, task, own=self._own(name, params),
+                    **fields)
+
+    def _seen_in(self, pool: Pool, params: Params, parts: State, task: Tensor) -> Net:
+        """The network with the weights that the parts give it in a task."""
+        def through(f: Callable[[Params, Tensor], Tensor]) -> Callable[[Params, Tensor], Tensor]:
+            return lambda given, x: f(self._effective(pool, params, parts, task, given), x)
+
+        features = self.net.features
+        return self.net._replace(apply=through(self.net.apply), features=features and through(features))
+
+
+def _bare(batch: Batch) -> Slice:
+    return Slice(batch.rows, batch.weight, _NONE, _NONE, _NONE)
+
+
+def _slices(batch: Batch, rows: dict[str, Tensor], x: Tensor, y: Tensor, scores: Tensor) -> dict[str, Slice]:
+    """The batch and what the parts recalled, each with its own of the examples and scores of the pass."""
+    slices, first = {}, 0
+    for name, r in {"batch": batch.rows, **rows}.items():
+        weight = batch.weight if name == "batch" else mean_weights(r, batch.weight.dtype)
+        part = slice(first, first + len(r))
+        slices[name] = Slice(r, weight, x[part], y[part], scores[part], name)
+        first += len(r)
+    return slices
+
+
+def _checked(name: str, found: Any) -> Loss:
+    if isinstance(found, Loss):
+        return found
+    if isinstance(found, Tensor) and not found.dim():
+        return Loss(free=(found,))
+    got = "nothing" if found is None else f"a tensor {list(found.shape)}" if isinstance(found, Tensor) else repr(found)
+    raise ValueError(f"{name}: a loss must be a Loss or one number, a tensor without axes, and its hook returned {got}")
+
+
+def _renewed(found: dict[str, Any]) -> tuple[State, Params]:
+    """Of what hooks returned, a state or (state, params) each: the states, and the parameters that they replace."""
+    states = {name: value[0] if isinstance(value, tuple) else value for name, value in found.items()}
+    moved: Params = {}
+    for value in found.values():
+        moved |= value[1] if isinstance(value, tuple) else {}
+    return states, moved
+
+
+def gradient_learner(net: Net, optimizer: Optimizer, parts: dict[str, Part],
+                     start: Initialization | None = None) -> GradientLearner:
+    """The learner that minimises its batch's cross-entropy plus the losses of `parts`.
+
+    Each part sees its own state, its own rows and its own random numbers, so any sum of parts is a learner; the order
+    matters only for gradient transforms.
+
+    Args:
+        net: the network.
+        optimizer: moves its parameters.
+        parts: by name; the name is also the source of the part's random numbers.
+        start: where learning begins; None: the network's own random initialization.
+
+    Raises:
+        ValueError: where parts cannot be summed, with the reason.
+    """
+    start = start or Initialization(lambda net, seed: net.init(generator(seed, "init")))
+    net = start.net or net
+    _check_names(parts)
+    _check_bounds(parts)
+    _check_weights(net, parts)
+    return GradientLearner(net, optimizer, parts, start)
+
+
+def _check_names(parts: dict[str, Part]) -> None:
+    for name in parts:
+        if name in ("batch", AUGMENT, NETWORK):
+            raise ValueError(f"a part cannot be called {name}, which names something else in every step: give it "
+                             "another name")
+
+
+def _check_bounds(parts: dict[str, Part]) -> None:
+    if len({part.data for part in parts.values()} - {"task"}) > 1:
+        raise ValueError("a sum can have one bound: joint and cumulative each decide which rows a task trains on")
+    for hook, what in (("criterion", "the loss of the batch"), ("predict", "the answer")):
+        if len(both := [name for name, part in parts.items() if getattr(part, hook)]) > 1:
+            raise ValueError(f"{' and '.join(both)} cannot be summed: each puts its own in place of {what}")
+
+
+def _check_weights(net: Net, parts: dict[str, Part]) -> None:
+    """Refuses sums in which a part that gives each task weights of its own meets what sees several tasks at once."""
+    for one, part in parts.items():
+        if not part.weights:
+            continue
+        if net.still:
+            raise ValueError(f"{one} gives every task weights of its own, and batch normalisation has statistics that "
+                             "tasks share: use a network with norm='group'")
+        for other, mate in parts.items():
+            if one != other and mate.weights:
+                raise ValueError(f"{one} and {other} cannot be summed: each gives every task weights of its own")
+            if one != other and (mate.recall or mate.grads or mate.data != "task"):
+                raise ValueError(f"{one} and {other} cannot be summed: {one} gives every task weights of its own, and "
+                                 f"{other} looks at other tasks' examples with those of this one")
