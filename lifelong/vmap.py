@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 try:  # what torch.func.vmap calls; its own handling of nested arguments costs ten times as much as these
     from torch._C._functorch import (
@@ -27,6 +27,27 @@ def lifted() -> bool:
     return _level() is not None
 
 
+class Deferred:
+    """A value that is made when it is first asked for, for example lifted when a hook first reads it."""
+
+    __slots__ = ("_make", "_value")
+
+    def __init__(self, value: Any = None, make: Callable[[], Any] | None = None) -> None:
+        self._value, self._make = value, make
+
+    @property
+    def value(self) -> Any:
+        """The value itself."""
+        if self._make is not None:
+            self._value, self._make = self._make(), None
+        return self._value
+
+
+def resolved(value: Any) -> Any:
+    """`value`, or what it stands for where it is deferred."""
+    return value.value if isinstance(value, Deferred) else value
+
+
 def tree(f: Callable[..., Any], *states: Any) -> Any:
     """`f` over the leaves of nested dicts of the same shape."""
     if isinstance(states[0], dict):
@@ -37,6 +58,7 @@ def tree(f: Callable[..., Any], *states: Any) -> Any:
 def lift(f: Callable[..., Any], n: int, *args: Any) -> Any:
     """`torch.func.vmap(f)(*args)` over the leading axis [n] of every tensor in nested dicts and tuples.
 
+    A deferred argument is lifted when `f` first asks for it: every tensor that is lifted costs about a microsecond.
     Numbers in a tuple that `f` returns are the same for all lanes, and are returned as they are.
     """
     if _add_batch_dim is None:
@@ -50,19 +72,27 @@ def lift(f: Callable[..., Any], n: int, *args: Any) -> Any:
 
 
 def _lifted_by_torch(f: Callable[..., Any], *args: Any) -> Any:
-    shape: list[Any] = []
+    """`lift` by `torch.func.vmap` itself, which takes nothing but tensors and returns nothing else."""
+    leaves, shape = tree_flatten(tree_map(resolved, args))
+    out: list[Any] = []
 
-    def tensors(*args: Any) -> list[Tensor]:
-        shape[:] = tree_flatten(f(*args))
-        return [leaf for leaf in shape[0] if isinstance(leaf, Tensor)]
+    def tensors(*given: Tensor) -> list[Tensor]:
+        found = iter(given)
+        every = [next(found) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        out[:] = tree_flatten(f(*tree_unflatten(every, shape)))
+        return [leaf for leaf in out[0] if isinstance(leaf, Tensor)]
 
-    found = iter(torch.func.vmap(tensors)(*args))
-    return tree_unflatten([next(found) if isinstance(leaf, Tensor) else leaf for leaf in shape[0]], shape[1])
+    lifted = iter(torch.func.vmap(tensors)(*(leaf for leaf in leaves if isinstance(leaf, Tensor))))
+    return tree_unflatten([next(lifted) if isinstance(leaf, Tensor) else leaf for leaf in out[0]], out[1])
 
 
 def _nested(f: Callable[[Tensor], Tensor], value: Any) -> Any:
     if isinstance(value, Tensor):
         return f(value)
+    if isinstance(value, Deferred):
+        return Deferred(make=lambda: _nested(f, value.value))
+    if isinstance(value, slice):
+        return value
     if isinstance(value, dict):
         return {k: _nested(f, v) for k, v in value.items()}
     if isinstance(value, tuple):

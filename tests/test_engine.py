@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from lifelong.streams import digits
 from torch import Tensor
 
+from lifelong import vmap
 from lifelong.data.stream import Stream
 from lifelong.experiments.compose import compose
 from lifelong.experiments.contract import tiny
@@ -520,19 +521,19 @@ def test_the_lift_refuses_what_is_no_tensor_and_stays_usable(value):
 def test_a_torch_without_the_lifts_internals_trains_the_same(strategy, monkeypatch):
     hyper = {("optimizer", "lr"): [0.1, 0.2, 0.3]} if strategy != "slda" else {}
     fast, fast_states = trained(lanes(strategy, [0, 1, 2], hyper=hyper))
-    monkeypatch.setattr(lifted, "_add_batch_dim", None)
+    monkeypatch.setattr(vmap, "_add_batch_dim", None)
     slow, slow_states = trained(lanes(strategy, [0, 1, 2], hyper=hyper))
     assert torch.equal(fast.accuracy, slow.accuracy)
     torch.testing.assert_close(fast_states[-1], slow_states[-1], rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("expression", [
+@pytest.mark.parametrize("strategy", [
     "finetune", "er", "ewc", "er(replay=3) + ewc + lwf", "agem", "joint"])
 @pytest.mark.parametrize(("model", "shape"), [
     ("mlp", (6,)), ("mlp(hidden=())", (6,)), ("mlp(hidden=(7,5,3))", (2, 3)), ("conv4(width=3)", (1, 6, 6))])
 @pytest.mark.parametrize("stacked", [True, False])
 @pytest.mark.parametrize("scenario", ["class", "task"])
-def test_the_fast_path_takes_the_steps_of_the_plain_one(expression, model, shape, stacked, scenario, monkeypatch):
+def test_the_fast_path_takes_the_steps_of_the_plain_one(strategy, model, shape, stacked, scenario, monkeypatch):
     g = torch.Generator().manual_seed(0)
     seeds = [0, 1] if stacked else [0]
     x, y = torch.randn(40, *shape, generator=g, dtype=torch.float64), torch.arange(40) % 4
@@ -543,7 +544,7 @@ def test_the_fast_path_takes_the_steps_of_the_plain_one(expression, model, shape
     net = expression.build(expression.parse(model, "models")[0], {"shape": shape, "n_classes": 4})
     for fast in (True, False):
         monkeypatch.setattr(lifted, "FAST", fast)
-        stack = lanes(expression, seeds, stream, sgd(0.05, 0.5), net, stacked=stacked)
+        stack = lanes(strategy, seeds, stream, sgd(0.05, 0.5), net, stacked=stacked)
         assert (stack.forward is not None) == (fast and (stacked or "mlp" in model))
         measured, kept = trained(stack)
         states.append({"state": kept[-1], "loss": measured.loss, "accuracy": measured.accuracy})

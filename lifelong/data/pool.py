@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -61,7 +61,9 @@ class Pool:
 
     def lane(self, tensors: Mapping[str, Any]) -> Pool:
         """The same examples with one lane's own `classes`, `warp` and `label`."""
-        return replace(self, **tensors)
+        lane = object.__new__(Pool)  # `replace` would take longer than a hook that is called with the pool
+        lane.__dict__.update(self.__dict__, **tensors)
+        return lane
 
     def fetch(self, rows: Tensor, u: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Examples [B, *shape] and their output units [B] for `rows` [B]; a pad (-1) gives an arbitrary example.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
 from functools import cached_property, partial
 from typing import Any
 
@@ -12,12 +11,13 @@ from torch import Tensor
 
 from lifelong.data.pool import Pool
 from lifelong.learning.learner import Batch, Initialization, Learner, State
-from lifelong.learning.losses import Loss, Slice, mean_weights
+from lifelong.learning.losses import Loss, Slice
 from lifelong.learning.optim import Optimizer
 from lifelong.learning.parts import Numbers, Part, View, counted
 from lifelong.learning.step import AUGMENT, NETWORK, Step
 from lifelong.networks.net import Net, Params
 from lifelong.randomness import generator
+from lifelong.vmap import Deferred, resolved
 
 _NONE: Any = None
 OWN = "/"  # parts' own trained parameters are called `part/name` in the state
@@ -104,7 +104,7 @@ class GradientLearner(Learner):
 
     # ---- the functions of one lane that a step lifts; the pool comes first, then stacked tensors
 
-    def recall(self, pool: Pool, params: Params, parts: State, batch: Batch) -> dict[str, Tensor]:
+    def recall(self, pool: Pool, params: Any, parts: State, batch: Batch) -> dict[str, Tensor]:
         """The rows that the parts rehearse now, by slice: `part`, or `part.name` where a part recalls several."""
         found: dict[str, Tensor] = {}
         for name, part in self.parts.items():
@@ -113,34 +113,39 @@ class GradientLearner(Learner):
                 found |= {f"{name}.{k}": r for k, r in rows.items()} if isinstance(rows, dict) else {name: rows}
         return found
 
-    def losses(self, pool: Pool, params: Params, parts: State, batch: Batch, rows: dict[str, Tensor], x: Tensor,
-               y: Tensor, scores: Tensor) -> tuple[Any, ...]:
-        """The fields of the loss that the parts add to the batch's cross-entropy, or put in its place."""
-        slices = _slices(batch, rows, x, y, scores)
+    def losses(self, pool: Pool, params: Any, parts: State, batch: Batch, slices: dict[str, tuple[Any, ...]], x: Any,
+               y: Any, scores: Any) -> tuple[Any, ...]:
+        """The fields of the loss that the parts add to the batch's cross-entropy, or put in its place.
+
+        Args:
+            pool, params, parts, batch: of one lane.
+            slices: by name the rows and weights of some examples of the pass, and where they stand in it.
+            x, y, scores: of all examples of the pass.
+        """
+        seen = {name: Slice(rows, weight, _cut(x, at), _cut(y, at), _cut(scores, at), name)
+                for name, (rows, weight, at) in slices.items()}
         total = Loss()
         for name, part in self.parts.items():
             for hook in (part.criterion, part.loss):
                 if hook:
-                    several = {k.removeprefix(f"{name}."): s for k, s in slices.items() if k.startswith(f"{name}.")}
-                    view = self._view(name, pool, params, parts, batch, batch=slices["batch"],
-                                      recalled=slices.get(name, several or _NONE))
+                    view = self._view(name, pool, params, parts, batch, batch=seen["batch"],
+                                      recalled=seen.get(name) or _several(seen, name))
                     total = total + _checked(name, hook(view))
-        return tuple(getattr(total, each.name) for each in fields(total))
+        return total.entropies, total.gradients, total.values, total.penalties, total.free
 
-    def transform(self, pool: Pool, params: Params, parts: State, batch: Batch, grads: Params) -> Params:
+    def transform(self, pool: Pool, params: Any, parts: State, batch: Batch, grads: Params) -> Params:
         """The gradient after the transforms of the parts, in the order of the sum."""
         for name, part in self.parts.items():
             if part.grads:
                 grads = part.grads(self._view(name, pool, params, parts, batch, batch=_bare(batch)), grads)
         return grads
 
-    def after(self, pool: Pool, params: Params, parts: State, batch: Batch, grads: Params, x: Tensor,
-              y: Tensor, scores: Tensor) -> tuple[State, Params]:
-        """The states of the parts after the update, and the parameters that they replace."""
-        mine = Slice(batch.rows, batch.weight, x, y, scores)
-        views = {name: self._view(name, pool, params, parts, batch, batch=mine, grads=grads)
-                 for name, part in self.parts.items() if part.step}
-        return _renewed({name: part.step(views[name]) for name, part in self.parts.items() if part.step})
+    def after(self, pool: Pool, params: Any, parts: State, batch: Batch, grads: Any, at: slice, x: Any, y: Any,
+              scores: Any) -> tuple[State, Params]:
+        """The states of the parts after the update, and the parameters that they replace; the batch stands at `at`."""
+        mine = Slice(batch.rows, batch.weight, _cut(x, at), _cut(y, at), _cut(scores, at))
+        return _renewed({name: part.step(self._view(name, pool, params, parts, batch, batch=mine, grads=grads))
+                         for name, part in self.parts.items() if part.step})
 
     def applied(self, pool: Pool, params: Params, parts: State, task: Tensor, x: Tensor) -> Tensor:
         """Scores [n, C] of the network, as the parts with `weights` change it for a task."""
@@ -153,15 +158,15 @@ class GradientLearner(Learner):
 
     # ---- what hooks see
 
-    def _network(self, params: Params) -> Params:
+    def _network(self, params: Any) -> Any:
         """The network's parameters, without those of the parts."""
-        return {k: p for k, p in params.items() if OWN not in k} if self._brings else params
+        return {k: p for k, p in resolved(params).items() if OWN not in k} if self._brings else params
 
     @cached_property
     def _brings(self) -> bool:
         return any(part.params for part in self.parts.values())
 
-    def _effective(self, pool: Pool, params: Params, parts: State, task: Tensor, given: Params) -> Params:
+    def _effective(self, pool: Pool, params: Any, parts: State, task: Tensor, given: Params) -> Params:
         """The parameters `given` as the parts with `weights` change them for a task."""
         for name, part in self.parts.items():
             if part.weights:
@@ -170,23 +175,27 @@ class GradientLearner(Learner):
                 given = part.weights(view, given)
         return given
 
-    def _own(self, name: str, params: Params) -> Params:
+    def _own(self, name: str, params: Any) -> Params:
+        if not self._brings:
+            return {}
         prefix = f"{name}{OWN}"
-        return {k.removeprefix(prefix): p for k, p in params.items() if k.startswith(prefix)} if self._brings else {}
+        return {k.removeprefix(prefix): p for k, p in resolved(params).items() if k.startswith(prefix)}
 
-    def _view(self, name: str, pool: Pool, params: Params, parts: State, given: Batch | None = None,
+    def _view(self, name: str, pool: Pool, params: Any, parts: State, given: Batch | None = None,
               **fields: Any) -> View:
-        net, u, task = self.net, given and given.u.get(name), given.task if given else fields.pop("task")
+        net, task = self.net, given.task if given else fields.pop("task")
+        u: Any = given.u.get(name) if given else _NONE
         if self.told:
             net = self._seen_in(pool, params, parts, task)
         if net.draws and net.train and given and NETWORK in given.u:
-            net = net._replace(train=partial(net.train, u=given.u[NETWORK]))
-        counts = counted(self.parts[name].draws, len(given.rows)) if given else 0
-        numbers = Numbers(u, counts) if u is not None and isinstance(counts, dict) else u
-        return View(parts.get(name, {}), self._network(params), net, pool, numbers, task, own=self._own(name, params),
+            net = net._replace(train=partial(net.train, u=resolved(given.u[NETWORK])))
+        counts = counted(self.parts[name].draws, given.rows.shape[0]) if given and u is not None else 0
+        if isinstance(counts, dict):
+            u = Numbers(u, counts)
+        return View(parts.get(name, {}), self._network(params), net, pool, u, task, own=self._own(name, params),
                     **fields)
 
-    def _seen_in(self, pool: Pool, params: Params, parts: State, task: Tensor) -> Net:
+    def _seen_in(self, pool: Pool, params: Any, parts: State, task: Tensor) -> Net:
         """The network with the weights that the parts give it in a task."""
         def through(f: Callable[[Params, Tensor], Tensor]) -> Callable[[Params, Tensor], Tensor]:
             return lambda given, x: f(self._effective(pool, params, parts, task, given), x)
@@ -199,15 +208,13 @@ def _bare(batch: Batch) -> Slice:
     return Slice(batch.rows, batch.weight, _NONE, _NONE, _NONE)
 
 
-def _slices(batch: Batch, rows: dict[str, Tensor], x: Tensor, y: Tensor, scores: Tensor) -> dict[str, Slice]:
-    """The batch and what the parts recalled, each with its own of the examples and scores of the pass."""
-    slices, first = {}, 0
-    for name, r in {"batch": batch.rows, **rows}.items():
-        weight = batch.weight if name == "batch" else mean_weights(r, batch.weight.dtype)
-        part = slice(first, first + len(r))
-        slices[name] = Slice(r, weight, x[part], y[part], scores[part], name)
-        first += len(r)
-    return slices
+def _cut(value: Any, at: slice) -> Deferred:
+    return Deferred(make=lambda: resolved(value)[at])
+
+
+def _several(slices: dict[str, Slice], name: str) -> Any:
+    """What a part recalled as a dict, by the names in it; None where it recalled nothing."""
+    return {k.removeprefix(f"{name}."): s for k, s in slices.items() if k.startswith(f"{name}.")} or _NONE
 
 
 def _checked(name: str, found: Any) -> Loss:

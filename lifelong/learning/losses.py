@@ -12,9 +12,19 @@ from torch import Tensor
 
 from lifelong.data.pool import Pool
 from lifelong.networks.net import Net, Params
+from lifelong.vmap import resolved
 
 
-class Slice(NamedTuple):
+class _Slice(NamedTuple):
+    rows: Any
+    weight: Any
+    x: Any
+    y: Any
+    scores: Any
+    name: str = "batch"
+
+
+class Slice(_Slice):
     """Some of the examples of a step: the batch, or what one part recalled.
 
     Attributes:
@@ -26,12 +36,12 @@ class Slice(NamedTuple):
         name: which slice of the step it is.
     """
 
-    rows: Tensor
-    weight: Tensor
-    x: Tensor
-    y: Tensor
-    scores: Tensor
-    name: str = "batch"
+    __slots__ = ()
+    rows: Tensor = property(lambda self: resolved(self[0]))  # type: ignore[assignment]
+    weight: Tensor = property(lambda self: resolved(self[1]))  # type: ignore[assignment]
+    x: Tensor = property(lambda self: resolved(self[2]))  # type: ignore[assignment]
+    y: Tensor = property(lambda self: resolved(self[3]))  # type: ignore[assignment]
+    scores: Tensor = property(lambda self: resolved(self[4]))  # type: ignore[assignment]
 
 
 class Penalty(NamedTuple):
@@ -94,7 +104,9 @@ def _number(value: Any) -> Tensor:
     return value
 
 
-def _summed(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _summed(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    if not a or not b:
+        return a or b
     return {**a, **b, **{name: a[name] + b[name] for name in a if name in b}}
 
 

@@ -34,6 +34,7 @@ from lifelong.learning.learner import Initialization, State
 from lifelong.learning.losses import Loss, Slice, cross_entropy
 from lifelong.learning.memory import Memory
 from lifelong.networks.net import Net, Params
+from lifelong.vmap import Deferred, resolved
 
 _NONE: Any = None  # a field of a view that its hook does not have
 Count = int | Callable[[int], int]  # a number, or (batch size) -> number
@@ -44,7 +45,21 @@ def BATCH(batch_size: int) -> int:  # noqa: N802
     return batch_size
 
 
-class View(NamedTuple):
+class _View(NamedTuple):
+    state: Any
+    params: Any
+    net: Net
+    pool: Pool
+    u: Any = _NONE
+    task: Tensor = _NONE
+    batch: Slice = _NONE
+    recalled: Any = _NONE
+    grads: Any = _NONE
+    own: Any = _NONE
+    generator: torch.Generator = _NONE
+
+
+class View(_View):
     """What a hook of a part sees. A field that a hook does not have is None.
 
     Attributes:
@@ -63,17 +78,12 @@ class View(NamedTuple):
         generator: for random initial values, in `init` and `params`.
     """
 
-    state: State
-    params: Params
-    net: Net
-    pool: Pool
-    u: Any = _NONE
-    task: Tensor = _NONE
-    batch: Slice = _NONE
-    recalled: Any = _NONE
-    grads: Params = _NONE
-    own: Params = _NONE
-    generator: torch.Generator = _NONE
+    __slots__ = ()
+    state: State = property(lambda self: resolved(self[0]))  # type: ignore[assignment]
+    params: Params = property(lambda self: resolved(self[1]))  # type: ignore[assignment]
+    u: Any = property(lambda self: resolved(self[4]))
+    grads: Params = property(lambda self: resolved(self[8]))  # type: ignore[assignment]
+    own: Params = property(lambda self: resolved(self[9]))  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -151,15 +161,16 @@ class Sum(tuple[Any, ...]):
 class Numbers:
     """The uniform numbers of a part in one step, by the names in its `draws`: `view.u.pick`."""
 
-    def __init__(self, u: Tensor, counts: Mapping[str, int]) -> None:
+    def __init__(self, u: Tensor | Deferred, counts: Mapping[str, int]) -> None:
         self._u, self._counts = u, counts
 
     def __getattr__(self, name: str) -> Tensor:
-        if name not in self._counts:
-            raise AttributeError(f"this part draws no numbers called {name!r}; its `draws` has "
-                                 f"{', '.join(self._counts)}")
-        first = sum(self._counts[other] for other in list(self._counts)[:list(self._counts).index(name)])
-        return self._u[first:first + self._counts[name]]
+        first = 0
+        for other, count in self._counts.items():
+            if other == name:
+                return resolved(self._u)[first:first + count]
+            first += count
+        raise AttributeError(f"this part draws no numbers called {name!r}; its `draws` has {', '.join(self._counts)}")
 
 
 def counted(draws: Count | Mapping[str, Count], batch_size: int) -> int | dict[str, int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
@@ -17,9 +17,11 @@ import torch
 from torch import Tensor
 
 from lifelong.learning.learner import Batch, State
-from lifelong.learning.losses import Loss, cross_entropy_vjp, penalty_gradient
+from lifelong.learning.losses import Loss, along, cross_entropy_vjp, mean_weights
 from lifelong.networks.net import Back, Params
+from lifelong.vmap import Deferred
 
+Slices = dict[str, tuple[Tensor, Tensor, slice]]
 AUGMENT = "augment"  # the source of the numbers that a step's examples are augmented by
 NETWORK = "network"  # the source of the numbers that the network itself draws, for example for dropout
 
@@ -46,38 +48,49 @@ class Step:
     forward: Callable[[Params, Tensor], tuple[Tensor, Back]] | None = None
     train: Callable[..., tuple[Tensor, Back, Params]] | None = None
     free: bool = False
+    _names: tuple[str, ...] | None = None
 
     @torch.no_grad()
     def __call__(self, state: State, batch: Batch) -> tuple[State, dict[str, Tensor]]:
         """One step; every lane's loss [L], or 0-d, is logged."""
-        params, parts = state["params"], state["parts"]
-        rows = self._recall(params, parts, batch) if self._uses("recall") else {}
+        params, seen = state["params"], Deferred(state["params"])
+        parts = {name: Deferred(own) for name, own in state["parts"].items()}
+        given = batch._replace(u={name: Deferred(u) for name, u in batch.u.items()})  # type: ignore[misc]
+        rows = self._recall(seen, parts, given) if "recall" in self._hooks else {}
         x, y = self.fetch(batch.rows, list(rows.values()), batch.u.get(AUGMENT))
-        trained = self.learner.trained(params)
-        scores, back, statistics = self._scores(params, trained, parts, batch, rows, x)
-        loss, seen, leaves = self._losses(params, trained, parts, batch, rows, x, y, scores)
-        value, gradient = self._gradient_by_scores(loss, batch, rows, y, scores)
+        trained = self._trained(params)
+        slices = _slices(batch, rows)
+        scores, back, statistics = self._scores(params, trained, state["parts"], batch, rows, x)
+        loss, by_scores, leaves = self._losses(params, trained, parts, given, slices, x, y, scores)
+        value, gradient = self._gradient_by_scores(loss, slices, y, scores)
         direct: Params = {}
-        if any(one.requires_grad for one in loss.free):
-            value, gradient, direct = self._differentiated(loss, value, gradient, seen, leaves)
+        if loss.free:
+            value, gradient, direct = self._differentiated(loss, value, gradient, by_scores, leaves)
         grads = self._summed(back(gradient, trained.keys()), direct, trained, loss)
-        if self._uses("grads"):
-            grads = self._transform(params, parts, batch, grads)
+        if "grads" in self._hooks:
+            grads = self._transform(seen, parts, given, grads)
         self.learner.optimizer.update(trained, grads, state["optimizer"])
         for k, moved in statistics.items():
             if not self.learner.start.frozen(k):
                 params[k].copy_(moved)
-        if self._uses("step"):
-            axis, n = batch.rows.dim() - 1, batch.rows.shape[-1]
-            states, replaced = self._after(params, parts, batch, grads,
-                                           *(t.narrow(axis, 0, n) for t in (x, y, scores)))
+        if "step" in self._hooks:
+            states, replaced = self._after(Deferred(params), parts, given, Deferred(grads), slices["batch"][2],
+                                           Deferred(x), Deferred(y), Deferred(scores))
             for k, p in replaced.items():
                 params[k].copy_(p)
-            state = state | {"parts": unaliased(parts | states, params)}
+            state = state | {"parts": unaliased(state["parts"] | states, params)}
         return state, {"loss": value}
 
-    def _uses(self, hook: str) -> bool:
-        return any(getattr(part, hook) for part in self.learner.parts.values())
+    @cached_property
+    def _hooks(self) -> frozenset[str]:
+        """The hooks that any part has."""
+        return frozenset(field.name for part in self.learner.parts.values() for field in fields(part)
+                         if callable(getattr(part, field.name)))
+
+    def _trained(self, params: Params) -> Params:
+        if self._names is None:
+            self._names = tuple(self.learner.trained(params))
+        return {k: params[k] for k in self._names}
 
     # ---- the lifted functions; every tensor that goes through the lift costs about a microsecond
 
@@ -121,34 +134,35 @@ class Step:
             return *self.forward(params, x), {}
         return _by_autograd(lambda leaves: (self._apply(params | leaves, parts, batch.task, x), {}), trained)
 
-    def _losses(self, params: Params, trained: Params, parts: State, batch: Batch, rows: dict[str, Tensor], x: Tensor,
+    def _losses(self, params: Params, trained: Params, parts: State, given: Batch, slices: Slices, x: Tensor,
                 y: Tensor, scores: Tensor) -> tuple[Loss, Tensor, Params]:
         """The losses of the parts with the batch's own, and the leaves that what is free is differentiated by."""
-        seen, leaves, loss = scores, trained, Loss()
+        by_scores, leaves, loss = scores, trained, Loss()
         if self.free:
-            seen, leaves = scores.detach().requires_grad_(), _leaves(trained)
-        if self._uses("loss") or self._uses("criterion"):
+            by_scores, leaves = scores.detach().requires_grad_(), _leaves(trained)
+        if self._hooks & {"loss", "criterion"}:
             with torch.set_grad_enabled(self.free):
-                loss = Loss(*self._said(params | leaves, parts, batch, rows, x, y, seen))
+                loss = Loss(*self._said(Deferred(params | leaves), parts, given, {
+                    name: (Deferred(rows), Deferred(weight), at) for name, (rows, weight, at) in slices.items()},
+                    Deferred(x), Deferred(y), Deferred(by_scores)))
             if loss.free and not self.free:
                 self.free = True
-                return self._losses(params, trained, parts, batch, rows, x, y, scores)
-        return loss if self._uses("criterion") else Loss({"batch": batch.weight}) + loss, seen, leaves
+                return self._losses(params, trained, parts, given, slices, x, y, scores)
+        if "criterion" not in self._hooks:
+            loss = Loss({"batch": slices["batch"][1]}) + loss
+        return loss, by_scores, leaves
 
-    def _gradient_by_scores(self, loss: Loss, batch: Batch, rows: dict[str, Tensor], y: Tensor,
-                            scores: Tensor) -> tuple[Tensor, Tensor]:
+    def _gradient_by_scores(self, loss: Loss, slices: Slices, y: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
         """The value of all losses whose gradient is known, and that gradient with respect to the scores of the pass."""
-        sizes = {"batch": batch.rows, **rows}
-        weights = [loss.entropies[name].detach() if name in loss.entropies else
-                   r.new_zeros(r.shape, dtype=batch.weight.dtype) for name, r in sizes.items()]
-        value, gradient = cross_entropy_vjp(scores.detach(), y, torch.cat(weights, -1), self.competing(y))
-        first = 0
-        for name, r in sizes.items():
-            if name in loss.gradients:
-                gradient.narrow(-2, first, r.shape[-1]).add_(loss.gradients[name].detach())
-            first += r.shape[-1]
-        for more in loss.values:
-            value = value + more.detach()
+        weights = [loss.entropies[name].detach() if name in loss.entropies else torch.zeros_like(weight)
+                   for name, (_, weight, _) in slices.items()]
+        weight = torch.cat(weights, -1) if len(weights) > 1 else weights[0]
+        value, gradient = cross_entropy_vjp(scores.detach(), y, weight, self.competing(y))
+        for name, more in loss.gradients.items():
+            at = slices[name][2]
+            gradient.narrow(-2, at.start, at.stop - at.start).add_(more.detach())
+        for one in loss.values:
+            value = value + one.detach()
         return value, gradient
 
     def _differentiated(self, loss: Loss, value: Tensor, gradient: Tensor, seen: Tensor,
@@ -157,21 +171,35 @@ class Step:
         # A lane's loss depends on its own parameters alone, so the gradient of the sum is every lane's own.
         with torch.enable_grad():
             free = functools.reduce(torch.add, loss.free)
+            if not free.requires_grad:
+                return value + free, gradient, {}
             by, *direct = torch.autograd.grad(free.sum(), [seen, *leaves.values()], allow_unused=True)
         return (value + free.detach(), gradient if by is None else gradient + by,
                 {k: g for k, g in zip(leaves, direct, strict=True) if g is not None})
 
     def _summed(self, grads: Params, direct: Params, trained: Params, loss: Loss) -> Params:
         """The gradient of everything that is minimised, with respect to every trained parameter."""
-        found = {}
-        for k, p in trained.items():
-            g, more = grads.get(k), direct.get(k)
-            found[k] = g + more if g is not None and more is not None else g if g is not None else \
-                more if more is not None else torch.zeros_like(p)
-        for penalty in loss.penalties:
-            pull = penalty_gradient(penalty, trained)
-            found = {k: g + pull[k] if k in pull else g for k, g in found.items()}
-        return found
+        for k, more in direct.items():
+            grads[k] = grads[k] + more if k in grads else more
+        if len(grads) < len(trained):
+            grads |= {k: torch.zeros_like(p) for k, p in trained.items() if k not in grads}
+        for strength, anchor, importance in loss.penalties:
+            names = [k for k in trained if k in anchor]
+            pulls = list(torch._foreach_sub([trained[k] for k in names], [anchor[k] for k in names]))
+            for factor in ([along(importance[k], trained[k]) for k in names],
+                           [along(strength, trained[k]) for k in names] if isinstance(strength, Tensor) else strength):
+                torch._foreach_mul_(pulls, factor)
+            grads |= dict(zip(names, torch._foreach_add([grads[k] for k in names], pulls), strict=True))
+        return grads
+
+
+def _slices(batch: Batch, rows: dict[str, Tensor]) -> Slices:
+    """By name the rows and weights of some examples of a pass, and where they stand in it: the batch comes first."""
+    found, first = {"batch": (batch.rows, batch.weight, slice(0, batch.rows.shape[-1]))}, batch.rows.shape[-1]
+    for name, r in rows.items():
+        found[name] = (r, mean_weights(r, batch.weight.dtype), slice(first, first + r.shape[-1]))
+        first += r.shape[-1]
+    return found
 
 
 def _leaves(params: Params) -> Params:
