@@ -29,7 +29,7 @@ from lifelong.randomness import generator
 from lifelong.spec import catalogue, expression
 from lifelong.spec.expression import Term
 from lifelong.store.checkpoints import plain
-from lifelong.vmap import tree
+from lifelong.vmap import resolved, tree
 
 
 class Impure(ValueError):
@@ -103,6 +103,7 @@ def predict(learner: Learner, state: State, pool: Pool, x: Tensor, task: Tensor)
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
+    value = resolved(value)
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, (dict, tuple, list)):

@@ -17,7 +17,8 @@ from typing import Any
 
 METHODS = ("finetune", "er(capacity=200)", "ewc(strength=10)", "er(capacity=200) + ewc(strength=10)", "si", "mas",
            "der(capacity=200)", "derpp(capacity=200)", "lwf", "er(capacity=200) + lwf",
-           "agem(capacity=200,reference=64)", "er(capacity=200,combine='mean')", "er_ace(capacity=200)", "mir(capacity=200)", "packnet", "xdg")
+           "agem(capacity=200,reference=64)", "er(capacity=200,combine='mean')",
+           "er_ace(capacity=200)", "mir(capacity=200)", "packnet", "xdg")
 STREAM = "permuted-digits(tasks=2,scenario='{scenario}')"
 
 
