@@ -150,8 +150,11 @@ class Sum(tuple[Any, ...]):
             return Sum((*self, *other))
         if isinstance(other, (Part, Initialization)):
             return Sum((*self, other))
-        what = f"the class or function {other.__name__}: call it first" if callable(other) and hasattr(
-            other, "__name__") else f"a {type(other).__name__}"
+        what = f"the {type(other).__name__} {other!r}"
+        if isinstance(other, (int, float)):
+            what = f"the number {other}"
+        elif callable(other) and hasattr(other, "__name__"):
+            what = f"the class or function {other.__name__}: call it first"
         raise TypeError(f"a part can be added to parts and to a start, and this is {what}")
 
     def __radd__(self, other: object) -> Sum:
