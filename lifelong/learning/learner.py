@@ -15,6 +15,7 @@ from lifelong.networks.net import Net
 from lifelong.networks.net import Params as Params
 
 AUGMENT = "augment"  # the source of the numbers that a step's examples are augmented by
+NETWORK = "network"  # the source of those that the network needs in training, for example for dropout
 State = dict[str, Any]  # nested dicts of tensors, so that it stacks, is saved, and is compared
 
 

@@ -69,15 +69,19 @@ def each(net: Net, pool: Pool, rows: Tensor) -> Callable[[Params], Tensor]:
     return losses
 
 
-def fit(net: Net, pool: Pool, rows: Tensor, weight: Tensor) -> Callable[[Params], Tensor]:
+def fit(net: Net, pool: Pool, rows: Tensor, weight: Tensor, u: Tensor | None = None) -> Callable[[Params], Tensor]:
     """The cross-entropy of `rows` [R], weighted by `weight` [R], as a function of the parameters; as in training, where
-    batch normalisation uses the statistics of these rows, and not the running ones."""
-    both = practice(net, pool, rows, weight)
+    batch normalisation uses the statistics of these rows, and not the running ones.
+
+    `u` [net.draws] are the random numbers of the pass; in a hook, `view.net` has those of the step.
+    """
+    both = practice(net, pool, rows, weight, u)
     return lambda params: both(params)[0]
 
 
-def practice(net: Net, pool: Pool, rows: Tensor, weight: Tensor) -> Callable[[Params], tuple[Tensor, Params]]:
-    """The same, and the running statistics of batch normalisation after it, without gradient."""
+def practice(net: Net, pool: Pool, rows: Tensor, weight: Tensor,
+             u: Tensor | None = None) -> Callable[[Params], tuple[Tensor, Params]]:
+    """As `fit`, with the running statistics of batch normalisation after the pass, without gradient."""
     if net.train is None:
         losses = each(net, pool, rows)
         return lambda params: ((losses(params) * weight).sum(), {})
@@ -85,7 +89,7 @@ def practice(net: Net, pool: Pool, rows: Tensor, weight: Tensor) -> Callable[[Pa
     rivals = pool.rivals(y)
 
     def loss(params: Params) -> tuple[Tensor, Params]:
-        scores, moved = train(params, x, rows >= 0)
+        scores, moved = train(params, x, rows >= 0, u)
         return _nll(log_probabilities(scores, rivals), y, weight), moved
 
     return loss

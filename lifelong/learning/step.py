@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lifelong.data.pool import Pool
-from lifelong.learning.learner import AUGMENT, Batch, Initialization, Learner, State, apart, real
+from lifelong.learning.learner import AUGMENT, NETWORK, Batch, Initialization, Learner, State, apart, real
 from lifelong.learning.losses import Slice as Slice
 from lifelong.learning.losses import cross_entropy_vjp
 from lifelong.learning.optim import Optimizer
@@ -87,16 +87,16 @@ class Stages:
 
     def _view(self, name: str, state: State, pool: Pool, given: Batch, **fields: Any) -> View:
         net = self._worn(state, pool, given.task) if self.told else self.net
+        if net.draws and NETWORK in given.u:
+            train, u = net.train, given.u[NETWORK]
+            assert train is not None
+            net = net._replace(train=lambda params, x, real, _: train(params, x, real, u))
         return View(state["parts"].get(name, {}), state["params"], net, pool, given.u.get(name, _NONE), given.task,
                     **fields)
 
     def _worn(self, state: State, pool: Pool, task: Tensor) -> Net:
         """The network with the weights that the parts give task `task`."""
-        def through(f: Callable[[Params, Tensor], Tensor]) -> Callable[[Params, Tensor], Tensor]:
-            return lambda params, x: f(self._applied(params, state, pool, task), x)
-
-        features = self.net.features
-        return self.net._replace(apply=through(self.net.apply), features=features and through(features))
+        return self.net.passes(lambda f: lambda params, *given: f(self._applied(params, state, pool, task), *given))
 
     def _bare(self, batch: Batch) -> Slice:
         return Slice(batch.rows, batch.weight, _NONE, _NONE, _NONE)
@@ -115,7 +115,8 @@ class Stages:
         """The same where the network has batch normalisation, whose statistics are of the `real` of them [n] bool; and
         the running statistics after it."""
         assert self.net.train is not None
-        return self.net.train(state["params"] | trained, x, real)
+        return self.net.train(self._applied(state["params"] | trained, state, pool, batch.task), x, real,
+                              batch.u.get(NETWORK))
 
     def loss(self, pool: Pool, trained: Params, state: State, batch: Batch, recalled: Recalled, x: Tensor, y: Tensor,
              scores: Tensor) -> Tensor:
@@ -182,7 +183,13 @@ class Stages:
         """How many uniform numbers a step needs, by part."""
         counts = {name: part.draws(batch_size) if callable(part.draws) else part.draws
                   for name, part in self.parts.items()}
-        return {name: count for name, count in counts.items() if count or self.parts[name].task}
+        counts = {name: count for name, count in counts.items() if count or self.parts[name].task}
+        if not self.net.draws:
+            return counts
+        if NETWORK in counts:
+            raise ValueError(f"a part cannot be called {NETWORK}, for these random numbers are the network's: give it "
+                             "another name")
+        return counts | {NETWORK: self.net.draws}
 
 
 def gradient_learner(net: Net, optimizer: Optimizer, parts: dict[str, Part],
@@ -252,7 +259,7 @@ class Way(NamedTuple):
     fetch: Callable[[Tensor, list[Tensor], Tensor | None], tuple[Tensor, Tensor]]
     rivals: Callable[[Tensor], Tensor | None]
     forward: Callable[[Params, Tensor], tuple[Tensor, Back]] | None = None
-    train: Callable[[Params, Tensor, Tensor], tuple[Tensor, Back, Params]] | None = None
+    train: Callable[[Params, Tensor, Tensor, Tensor | None], tuple[Tensor, Back, Params]] | None = None
 
 
 @torch.no_grad()
@@ -346,7 +353,7 @@ def _answers(stages: Stages, way: Way, params: Params, leaves: Params, still: St
     if stages.net.train:
         real = torch.cat([batch.rows, *(rows for rows, _ in recalled.values())], -1) >= 0
         if way.train:
-            return way.train(params, x, real)
+            return way.train(params, x, real, batch.u.get(NETWORK))
         with torch.enable_grad():
             answers, moved = way.each("train")(leaves, still, batch, real, x)
         return answers, None, moved
