@@ -168,9 +168,11 @@ def gdumb(net: Net, capacity: int = 500, steps: int = 300, replay: int = 32, lr:
     def end_task(state: State, pool: Pool, batch: Batch) -> State:
         params = state["fresh"]
         speed = {k: torch.zeros_like(p) for k, p in params.items()}
-        picked = keep.pick(state["memory"], many(batch.u["gdumb"][0], steps * replay)).view(steps, replay)
-        for step, rows in enumerate(picked):
-            grads, moved = torch.func.grad(batch_loss_and_statistics(net, pool, rows), has_aux=True)(params)
+        picks, u = many(batch.u["gdumb"][0], steps * (replay + net.draws)).tensor_split([steps * replay])
+        picked = keep.pick(state["memory"], picks).view(steps, replay)
+        for step, (rows, own) in enumerate(zip(picked, u.view(steps, net.draws), strict=True)):
+            loss = batch_loss_and_statistics(net, pool, rows, u=own)
+            grads, moved = torch.func.grad(loss, has_aux=True)(params)
             speed = {k: momentum * v + grads[k] for k, v in speed.items()}
             rate = lr * (1 + math.cos(math.pi * step / steps)) / 2
             params = {k: p - rate * speed[k] for k, p in params.items()} | moved

@@ -29,7 +29,8 @@ from lifelong.learning.optim import Optimizer, sgd
 from lifelong.learning.schedule import Budget, plan
 from lifelong.networks.conv import conv4
 from lifelong.networks.mlp import mlp
-from lifelong.networks.net import Net, from_module
+from lifelong.networks.module import from_module
+from lifelong.networks.net import Net
 from lifelong.randomness import generator
 from lifelong.spec import expression
 from lifelong.vmap import lift, tree
@@ -418,7 +419,8 @@ def test_what_was_learned_is_asked_again_where_the_stream_wants_it(stacked):
 
 
 def test_a_torch_module_trains_as_by_hand():
-    net = from_module(lambda: torch.nn.Sequential(torch.nn.Linear(8, 9), torch.nn.Tanh(), torch.nn.Linear(9, 6)))
+    net = from_module(lambda: torch.nn.Sequential(torch.nn.Linear(8, 9), torch.nn.Tanh(), torch.nn.Linear(9, 6)),
+                      torch.ones(2, 8))
     stream = tiny([3])
     params = {k: p.double().requires_grad_() for k, p in net.init(generator(3, "init")).items()}
     module = torch.nn.Sequential(torch.nn.Linear(8, 9), torch.nn.Tanh(), torch.nn.Linear(9, 6)).double()

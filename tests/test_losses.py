@@ -38,7 +38,8 @@ from lifelong.learning.losses import (
 from lifelong.learning.parts import Part, View
 from lifelong.networks.conv import conv4
 from lifelong.networks.mlp import mlp
-from lifelong.networks.net import Net, Params, from_module
+from lifelong.networks.module import from_module
+from lifelong.networks.net import Net, Params
 
 SIX = torch.arange(6)
 
@@ -164,7 +165,8 @@ def test_distillation_from_itself_is_zero():
 
 
 def sequential(bias: bool = True) -> Net:
-    return from_module(lambda: nn.Sequential(nn.Linear(8, 7, bias=bias), nn.Tanh(), nn.Linear(7, 6)))
+    return from_module(lambda: nn.Sequential(nn.Linear(8, 7, bias=bias), nn.Tanh(), nn.Linear(7, 6)),
+                       torch.ones(2, 8))
 
 
 NETS = {"mlp": mlp((8,), 6, (7, 5)), "linear": mlp((8,), 6, ()), "module": sequential(),

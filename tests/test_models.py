@@ -193,6 +193,6 @@ def test_a_plain_run_moves_the_statistics_of_batch_normalisation() -> None:
 
 def test_a_network_that_does_not_say_how_its_statistics_move_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     made = conv4(SHAPE, 10, 4, norm="batch")._replace(train=None)
-    monkeypatch.setattr("lifelong.networks.net.classifier", lambda *args: made)
+    monkeypatch.setattr("lifelong.networks.conv.classifier", lambda *args: made)
     with pytest.raises(ValueError, match=r"norm0\.mean is moved by no gradient"):
         lifelong.run("split-glyphs(tasks=2)", "er", model="conv4(norm='batch')", seeds=1, steps=1)

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from lifelong.data.pool import Pool
-from lifelong.learning.learner import Batch, Initialization, Learner, State
+from lifelong.learning.learner import AUGMENT, NETWORK, Batch, Initialization, Learner, State
 from lifelong.learning.losses import Loss, Slice
 from lifelong.learning.optim import Optimizer
 from lifelong.learning.parts import Numbers, Part, View, counted
-from lifelong.learning.step import AUGMENT, NETWORK, Step
+from lifelong.learning.step import Step
 from lifelong.networks.net import Net, Params
 from lifelong.randomness import generator
 from lifelong.vmap import Deferred, resolved
@@ -151,6 +151,12 @@ class GradientLearner(Learner):
         """Scores [n, C] of the network, as the parts with `weights` change it for a task."""
         return self.net.apply(self._effective(pool, params, parts, task, self._network(params)), x)
 
+    def trained_pass(self, pool: Pool, params: Params, parts: State, task: Tensor, x: Tensor, real: Tensor,
+                     u: Tensor | None = None) -> tuple[Tensor, Params]:
+        """Scores [n, C] in training, and the network's statistics after the pass; see `Net.train`."""
+        assert self.net.train is not None
+        return self.net.train(self._effective(pool, params, parts, task, self._network(params)), x, real, u)
+
     def trained(self, params: Params) -> Params:
         """The parameters that the optimizer moves: all but what the start freezes, and the network's statistics."""
         return {k: p for k, p in params.items()
@@ -187,8 +193,8 @@ class GradientLearner(Learner):
         u: Any = given.u.get(name) if given else _NONE
         if self.told:
             net = self._seen_in(pool, params, parts, task)
-        if net.draws and net.train and given and NETWORK in given.u:
-            net = net._replace(train=partial(net.train, u=resolved(given.u[NETWORK])))
+        if net.draws and given and NETWORK in given.u:
+            net = _with_numbers(net, given.u[NETWORK])
         counts = counted(self.parts[name].draws, given.rows.shape[0]) if given and u is not None else 0
         if isinstance(counts, dict):
             u = Numbers(u, counts)
@@ -197,11 +203,17 @@ class GradientLearner(Learner):
 
     def _seen_in(self, pool: Pool, params: Any, parts: State, task: Tensor) -> Net:
         """The network with the weights that the parts give it in a task."""
-        def through(f: Callable[[Params, Tensor], Tensor]) -> Callable[[Params, Tensor], Tensor]:
-            return lambda given, x: f(self._effective(pool, params, parts, task, given), x)
+        def through(f: Callable[..., Any]) -> Callable[..., Any]:
+            return lambda given, *more: f(self._effective(pool, params, parts, task, given), *more)
 
-        features = self.net.features
-        return self.net._replace(apply=through(self.net.apply), features=features and through(features))
+        return self.net.passes(through)
+
+
+def _with_numbers(net: Net, u: Any) -> Net:
+    """The network whose training passes use the numbers of this step."""
+    train = net.train
+    assert train is not None
+    return net._replace(train=lambda params, x, real, _: train(params, x, real, resolved(u)))
 
 
 def _bare(batch: Batch) -> Slice:

@@ -17,9 +17,9 @@ from lifelong.data.pool import Pool
 from lifelong.data.prefetch import Ahead, gathered
 from lifelong.data.stream import Stream
 from lifelong.learning.composition import GradientLearner
-from lifelong.learning.learner import Batch, Learner, State
+from lifelong.learning.learner import AUGMENT, NETWORK, Batch, Learner, State
 from lifelong.learning.room import free
-from lifelong.learning.step import AUGMENT, NETWORK, Step, unaliased
+from lifelong.learning.step import Step, unaliased
 from lifelong.networks.net import Back, Net, Params, looped, looped_train
 from lifelong.vmap import lift, tree
 

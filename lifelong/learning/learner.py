@@ -11,6 +11,8 @@ from torch import Tensor
 from lifelong.data.pool import Pool
 from lifelong.networks.net import Net, Params
 
+AUGMENT = "augment"  # the source of the numbers that a step's examples are augmented by
+NETWORK = "network"  # the source of the numbers that the network itself draws, for example for dropout
 State = dict[str, Any]  # nested dicts of tensors, so that it can be stacked, saved and compared
 
 

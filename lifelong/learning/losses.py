@@ -217,7 +217,8 @@ def example_losses(net: Net, pool: Pool, rows: Tensor) -> Callable[[Params], Ten
     return losses
 
 
-def batch_loss(net: Net, pool: Pool, rows: Tensor, weight: Tensor | None = None) -> Callable[[Params], Tensor]:
+def batch_loss(net: Net, pool: Pool, rows: Tensor, weight: Tensor | None = None,
+               u: Tensor | None = None) -> Callable[[Params], Tensor]:
     """The mean cross-entropy of `rows` [R] as a function of the parameters, in training.
 
     Batch normalisation uses the statistics of these rows.
@@ -227,13 +228,15 @@ def batch_loss(net: Net, pool: Pool, rows: Tensor, weight: Tensor | None = None)
         pool: the examples.
         rows: [R]; -1 is no example.
         weight: [R], the weight of each example; None: equal over the real rows.
+        u: [net.draws], the random numbers of the pass; a hook leaves them out, since `view.net` has those of the step.
     """
-    loss = batch_loss_and_statistics(net, pool, rows, weight)
+    loss = batch_loss_and_statistics(net, pool, rows, weight, u)
     return lambda params: loss(params)[0]
 
 
 def batch_loss_and_statistics(net: Net, pool: Pool, rows: Tensor,
-                              weight: Tensor | None = None) -> Callable[[Params], tuple[Tensor, Params]]:
+                              weight: Tensor | None = None,
+                              u: Tensor | None = None) -> Callable[[Params], tuple[Tensor, Params]]:
     """`batch_loss`, and the running statistics of batch normalisation after the pass, which have no gradient."""
     weight = mean_weights(rows, pool.dtype) if weight is None else weight
     if net.train is None:
@@ -243,7 +246,7 @@ def batch_loss_and_statistics(net: Net, pool: Pool, rows: Tensor,
     competing = pool.rivals(y)
 
     def loss(params: Params) -> tuple[Tensor, Params]:
-        scores, statistics = train(params, x, rows >= 0)
+        scores, statistics = train(params, x, rows >= 0, u)
         return _likelihood_loss(log_probabilities(scores, competing), y, weight), statistics
 
     return loss

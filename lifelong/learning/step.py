@@ -16,14 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lifelong.learning.learner import Batch, State
+from lifelong.learning.learner import AUGMENT, NETWORK, Batch, State
 from lifelong.learning.losses import Loss, along, cross_entropy_vjp, mean_weights
 from lifelong.networks.net import Back, Params
 from lifelong.vmap import Deferred
 
 Slices = dict[str, tuple[Tensor, Tensor, slice]]
-AUGMENT = "augment"  # the source of the numbers that a step's examples are augmented by
-NETWORK = "network"  # the source of the numbers that the network itself draws, for example for dropout
 
 
 @dataclass
@@ -104,7 +102,7 @@ class Step:
 
     @cached_property
     def _train(self) -> Callable[..., tuple[Tensor, Params]]:
-        return self.each(lambda learner, pool, *args: learner.net.train(*args))
+        return self.each(lambda learner, pool, *args: learner.trained_pass(pool, *args))
 
     @cached_property
     def _said(self) -> Callable[..., tuple[Any, ...]]:
@@ -128,8 +126,8 @@ class Step:
             real, u = torch.cat([batch.rows, *rows.values()], -1) >= 0, batch.u.get(NETWORK)
             if self.train:
                 return self.train(params, x, real, u)
-            given = (x, real) if u is None else (x, real, u)
-            return _by_autograd(lambda leaves: self._train(params | leaves, *given), trained)
+            return _by_autograd(lambda leaves: self._train(params | leaves, parts, batch.task, x, real, *(
+                [] if u is None else [u])), trained)
         if self.forward:
             return *self.forward(params, x), {}
         return _by_autograd(lambda leaves: (self._apply(params | leaves, parts, batch.task, x), {}), trained)

@@ -9,8 +9,7 @@ from torch import Tensor
 from lifelong.data.distort import turned
 from lifelong.data.pool import Pool
 from lifelong.networks.mlp import mlp
-from lifelong.networks.net import Net, Params
-from lifelong.randomness import generator
+from lifelong.networks.net import Net, Params, shapes_of
 from lifelong.starts.weights import Weights
 
 # ---- in use
@@ -20,6 +19,9 @@ def installed(weights: Weights, shape: tuple[int, ...], n_classes: int, scenario
               head: str = "auto", length: float = 0.0, power: float = 1.0, views: int = 1,
               device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Net:
     """The network that learning goes on with: its parameters are those that move, never `Net.still`, and nothing else.
+
+    It is applied in training as in answering: batch normalisation by the statistics that the start came with, and
+    without dropout.
 
     Args:
         weights: a learned start.
@@ -54,19 +56,22 @@ def installed(weights: Weights, shape: tuple[int, ...], n_classes: int, scenario
         raise ValueError(f"views={views} turns square images, and the stream's are of shape {tuple(shape)}")
     kept = head == "kept" or (head == "auto" and about["domains"] > 1 and scenario == "domain" and same and not seen)
     loaded = {k: p.to(device, dtype) for k, p in weights.params.items()}
-    example = net.init(generator(0, "init"))
-    for k, p in example.items():
-        if k not in net.head and (k not in loaded or loaded[k].shape != p.shape):
-            raise ValueError(f"{name} does not fit {about['model']}: {k} should be {tuple(p.shape)}, and "
+    needed = shapes_of(net)
+    for k, size in needed.items():
+        if k not in net.head and (k not in loaded or loaded[k].shape != size):
+            raise ValueError(f"{name} does not fit {about['model']}: {k} should be {size}, and "
                              + (f"is {tuple(loaded[k].shape)}" if k in loaded else "is missing"))
-    moving = [k for k in example if _moves(k, net, adapt)]
-    still = {k: loaded[k] for k in example if k not in moving}
+    moving = {k: size for k, size in needed.items() if _moves(k, net, adapt)}
+    still = {k: loaded[k] for k in needed if k not in moving}
+    # The features of every turn, side by side, are as many times as wide.
+    new = mlp((views * needed[net.head[0]][1],), n_classes, ()) if views > 1 else None
+    if new:
+        moving |= dict(zip(net.head, shapes_of(new).values(), strict=True))
 
     def init(g: torch.Generator) -> Params:
         fresh = net.init(g)
-        if views > 1:
-            wide = mlp((views * fresh[net.head[0]].shape[1],), n_classes, ()).init(g)
-            fresh |= dict(zip(net.head, wide.values(), strict=True))
+        if new:
+            fresh |= dict(zip(net.head, new.init(g).values(), strict=True))
         if head == "zero":
             fresh |= {k: torch.zeros_like(fresh[k]) for k in net.head}
         return {k: fresh[k] if k in net.head and not kept else loaded[k].to("cpu").to(fresh[k].dtype) for k in moving}
@@ -84,7 +89,8 @@ def installed(weights: Weights, shape: tuple[int, ...], n_classes: int, scenario
         return F.linear(features(params, x), *((still | params)[k] for k in net.head))
 
     return net._replace(init=init, apply=apply, features=features if net.features else None,
-                        vjp=None if still or length or seen else net.vjp, fresh=None, still=(), train=None)
+                        vjp=None if still or length or seen else net.vjp, fresh=None, still=(), train=None, draws=0,
+                        shapes=moving)
 
 
 def _raised(z: Tensor, power: float) -> Tensor:
@@ -98,7 +104,7 @@ def _moves(name: str, net: Net, adapt: str) -> bool:
 
 def only_head(net: Net) -> bool:
     """Whether nothing of an installed network moves but a linear layer on its features."""
-    return net.features is not None and set(net.init(generator(0, "init"))) == set(net.head)
+    return net.features is not None and set(shapes_of(net)) == set(net.head)
 
 
 @torch.no_grad()
