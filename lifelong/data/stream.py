@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lifelong.data.augment import NONE, augmentation
 from lifelong.data.pool import Pool
+from lifelong.spec.evaluation import Evaluation
 
 SCENARIOS = ("task", "domain", "class")
 
@@ -30,7 +31,8 @@ class Stream:
         scenario: 'task', 'domain' or 'class'.
         boundaries: whether the learner is told where a task ends.
         ordered: whether the rows of a task are learned in the order given, in place of one drawn for each pass.
-        retention: whether accuracy on the training rows of the tasks so far is measured as well.
+        retention: whether the training rows of the tasks so far are evaluated too, whenever these tasks are.
+        evaluation: which tasks are evaluated after which task, see `lifelong.spec.evaluation.Evaluation`.
         spare: output units, the last ones, that belong to no task: a learner may answer them, and is wrong.
         scale: what integer pixels are multiplied by, for example 1/255.
         mean, std: of each channel, for examples [C, H, W]: pixels are, once scaled, (pixel - mean) / std; None: as they
@@ -67,8 +69,10 @@ class Stream:
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
     augment: str = NONE
+    evaluation: str = "all"
 
     def __post_init__(self) -> None:
+        Evaluation.parse(self.evaluation)
         if self.scenario not in SCENARIOS:
             raise ValueError(f"{self.name}: scenario {self.scenario!r} is none of {', '.join(SCENARIOS)}")
         self._check_channels()
@@ -112,6 +116,10 @@ class Stream:
         at = torch.as_tensor(list(seeds))
         own = {"classes": self.classes, "warp": self.warp, "label": self.label}
         return {name: value[at].to(device) for name, value in own.items() if value is not None}
+
+    def evaluated(self, learned: int) -> range:
+        """The tasks, counted from 0, that are evaluated once `learned` tasks have been learned."""
+        return Evaluation.parse(self.evaluation).tasks(learned, self.n_tasks)
 
     def _variants(self) -> int:
         return next((v.shape[1] for v in (self.warp, self.label) if v is not None), 1)

@@ -23,6 +23,7 @@ from lifelong.learning.learner import Initialization, Learner
 from lifelong.learning.parts import Part
 from lifelong.learning.schedule import Budget
 from lifelong.spec import bounds, catalogue, expression
+from lifelong.spec.evaluation import Evaluation
 from lifelong.spec.expression import Term
 from lifelong.spec.run import Options, Setting
 from lifelong.starts.pretrain import Pretraining, filed, make_source
@@ -91,6 +92,10 @@ def prepare(stream: str | Stream, strategies: Sequence[Any], options: Options = 
     own = written(stream.augment)
     if options.augment is not None:
         stream = replace(stream, augment=written(options.augment))
+    usual = Evaluation.parse(stream.evaluation)
+    if options.evaluate is not None:
+        stream = replace(stream, evaluation=options.evaluate)
+    _check_size(stream)
     where = device(options.device)
     default = stream.defaults
     epochs = options.epochs if options.epochs is not None else int(default.get("epochs", 1))
@@ -101,6 +106,8 @@ def prepare(stream: str | Stream, strategies: Sequence[Any], options: Options = 
     optimizers = _singles(options.optimizer or default.get("optimizer", "sgd"), "optimizers")
     starts: dict[str, Weights | Pretraining] = {}
     more = {"augment": stream.augment} if written(stream.augment) != own else {}
+    if (chosen := Evaluation.parse(stream.evaluation)) != usual:
+        more["evaluation"] = str(chosen)
     settings = [_setting(stream, _with_start(stream, terms, options, where, starts), model, optimizer, options,
                          budget, starts, more)
                 for strategy in strategies for terms in expression.settings(_terms(strategy))
@@ -111,6 +118,15 @@ def prepare(stream: str | Stream, strategies: Sequence[Any], options: Options = 
     for setting in unique:
         _check(trial, setting)
     return experiment
+
+
+def _check_size(stream: Stream) -> None:
+    """Refuses a stream whose run, with an accuracy for every seed, row and task, a store could not read back."""
+    size = stream.n_seeds * (1 + stream.n_tasks) * stream.n_tasks * 8 * (2 + stream.retention)
+    if size > store.LARGEST:
+        raise ValueError(f"{stream.name}: the accuracies of {stream.n_seeds} seeds after each of {stream.n_tasks} "
+                         f"tasks take {size / 2**30:.1f} GiB, and a run may take {store.LARGEST / 2**30:.0f}: use "
+                         "fewer seeds or fewer tasks")
 
 
 def _singles(text: str, kind: str) -> list[list[Term]]:

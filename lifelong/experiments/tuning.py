@@ -295,6 +295,8 @@ def tune(stream: str, strategies: Sequence[str], options: Options = Options(), e
     else:
         there = make_stream(stream, options, extra, [*TESTED])
         held = search_stream(on, there, options)
+    if held.evaluated(held.n_tasks) != range(held.n_tasks):  # the choice is by all tasks after the last one
+        held = replace(held, evaluation=f"all:{held.n_tasks}")
     experiments = []
     for text in strategies:
         if on is not None:
