@@ -16,13 +16,13 @@ from lifelong import metrics, report, store
 from lifelong.experiments import prepare as preparing
 from lifelong.experiments.contract import tiny
 from lifelong.experiments.prepare import prepare
+from lifelong.learning.composition import gradient_learner
 from lifelong.learning.engine import Measured, Rhythm, train
 from lifelong.learning.imperative import train_object
 from lifelong.learning.lanes import Lanes
 from lifelong.learning.optim import sgd
 from lifelong.learning.parts import Part
 from lifelong.learning.schedule import Budget
-from lifelong.learning.step import gradient_learner
 from lifelong.networks.mlp import mlp
 from lifelong.report.frameworks import framework
 from lifelong.spec.evaluation import Evaluation

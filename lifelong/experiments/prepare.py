@@ -192,6 +192,9 @@ def _with_start(stream: Stream, terms: list[Term], options: Options, where: torc
         raise ValueError("a sum can have one start: learning begins in one place")
     for term in learned:
         use = term.resolved()
+        if not stream.problem.classes:
+            raise ValueError(f"{term.name} is learned to tell classes apart, and the targets of {stream.name} are "
+                             "numbers: leave the start out")
         if str(term) in starts:
             continue
         if options.model:
@@ -218,7 +221,12 @@ def _check(experiment: Experiment, setting: Setting) -> None:
     learner = experiment.make(setting)({})
     if hasattr(learner, "learn_task") and not experiment.stream.boundaries:
         raise ValueError(f"{name} must be told where a task ends, and this stream does not tell")
-    low = experiment.options.dtype == "bfloat16"
+    problem, low = experiment.stream.problem, experiment.options.dtype == "bfloat16"
+    if not problem.classes and getattr(learner, "classes", False) is True:
+        raise ValueError(f"{name} learns classes, and the targets of {problem.name} are numbers: use another strategy, "
+                         "for example er or ewc")
+    if low and not problem.scaled:
+        raise ValueError(f"--dtype bfloat16 rounds examples, and {problem.name} leaves them as they are: leave it out")
     net = learner.net if isinstance(learner, GradientLearner) else None
     if low and (not isinstance(learner, Learner) or (net and net.dtype is None)):
         raise ValueError(f"{name} trains a network of its own, which --dtype bfloat16 would leave as it is: leave it "

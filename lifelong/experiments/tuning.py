@@ -150,6 +150,9 @@ def _images(stream: Stream, whole: bool = False) -> set[bytes]:
 
 def _drawn(stream: Stream, rows: Tensor, seed: int) -> Tensor:
     """Which examples [N] of one seed's training rows validate: of every class a fifth, at least one."""
+    if not stream.problem.classes:
+        raise ValueError(f"tuning holds out examples of every class, and the targets of {stream.name} are numbers: "
+                         "choose on another stream with --on")
     there = torch.unique(rows[rows >= 0] % len(stream.y))
     there = there[torch.randperm(len(there), generator=generator(seed, "validation"))]
     validates = torch.zeros(len(stream.y), dtype=torch.bool)

@@ -131,28 +131,28 @@ def evaluate(lanes: Lanes, state: State, tasks: range | None = None, learned: bo
     # A learner that is told the task answers one task's examples at a time.
     cuts = range(0, n_tasks * m, size) if not lanes.learner.told else [t * m + a for t in range(n_tasks)
                                                                        for a in range(0, m, size)]
-    right: list[Tensor] = []
-    right_told: list[Tensor] = []
+    free: list[Tensor] = []
+    given: list[Tensor] = []
     bad = torch.zeros(lanes.n, dtype=torch.bool, device=lanes.device)
     for a, b in zip(cuts, [*cuts[1:], n_tasks * m], strict=True):
         part, which = rows[:, a:b], task[a:b]
         x, y = (lanes.fetch(part if lanes.stacked else part[0]) if learned else
                 lanes.examined(part, first + a, first + b))
         scores = lanes.predict(seen, x, which[0]).view(lanes.n, b - a, -1)
-        y = y.view(lanes.n, b - a)
-        told = answered = scores.argmax(-1) == y
+        y, real, score = y.view(lanes.n, b - a, *stream.y.shape[1:]), part >= 0, stream.problem.score
+        told = answered = torch.where(real, score(scores, y), 0.0)
         if stream.scenario != "domain":
-            told = scores.masked_fill(~classes[:, which], -torch.inf).argmax(-1) == y
+            told = torch.where(real, score(scores.masked_fill(~classes[:, which], -torch.inf), y), 0.0)
         bad |= scores.isnan().flatten(1).any(1)
-        right.append((told if stream.scenario == "task" else answered) & (part >= 0))
-        right_told.append(told & (part >= 0))
+        free.append(told if stream.scenario == "task" else answered)
+        given.append(told)
     count = (rows >= 0).unflatten(1, (n_tasks, m)).sum(-1)
 
-    def share(hits: list[Tensor]) -> Tensor:
-        found = torch.cat(hits, 1).unflatten(1, (n_tasks, m)).sum(-1)
-        return torch.where(bad.unsqueeze(-1), torch.nan, found.double() / count).cpu()
+    def mean(scored: list[Tensor]) -> Tensor:
+        found = torch.cat(scored, 1).double().unflatten(1, (n_tasks, m)).sum(-1)
+        return torch.where(bad.unsqueeze(-1), torch.nan, found / count).cpu()
 
-    return share(right), share(right_told)
+    return mean(free), mean(given)
 
 
 @dataclass

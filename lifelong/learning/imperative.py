@@ -201,9 +201,10 @@ def _accuracy(learner: Any, stream: Stream, asked: Tensor, tasks: range, at: int
         for part in rows.split(4096):
             x, y = pool.fetch(part)
             scores = _scores(learner, x, stream.n_classes, task if stream.scenario == "task" else None)
-            own = scores.masked_fill(~pool.classes[task], -torch.inf).argmax(-1) == y
-            anything = own if stream.scenario == "task" else scores.argmax(-1) == y
-            hits += torch.stack([anything.sum(), own.sum()]).cpu()
+            score = stream.problem.score
+            own = score(scores.masked_fill(~pool.classes[task], -torch.inf), y)
+            anything = own if stream.scenario == "task" else score(scores, y)
+            hits += torch.stack([anything.double().sum(), own.double().sum()]).cpu()
             if bool(scores.isnan().any()):
                 hits += torch.nan
         free[i], told[i] = hits / len(rows)
