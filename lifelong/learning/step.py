@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lifelong.data.problem import CLASSIFICATION, Problem
 from lifelong.learning.learner import Batch, State
-from lifelong.learning.losses import Loss, cross_entropy_vjp, penalty_gradient
+from lifelong.learning.losses import Loss, penalty_gradient
 from lifelong.networks.net import Back, Params
 
 AUGMENT = "augment"  # the source of the numbers that a step's examples are augmented by
@@ -36,6 +37,7 @@ class Step:
         competing: (y) -> the output units that compete in the loss with each of `y`, or None: all.
         forward: `Net.vjp` for all lanes; None: the network goes through `each` and autograd.
         train: likewise for `Net.train`: (params, x, real, u) -> scores, back, statistics.
+        problem: what a right answer is; its loss is that of the batch, and the cross-entropy of every part.
         free: whether some loss needs autograd; found out at the first step.
     """
 
@@ -45,6 +47,7 @@ class Step:
     competing: Callable[[Tensor], Tensor | None]
     forward: Callable[[Params, Tensor], tuple[Tensor, Back]] | None = None
     train: Callable[..., tuple[Tensor, Back, Params]] | None = None
+    problem: Problem = CLASSIFICATION
     free: bool = False
 
     @torch.no_grad()
@@ -141,7 +144,7 @@ class Step:
         sizes = {"batch": batch.rows, **rows}
         weights = [loss.entropies[name].detach() if name in loss.entropies else
                    r.new_zeros(r.shape, dtype=batch.weight.dtype) for name, r in sizes.items()]
-        value, gradient = cross_entropy_vjp(scores.detach(), y, torch.cat(weights, -1), self.competing(y))
+        value, gradient = self.problem.loss(scores.detach(), y, torch.cat(weights, -1), self.competing(y))
         first = 0
         for name, r in sizes.items():
             if name in loss.gradients:
