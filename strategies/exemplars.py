@@ -131,7 +131,7 @@ def icarl(capacity: int = 2000, replay: int = 0) -> Part:
         return torch.where(member.any(0), -distance, -torch.inf)
 
     return Part(init=begin, draws=lambda batch: replay or batch, recall=recall, criterion=loss, task=choose,
-                predict=answer, boundaries=True)
+                predict=answer, boundaries=True, classes=True)
 
 
 def gdumb(net: Net, capacity: int = 500, steps: int = 300, replay: int = 32, lr: float = 0.05,
@@ -179,4 +179,4 @@ def gdumb(net: Net, capacity: int = 500, steps: int = 300, replay: int = 32, lr:
         return state | {"params": params}
 
     return Learner(init, observe, lambda state, pool, x: net.apply(state["params"], x), end_task,
-                   lambda batch_size: {"gdumb": batch_size}, boundaries=True)
+                   lambda batch_size: {"gdumb": batch_size}, boundaries=True, classes=True)

@@ -128,4 +128,5 @@ def dgr(distil: bool = False, temperature: float = 2.0, hidden: Sequence[int] = 
     def hand_over(view: View) -> State:
         return view.state | {"earlier": earlier(view.state["generator"], view)}
 
-    return Part(init=begin, draws=1, criterion=loss, step=learn, task=hand_over, boundaries=True, pixels=True)
+    return Part(init=begin, draws=1, criterion=loss, step=learn, task=hand_over, boundaries=True, pixels=True,
+                classes=True)

@@ -94,7 +94,8 @@ def ewc(strength: float = 10.0, decay: float = 1.0, mode: str = "separate", samp
         share = {k: new[k] / total[k].clamp(min=torch.finfo(new[k].dtype).tiny) for k in new}
         return {"importance": total, "anchor": {k: torch.lerp(anchor[k], view.params[k], share[k]) for k in new}}
 
-    return Part(init=_begin, loss=lambda view: _stay(view, strength), task=consolidate, boundaries=True)
+    return Part(init=_begin, loss=lambda view: _stay(view, strength), task=consolidate, boundaries=True,
+                classes=labels in ("sampled", "empirical"))
 
 
 def si(strength: float = 1.0, damping: float = 0.1) -> Part:
@@ -222,4 +223,4 @@ def rwalk(strength: float = 1.0, share: float = 0.1, every: int = 10, damping: f
             "steps": torch.zeros_like(state["steps"]), "tasks": state["tasks"] + 1}
 
     return Part(init=begin, loss=lambda view: _stay(view, 2 * strength), step=follow, task=consolidate,
-                boundaries=True)
+                boundaries=True, classes=True)

@@ -45,8 +45,9 @@ def er(capacity: int = 500, replay: int = 0, memory: str = "reservoir", combine:
         return (n * new + r * old) / (n + r).clamp(min=1)
 
     if combine == "sum":
-        return rehearse(keep, replay)
-    return rehearse(keep, replay, loss=None, criterion=together, boundaries=combine == "tasks")
+        return rehearse(keep, replay, classes=memory != "reservoir")
+    return rehearse(keep, replay, loss=None, criterion=together, boundaries=combine == "tasks",
+                    classes=memory != "reservoir")
 
 
 def er_ace(capacity: int = 500, replay: int = 0, memory: str = "reservoir") -> Part:
@@ -70,7 +71,7 @@ def er_ace(capacity: int = 500, replay: int = 0, memory: str = "reservoir") -> P
         present = (own & (batch.rows >= 0).unsqueeze(-1)).any(0) | own  # a pad's own class only keeps its loss finite
         return cross_entropy(batch, competing=present if competing is None else present & competing)
 
-    return replace(er(capacity, replay, memory), criterion=criterion)
+    return replace(er(capacity, replay, memory), criterion=criterion, classes=True)
 
 
 def der(capacity: int = 500, replay: int = 0, alpha: float = 0.5) -> Part:
@@ -202,4 +203,4 @@ def gss(capacity: int = 500, replay: int = 0, reference: int = 10) -> Part:
         return keep.add(view.state, batch.rows, batch.y, view.u.trade, score=score)
 
     draws: dict[str, Count] = {"trade": lambda batch: 2 * batch, "compare": reference, "pick": replay or BATCH}
-    return rehearse(keep, replay, draws=draws, step=remember)
+    return rehearse(keep, replay, draws=draws, step=remember, classes=True)

@@ -57,8 +57,11 @@ def lanes(strategy: str, seeds: list[int], stream: Stream | None = None, optimiz
 def trained(stack: Lanes, budget: Budget = BUDGET, eval_every: int = 0) -> tuple[Measured, list[dict[str, Any]]]:
     """What was measured, and the state after every task."""
     kept: list[dict[str, Any]] = []
-    rhythm = Rhythm(eval_every, save=lambda c: kept.append(tree(torch.clone, c["state"])))
-    return train(stack, budget, rhythm), kept
+    def keep(checkpoint: dict[str, Any]) -> None:
+        if checkpoint["step"] == 0:
+            kept.append(tree(torch.clone, checkpoint["state"]))
+
+    return train(stack, budget, Rhythm(eval_every, 0.0, keep)), kept
 
 
 def by_hand(seed: int, stream: Stream, budget: Budget, data: str = "task") -> tuple[Tensor, list[dict[str, Tensor]]]:

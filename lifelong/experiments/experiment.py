@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from lifelong import __version__, store
@@ -335,18 +336,19 @@ class Experiment:
         most = resume["most"] if resume else self._together(stack, watcher) if pure else 1
         done: list[dict[str, Any]] = list(resume["done"]) if resume else []
         current = resume["current"] if resume else None
-        for first in range(sum(len(d["loss"]) for d in done), n, most):
+
+        def keep(checkpoint: dict[str, Any]) -> None:
+            if save:
+                save({"done": done, "current": checkpoint, "most": most})
+
+        def tell(task: int, step: int, steps: int) -> None:
+            ended = _lanes(done)
+            watcher.advance((ended + (task + step / steps) / n_tasks * min(most, n - ended)) / n)
+
+        # One for all turns: where each is shorter than the seconds between checkpoints, these are counted on.
+        rhythm = Rhythm(self.options.eval_every, self.options.save_every, keep if save else None, tell)
+        for first in range(_lanes(done), n, most):
             part = slice(first, min(first + most, n))
-
-            def keep(checkpoint: dict[str, Any]) -> None:
-                if save:
-                    save({"done": done, "current": checkpoint, "most": most})
-
-            def tell(task: int, step: int, steps: int, part: slice = part) -> None:
-                share = (task + step / steps) / n_tasks
-                watcher.advance((part.start + share * (part.stop - part.start)) / n)
-
-            rhythm = Rhythm(self.options.eval_every, self.options.save_every, keep if save else None, tell)
             if pure:
                 measured = train(self.lanes(stack, part), self.budget, rhythm, current)
             else:
@@ -385,17 +387,18 @@ class Experiment:
         runs = []
         for i, setting in enumerate(stack):
             own = slice(i * n, (i + 1) * n)
+            tables = replace(measured, values=measured.values[:, own], loss=measured.loss[own])
             logs = {"loss": measured.loss[own].numpy(), "steps": measured.steps[own].numpy()}
             several = self.stream.scenario == "class" and bool((self.stream.classes.sum(-1) > 1).any())
             if several and not self.stream.ordered:  # the tasks of an ordered stream are where it was measured
-                logs["accuracy_task"] = measured.told[own].numpy()
+                logs["accuracy_task"] = tables.told.numpy()
             if self.stream.retention:
-                logs["accuracy_train"] = measured.retained[own].numpy()
+                logs["accuracy_train"] = tables.retained.numpy()
             if len(measured.curve):
                 logs |= {"curve": measured.curve[:, own].transpose(0, 1).numpy(),
                          "curve_step": measured.curve_step.numpy()}
             fate = _status(measured.diverged[own])
-            runs.append(Run(setting.spec, measured.accuracy[own].numpy(), about | fate, logs))
+            runs.append(Run(setting.spec, tables.accuracy.numpy(), about | fate, logs))
         return runs
 
     def _failed(self, stack: list[Setting], error: BaseException, root: Path | None) -> str:
@@ -407,9 +410,17 @@ class Experiment:
         return sentence
 
 
+def _lanes(parts: list[dict[str, Any]]) -> int:
+    """How many lanes the parts of a stack have together."""
+    return sum(len(part["loss"]) for part in parts)
+
+
 def _joined(parts: list[dict[str, Any]]) -> Measured:
     """What was measured of lanes that were trained in turn."""
-    merged = {k: torch.cat([part[k] for part in parts]) for k in parts[0] if k not in ("curve", "curve_step")}
+    merged = {k: torch.cat([part[k] for part in parts]) for k in ("loss", "diverged", "steps")}
+    merged["place"] = max((part["place"] for part in parts), key=len)  # where all lanes diverged there are fewer
+    merged["values"] = torch.cat([F.pad(part["values"], (0, len(merged["place"]) - len(part["place"])),
+                                        value=torch.nan) for part in parts], 1)
     places = sorted({tuple(place) for part in parts for place in part["curve_step"].tolist()})
     n, n_tasks = merged["loss"].shape
     curve, first = torch.full((len(places), n, n_tasks), torch.nan, dtype=torch.float64), 0

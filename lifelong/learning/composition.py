@@ -47,6 +47,7 @@ class GradientLearner(Learner):
         told = any(part.weights for part in parts.values())
         facts = {"net": net, "parts": parts, "start": start, "optimizer": optimizer, "told": told,
                  "data": next(iter(data), "task"), "boundaries": any(part.boundaries for part in parts.values()),
+                 "classes": any(part.classes for part in parts.values()),
                  "begin_task": self._begin_task if any(part.begin for part in parts.values()) else None}
         for name, value in facts.items():
             object.__setattr__(self, name, value)  # a Learner is frozen
@@ -70,7 +71,8 @@ class GradientLearner(Learner):
         def fetch(rows: Tensor, more: list[Tensor], u: Tensor | None) -> tuple[Tensor, Tensor]:
             return pool.fetch(torch.cat([rows, *more], -1), u)
 
-        return Step(self, lambda f: partial(f, self, pool), fetch, pool.rivals)(owned, batch)
+        return Step(self, lambda f: partial(f, self, pool), fetch, pool.rivals,
+                    problem=pool.problem)(owned, batch)
 
     def predict(self, state: State, pool: Pool, x: Tensor, task: Tensor = _NONE) -> Tensor:
         """Scores [n, C]; `task` is given where answers depend on it."""

@@ -137,7 +137,8 @@ class Lanes:
             pool, offset = self._everyone
             at = (every.clamp(min=0) + offset).flatten()
         x, y = pool.stored(at, None if ready is None else ready.flatten(0, every.dim() - 1))
-        return pool.real(pool.augmented(x.view(*every.shape, *pool.shape), u)), y.view(every.shape)
+        x = pool.real(pool.augmented(x.view(*every.shape, *pool.shape), u))
+        return x, y.view(*every.shape, *y.shape[1:])
 
     @cached_property
     def _examined(self) -> tuple[Tensor, Tensor] | None:
@@ -155,7 +156,7 @@ class Lanes:
             return None
         rows = (test[sorted(set(self.at))].to(self.device).clamp(min=0) + offset).flatten()
         x, y = pool.stored(rows)
-        return x.view(n, test.shape[1], -1), y.view(n, -1)
+        return x.view(n, test.shape[1], -1), y.view(n, test.shape[1], *y.shape[1:])
 
     def examined(self, rows: Tensor, a: int, b: int) -> tuple[Tensor, Tensor]:
         """Test examples a to b of all tasks together, for all lanes; `rows` [L, b - a] are theirs. As `fetch`."""
@@ -167,7 +168,7 @@ class Lanes:
             at = torch.tensor([order[seed] for seed in self.at], device=self.device)
             x, y = x.index_select(0, at), y.index_select(0, at)
         shape = (self.n,) if self.stacked else ()
-        return self.pool.real(x.reshape(*shape, b - a, *self.stream.shape)), y.reshape(*shape, b - a)
+        return self.pool.real(x.reshape(*shape, b - a, *self.stream.shape)), y.reshape(*shape, b - a, *y.shape[2:])
 
     def init(self) -> State:
         """The state of all lanes before the first task."""
@@ -226,7 +227,7 @@ class Lanes:
                 kept.append(tensor.numel() * tensor.element_size())
                 return tensor
 
-            x = torch.zeros(n, *self.stream.shape, dtype=self.dtype, device=self.device)
+            x = self.pool.real(torch.zeros(n, *self.stream.shape, dtype=self.stream.x.dtype, device=self.device))
             with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
                 net.apply(leaves, x)
             sizes.append(sum(kept))
@@ -245,7 +246,7 @@ class Lanes:
         """The step of a gradient learner, whose optimizer sees every lane's own numbers."""
         learner = self.make(self.numbers) if self.stacked and self.numbers else self.learner
         train = looped_train(self.net) if self.net and self.net.train and self.forward is not None else None
-        return Step(learner, self.each, self.fetch, self.rivals, self.forward, train)
+        return Step(learner, self.each, self.fetch, self.rivals, self.forward, train, self.stream.problem)
 
     @cached_property
     def forward(self) -> Callable[[Params, Tensor], tuple[Tensor, Back]] | None:

@@ -48,6 +48,7 @@ class Learner:
         data: the rows that a task trains on: its own ('task'), those of all tasks so far ('seen'), or of all ('all').
         boundaries: whether it must be told where tasks end.
         told: whether it must be told the task to answer, as in task-incremental streams.
+        classes: whether it needs targets that are classes, and so cannot learn regression.
     """
 
     init: Callable[[int, Pool], State]
@@ -59,6 +60,7 @@ class Learner:
     boundaries: bool = False
     told: bool = False
     begin_task: Callable[[State, Pool, Batch], State] | None = None
+    classes: bool = False
 
 
 @dataclass(frozen=True)

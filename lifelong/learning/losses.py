@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lifelong.data.pool import Pool
+from lifelong.data.problem import cross_entropy_vjp
 from lifelong.networks.net import Net, Params
 from lifelong.vmap import resolved
 
@@ -111,7 +111,8 @@ def _summed(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Mapping[str, Te
 
 
 def cross_entropy(examples: Slice, weight: Tensor | None = None, competing: Tensor | None = None) -> Loss:
-    """The mean cross-entropy of a slice; 0 where the slice is empty.
+    """The mean cross-entropy of a slice; 0 where the slice is empty. In a stream whose problem is another, it is the
+    mean loss of that problem.
 
     Args:
         examples: the batch or what was recalled.
@@ -173,25 +174,6 @@ def along(number: float | Tensor, leaf: Tensor) -> Any:
     return number.to(leaf.dtype).reshape(number.shape + (1,) * (leaf.dim() - number.dim()))
 
 
-def log_probabilities(scores: Tensor, allowed: Tensor | None) -> Tensor:
-    """Log-probabilities over the allowed units; a finite stand-in for -inf keeps 0 * -inf away."""
-    return (scores if allowed is None else scores.masked_fill(~allowed, -1e30)).log_softmax(-1)
-
-
-def _likelihood_loss(log_p: Tensor, y: Tensor, weight: Tensor) -> Tensor:
-    return -(log_p.gather(-1, y.unsqueeze(-1)).squeeze(-1) * weight).sum(-1)
-
-
-def cross_entropy_vjp(scores: Tensor, y: Tensor, weight: Tensor, competing: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The weighted cross-entropy of scores [..., B, C], and its gradient with respect to them; any leading axes."""
-    log_p = log_probabilities(scores, competing)
-    loss = _likelihood_loss(log_p, y, weight)
-    gradient = log_p.exp_()
-    at = y.unsqueeze(-1)
-    gradient = gradient.scatter(-1, at, gradient.gather(-1, at) - 1)
-    return loss, gradient.mul_(weight.unsqueeze(-1))
-
-
 def mean_weights(rows: Tensor, dtype: torch.dtype) -> Tensor:
     """Weights [..., R] that are equal over the real rows and sum to 1; all 0 where every row is -1."""
     real = (rows >= 0).to(dtype)
@@ -202,24 +184,18 @@ def mean_weights(rows: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def example_losses(net: Net, pool: Pool, rows: Tensor) -> Callable[[Params], Tensor]:
-    """The cross-entropy [R] of each of `rows` [R] as a function of the parameters.
+    """The loss [R] of each of `rows` [R] as a function of the parameters: the cross-entropy, or that of the problem.
 
     Batch normalisation uses its running statistics.
     """
     x, y = pool.fetch(rows)
     competing = pool.rivals(y)
-
-    def losses(params: Params) -> Tensor:
-        scores = net.apply(params, x)
-        scores = scores if competing is None else scores.masked_fill(~competing, -torch.inf)
-        return F.cross_entropy(scores, y, reduction="none")
-
-    return losses
+    return lambda params: pool.problem.example_loss(net.apply(params, x), y, competing)
 
 
 def batch_loss(net: Net, pool: Pool, rows: Tensor, weight: Tensor | None = None,
                u: Tensor | None = None) -> Callable[[Params], Tensor]:
-    """The mean cross-entropy of `rows` [R] as a function of the parameters, in training.
+    """The mean loss of `rows` [R] as a function of the parameters, in training; see `example_losses`.
 
     Batch normalisation uses the statistics of these rows.
 
@@ -247,7 +223,7 @@ def batch_loss_and_statistics(net: Net, pool: Pool, rows: Tensor,
 
     def loss(params: Params) -> tuple[Tensor, Params]:
         scores, statistics = train(params, x, rows >= 0, u)
-        return _likelihood_loss(log_probabilities(scores, competing), y, weight), statistics
+        return (pool.problem.example_loss(scores, y, competing) * weight).sum(), statistics
 
     return loss
 

@@ -53,7 +53,8 @@ def _seen(state: State, rows: Tensor, y: Tensor, rank: Tensor, more: State) -> S
         raise ValueError(f"remembering {len(rows)} rows takes as many uniform numbers, and got {len(rank)}: have "
                          "`draws` ask for them beside those that `pick` takes, and give each its own part of `view.u`")
     real = rows >= 0
-    new = {"rows": rows, "y": torch.where(real, y, 0), "rank": torch.where(real, rank, -1.0)}
+    y = torch.where(real, y, 0) if y.dim() == 1 else torch.zeros_like(rows)  # only classes are remembered by
+    new = {"rows": rows, "y": y, "rank": torch.where(real, rank, -1.0)}
     new |= {k: torch.where(real.view(-1, *[1] * (v.dim() - 1)), v, 0) for k, v in more.items()}
     return {k: torch.cat([v, new[k]]) for k, v in state.items()}
 

@@ -115,6 +115,7 @@ class Part:
         data: the rows that a task trains on: its own ('task'), those of all tasks so far ('seen') or of all ('all').
         boundaries: whether it must be told where tasks end; a part with `begin` or `task` usually must.
         pixels: whether it needs examples as they are, not as the features of a start that stays as it is.
+        classes: whether it needs targets that are classes, and so cannot learn regression.
     """
 
     init: Callable[[View], State] | None = None
@@ -132,6 +133,7 @@ class Part:
     data: str = "task"
     boundaries: bool = False
     pixels: bool = False
+    classes: bool = False
 
     def __add__(self, other: object) -> Sum:
         return Sum((self,)) + other

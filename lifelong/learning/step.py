@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lifelong.data.problem import CLASSIFICATION, Problem
 from lifelong.learning.learner import AUGMENT, NETWORK, Batch, State
-from lifelong.learning.losses import Loss, along, cross_entropy_vjp, mean_weights
+from lifelong.learning.losses import Loss, along, mean_weights
 from lifelong.networks.net import Back, Params
 from lifelong.vmap import Deferred
 
@@ -36,6 +37,7 @@ class Step:
         competing: (y) -> the output units that compete in the loss with each of `y`, or None: all.
         forward: `Net.vjp` for all lanes; None: the network goes through `each` and autograd.
         train: likewise for `Net.train`: (params, x, real, u) -> scores, back, statistics.
+        problem: what a right answer is; its loss is that of the batch, and the cross-entropy of every part.
         free: whether some loss needs autograd; found out at the first step.
     """
 
@@ -45,6 +47,7 @@ class Step:
     competing: Callable[[Tensor], Tensor | None]
     forward: Callable[[Params, Tensor], tuple[Tensor, Back]] | None = None
     train: Callable[..., tuple[Tensor, Back, Params]] | None = None
+    problem: Problem = CLASSIFICATION
     free: bool = False
     _names: tuple[str, ...] | None = None
 
@@ -155,7 +158,7 @@ class Step:
         weights = [loss.entropies[name].detach() if name in loss.entropies else torch.zeros_like(weight)
                    for name, (_, weight, _) in slices.items()]
         weight = torch.cat(weights, -1) if len(weights) > 1 else weights[0]
-        value, gradient = cross_entropy_vjp(scores.detach(), y, weight, self.competing(y))
+        value, gradient = self.problem.loss(scores.detach(), y, weight, self.competing(y))
         for name, more in loss.gradients.items():
             at = slices[name][2]
             gradient.narrow(-2, at.start, at.stop - at.start).add_(more.detach())

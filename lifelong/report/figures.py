@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lifelong import metrics
 from lifelong.metrics import Array
@@ -101,15 +102,15 @@ def tasks(group: Group, look: Mapping[str, Look]) -> Figure:
     measured = [a[np.isfinite(a)] for a, _ in found]
     low, high = (edge([edge(a) for a in measured if len(a)], default=50) for edge in (min, max))
     mosaic.limits = (-0.03 * n_tasks, 1.03 * n_tasks), (max(low - 5, -3), min(high + 5, 103))
-    t, each = np.arange(n_tasks + 1.0), range(len(some))
     for k, (i, (mean, around)) in enumerate(zip(which, found, strict=True)):
-        style, every = look[group.labels[i]], max(1, n_tasks // 6)
-        x, y = mosaic.strung([t] * len(some), list(mean.T))
-        marked = [p * (n_tasks + 2) + at for p in each for at in range(k % every, n_tasks + 1, every)]
+        style, there = look[group.labels[i]], [np.flatnonzero(np.isfinite(column)) for column in mean.T]
+        t = [rows.astype(float) for rows in there]
+        x, y = mosaic.strung(t, _at(mean, there))
+        marked = _marked([len(rows) for rows in there], k)
         mosaic.axes.plot(x, y, color=style.colour, linestyle=style.dash, marker=style.marker, markevery=marked,
                          linewidth=1.1, markersize=3, label=names[k])
         if len(which) <= canvas.BANDS and len(group.runs[i].accuracy) > 1:
-            upper, lower = (mosaic.strung([t] * len(some), list((mean + sign * around).T))[1] for sign in (1, -1))
+            upper, lower = (mosaic.strung(t, _at(mean + sign * around, there))[1] for sign in (1, -1))
             mosaic.axes.fill_between(x, lower, upper, color=style.colour, alpha=0.15, linewidth=0)
     for p, task in enumerate(some):
         mosaic.axes.plot(*mosaic.place(p, np.full(2, task), np.array(mosaic.limits[1])), color="#888888",
@@ -118,6 +119,21 @@ def tasks(group: Group, look: Mapping[str, Look]) -> Figure:
     mosaic.figure.legend(mosaic.axes.lines[:len(which)], names, loc="lower left", ncols=2, fontsize=canvas.SMALL,
                          borderaxespad=0.2, labelspacing=0.35)
     return mosaic.figure
+
+
+def _at(values: Array, rows: Sequence[NDArray[np.intp]]) -> list[Array]:
+    """Of each column of `values` the rows that are asked for."""
+    return [column[own] for column, own in zip(values.T, rows, strict=True)]
+
+
+def _marked(counts: Sequence[int], k: int) -> list[int]:
+    """Which points of a line with a gap after every panel are marked: of `counts` points about six, from the k-th."""
+    found, first = [], 0
+    for count in counts:
+        every = max(1, (count - 1) // 6)
+        found += [first + at for at in range(k % every, count, every)]
+        first += count + 1
+    return found
 
 
 def matrix(group: Group, look: Mapping[str, Look]) -> Figure:
@@ -268,15 +284,16 @@ def inside(group: Group, i: int, first: bool) -> tuple[Array, Array]:
     inside the task is taken for its end.
     """
     run = group.runs[i]
-    step, every = run.logs["curve_step"], run.spec.get("eval_every") or 1
+    step, between = run.logs["curve_step"], run.spec.get("eval_every") or 1
     points: list[tuple[float, int, Array]] = []
     for t in range(group.n_tasks):
         own = np.flatnonzero(step[:, 0] == t)
         length = float(np.max(run.logs["steps"][:, t])) if "steps" in run.logs else float(
-            step[own, 1].max() + every if len(own) else 1)
+            step[own, 1].max() + between if len(own) else 1)
         points += [(t + step[e, 1] / length, t, run.logs["curve"][:, e]) for e in own]
         points.append((t + 1.0, t, run.accuracy[:, t + 1]))
-    kept = [(at, a[:, 0] if first else a[:, :t].mean(-1)) for at, t, a in points if first or t > 0]
+    every = [(at, a[:, 0] if first else a[:, :t].mean(-1)) for at, t, a in points if first or t > 0]
+    kept = [(at, a) for at, a in every if np.isfinite(a).any()]
     if not kept:
         return np.zeros(0), np.zeros((len(run.accuracy), 0))
     return np.array([at for at, _ in kept]), np.stack([a for _, a in kept], 1)
@@ -336,10 +353,22 @@ FIGURES = {"curves": curves, "forgetting": forgetting, "tasks": tasks, "matrix":
 
 def drawable(group: Group) -> list[str]:
     """The names of the figures that a group has something to show in."""
-    several = group.n_tasks > 1
-    measured = any(np.isfinite(group.values(i)["average_accuracy"]).any() for i in shown(group))
-    needs = dict.fromkeys(("curves", "matrix", "tasks", "forgetting"), several)
-    needs |= {"transfer": several and measured, "plane": several and measured,
-              "within": any("curve" in group.runs[i].logs for i in shown(group)),
+    def told(*names: str) -> bool:
+        """Whether a seed of a run that is drawn has all of these metrics."""
+        return any(np.isfinite(sum(group.values(i).get(name, np.array(np.nan)) for name in names)).any()
+                   for i in shown(group))
+
+    runs = [group.runs[i] for i in shown(group)]
+    needs = dict.fromkeys(("matrix", "tasks"), group.n_tasks > 1 and any(np.isfinite(r.accuracy).any() for r in runs))
+    needs |= {"curves": _points(metrics.average_curve(r.accuracy) for r in runs) > 1,
+              "forgetting": _points(metrics.forgetting_curve(r.accuracy) for r in runs) > 0,
+              "transfer": told("backward_transfer") or told("forward_transfer"),
+              "plane": told("forgetting", "average_accuracy"),
+              "within": any("curve" in run.logs for run in runs),
               "cost": bool(compared(group))}
-    return [name for name in FIGURES if needs.get(name, True)]
+    return [name for name in FIGURES if needs[name]]
+
+
+def _points(curves: Iterable[Array]) -> int:
+    """How many points [S, P] the longest of some curves has in which a seed was measured."""
+    return max((int(np.isfinite(values).any(0).sum()) for values in curves), default=0)

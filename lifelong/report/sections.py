@@ -76,7 +76,8 @@ def leader(group: Group) -> Words:
     top, tied, needed = best(group, "average_accuracy")
     if top is None:
         return (f"{len(group.runs)} strategy, no other to set beside it." if len(group.runs) == 1 else
-                "Fewer than two strategies were measured to the end.",)
+                "Fewer than two strategies were measured to the end." if any(map(diverged, group.runs)) else
+                "The average accuracy after the last task was measured for fewer than two strategies.",)
     aside = [*(["cumulative and joint"] if any(map(sees_all, group.runs)) else []),
              *(["what was not measured to the end"] if any(map(diverged, group.runs)) else [])]
     said = words("Highest average accuracy" + (f", {' and '.join(aside)} aside: " if aside else ": "),

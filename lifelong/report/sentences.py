@@ -67,13 +67,15 @@ def verdict(group: Group, one: Comparison) -> Words:
 def fate(group: Group, i: int) -> Words:
     """How far a diverged run got."""
     run = group.runs[i]
-    curve = metrics.average_curve(run.accuracy)
-    ended, whole = int(np.isfinite(curve[:, -1]).sum()), np.flatnonzero(np.isfinite(curve).all(0))
+    curve, reached = metrics.average_curve(run.accuracy), np.isfinite(run.accuracy[:, 1:]).any(-1)
+    ended, whole = int(reached[:, -1].sum()), np.flatnonzero(reached.all(0))
     why = f" ({run.about['note']})" if run.about.get("note") else ""
     said = words(Code(group.labels[i]), f" diverged{why}; {ended} of {len(curve)} seeds reached the end; ")
     if not len(whole):
         return words(said, "after no task was every seed measured.")
     t = int(whole[-1])
+    if not np.isfinite(curve[:, t]).all():
+        return words(said, f"task {t + 1} is the last after which every seed was measured.")
     return words(said, f"after task {t + 1}, the last with every seed, {100 * curve[:, t].mean():.1f} on average so "
                  "far.")
 

@@ -163,8 +163,10 @@ def _test_notes(compared: Mapping[str, Sequence[Comparison]]) -> list[Words]:
 def task_table(group: Group) -> Table:
     """Accuracy on every task after the last one; with more tasks than 10, a row per task."""
     final = [run.accuracy[:, -1] for run in group.runs]
-    note = ("Accuracy on each task after the last one, a[T,k], in percent; mean over seeds ± half width of its 95 % t "
-            "interval.",)
+    note: Words = ("Accuracy on each task after the last one, a[T,k], in percent; mean over seeds ± half width of its "
+                   "95 % t interval.",)
+    if any(np.isnan(values).any() for values in final):
+        note = (*note, " –: not measured.")
     if group.n_tasks <= 10:
         columns = (Column("strategy"), *(Column(f"task {k + 1}", _RAW) for k in range(group.n_tasks)))
         rows = [(_name(group, i), *(measured(values[:, k]) for k in range(group.n_tasks)))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lifelong.store.files import StoreError, write
-from lifelong.store.records import digest
+from lifelong.store.records import digest, folder
 
 
 class Busy(StoreError):
@@ -26,14 +26,14 @@ class Busy(StoreError):
 
 
 _CHECKPOINT = re.compile(r"checkpoint-\d+\.pt")
-CHECKPOINTS = 4  # another number whenever what a checkpoint holds becomes another
+CHECKPOINTS = 5  # another number whenever what a checkpoint holds becomes another
 
 
 class Workshop:
     """The folder of a stack in training: which runs it makes, its checkpoints, and a lock."""
 
     def __init__(self, root: Path, specs: list[Mapping[str, Any]]) -> None:
-        self.specs = specs
+        self.root, self.specs = root, specs
         self.place = root / ".stacks" / digest(specs)
         self.good: dict[str, str] | None = None  # the newest checkpoint that is known to be whole
 
@@ -66,8 +66,11 @@ class Workshop:
             try:
                 yield self
             finally:
-                if not (self.place / "checkpoint.json").exists():
-                    self.close()  # nothing to go on from
+                # The lanes whose runs are not stored yet are trained again beside those whose runs are, for the last
+                # digits of a lane depend on how many there are.
+                stored = any((folder(self.root, spec) / "run.json").exists() for spec in self.specs)
+                if not stored and not (self.place / "checkpoint.json").exists():
+                    self.close()  # there is nothing to go on from
 
     def save(self, checkpoint: dict[str, Any]) -> None:
         """Keeps a checkpoint and the one before it; the pointer file holds their sha256."""

@@ -47,8 +47,8 @@ def points(run: Run) -> Iterator[Point]:
     several = {"accuracy": run.accuracy} | {k: v for k, v in run.logs.items() if k.startswith("accuracy_")}
     for seed in range(len(run.accuracy)):
         for name, values in several.items():
-            for (task, on), value in np.ndenumerate(values[seed]):
-                yield Point(seed, task, 0, f"{name}/{on + 1}", float(value))
+            for task, on in np.argwhere(np.isfinite(values[seed])).tolist():
+                yield Point(seed, task, 0, f"{name}/{on + 1}", float(values[seed, task, on]))
             for task, value in enumerate(metrics.average_curve(values[seed])):
                 yield Point(seed, task + 1, 0, f"average_{name}", float(value))
         for task, value in enumerate(run.logs.get("loss", np.zeros((len(run.accuracy), 0)))[seed]):

@@ -27,7 +27,9 @@ class Run:
 
     Attributes:
         spec: JSON values, enough to do the run again.
-        accuracy: [S, 1 + T, T]; row 0 is the untrained learner, row t the learner after task t; NaN = not measured.
+        accuracy: [S, 1 + T, T]; row 0 is the untrained learner, row t the learner after task t; NaN = not measured. It
+            is dense however little was measured, so that every metric is one formula on one array. Zeros and NaN
+            compress on the disk; in memory 5 seeds of 1,000 tasks take 40 MB, and `LARGEST` is the limit.
         about: how it went: status, device, versions, seconds.
         logs: further arrays, for example `accuracy_task` of the same shape.
     """
