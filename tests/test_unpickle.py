@@ -215,6 +215,10 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
                              b"(K\x01K\x01ttR.", "damaged"),
     "has text that is not UTF-8": (b"X\x01\x00\x00\x00\xff.", "damaged"),
     "has a memo below nothing": (b"Np-1\n.", "damaged"),
+    "has text beyond Unicode": (b"cnumpy.core.multiarray\nscalar\n(" + KIND % b"U2" + b"(K\x03X\x01\x00\x00\x00<NNNK\x08K"
+                                b"\x04K\x00tbC\x08a\x00\x00\x00\x30\x00\x00\x32tR.", "a text in it is damaged"),
+    "has an array of text beyond Unicode": (REBUILT + b"(K\x01(K\x01t" + KIND % b"U1" + b"\x89C\x04\x00\x00\x11\x00tb.",
+                                            "a text in it is damaged"),
     "is of protocol 99": (b"\x80\x63N.", "damaged"),
     "stops inside of a mark": (b"N(N.", "ends in the middle"),
     "decodes with a codec": (b"c_codecs\nencode\n(X\x01\x00\x00\x00aX\x03\x00\x00\x00hextR.", "encodes"),

@@ -193,6 +193,8 @@ def _view(raw: object, kind: object, shape: object, order: str = "C") -> np.ndar
         raise Refused(f"an array is made of a {type(raw).__name__}, not of bytes")
     if len(raw) != (size := math.prod(shape) * kind.dtype.itemsize):
         raise Refused(f"an array claims {size:,} bytes and has {len(raw):,}")
+    if kind.dtype.kind == "U" and (np.frombuffer(raw, kind.dtype.byteorder + "u4") > 0x10FFFF).any():
+        raise Refused("a text in it is damaged")  # numpy would make a str of it that Python holds to be impossible
     return np.frombuffer(raw, kind.dtype).reshape(shape, order="F" if order == "F" else "C")
 
 
