@@ -125,7 +125,7 @@ class Sinks:
             with self._survived(kind):
                 said = tempfile.TemporaryFile()
                 # In a session of its own, so that an interrupt is the run's alone; -P: no file of the user's shadows.
-                process = subprocess.Popen([sys.executable, "-P", "-m", "lifelong.sinks", kind, str(self.folder)],
+                process = subprocess.Popen([sys.executable, "-P", "-m", __name__, kind, str(self.folder)],
                                            stdin=subprocess.PIPE, stdout=said, stderr=said, start_new_session=True)
                 self.processes[kind] = process, said
                 os.set_blocking(process.stdin.fileno(), False)  # type: ignore[union-attr]
