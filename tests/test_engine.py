@@ -6,6 +6,7 @@ import copy
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,8 +25,8 @@ from lifelong.learning.engine import Measured, Rhythm, evaluate, train
 from lifelong.learning.imperative import METHODS, train_object
 from lifelong.learning.lanes import Lanes
 from lifelong.learning.learner import Learner
-from lifelong.learning.optim import Optimizer, sgd
-from lifelong.learning.schedule import Budget, plan
+from lifelong.learning.optim import Optimizer, adam, sgd
+from lifelong.learning.schedule import Budget, batches, plan
 from lifelong.networks.conv import conv4
 from lifelong.networks.mlp import mlp
 from lifelong.networks.net import Net, from_module
@@ -57,6 +58,10 @@ def trained(stack: Lanes, budget: Budget = BUDGET, eval_every: int = 0) -> tuple
     kept: list[dict[str, Any]] = []
     rhythm = Rhythm(eval_every, save=lambda c: kept.append(tree(torch.clone, c["state"])))
     return train(stack, budget, rhythm), kept
+
+
+def copied(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    return tree(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, checkpoint)
 
 
 def by_hand(seed: int, stream: Stream, budget: Budget, data: str = "task") -> tuple[Tensor, list[dict[str, Tensor]]]:
@@ -288,6 +293,76 @@ def test_an_object_that_returns_its_loss_has_it_logged():
     assert measured.loss.tolist() == [[2.5] * 3]
 
 
+# ---- lanes that wait
+
+# Tasks of 12 and of 10 examples in batches of 5: the first seed makes six steps of a task, the second four, and waits.
+WAITING = [0, 2]
+
+
+@pytest.mark.parametrize(("strategy", "optimizer"), [
+    ("finetune", sgd(0.1, momentum=0.9)), ("er(capacity=8) + ewc", adam(0.01)), ("derpp(capacity=8)", sgd(0.1)),
+    ("er(memory='ring', capacity=8) + lwf", sgd(0.1, momentum=0.9)), ("agem", adam(0.01)), ("cumulative", sgd(0.1)),
+    ("ncm", sgd(0.1))])
+def test_a_lane_that_waits_for_a_longer_one_ends_as_its_run_alone(strategy, optimizer):
+    both, states = trained(lanes(strategy, WAITING, tiny(WAITING, length=12), optimizer))
+    for i, seed in enumerate(WAITING):
+        alone, own = trained(lanes(strategy, [seed], tiny([seed], length=12), optimizer, stacked=False))
+        assert torch.equal(both.accuracy[i], alone.accuracy[0]) and torch.equal(both.steps[i], alone.steps[0])
+        torch.testing.assert_close(both.loss[i], alone.loss[0], rtol=1e-10, atol=1e-12, equal_nan=True)
+        for many, one in zip(states, own, strict=True):  # parameters, the optimizer's state, and what is remembered
+            tree(partial(same, lane=i), many, one)
+    if strategy != "cumulative":
+        assert both.steps.tolist() == [[6] * 3, [4] * 3]
+
+
+def same(many: Tensor, one: Tensor, lane: int) -> None:
+    """Whether a lane's part of a state is that of its run alone; whole numbers are equal."""
+    if one.dtype.is_floating_point:
+        torch.testing.assert_close(many[lane], one, rtol=1e-9, atol=1e-11)
+    else:
+        assert torch.equal(many[lane], one)
+
+
+def test_the_loss_of_a_lane_that_waits_is_the_mean_of_its_own_steps():
+    logged: dict[int, list[float]] = {0: [], 2: []}
+    for seed, losses in logged.items():
+        stack = lanes("finetune", [seed], tiny([seed], length=12), stacked=False)
+        state = stack.init()
+        for _, batch in batches(stack, plan(stack.stream, [seed], 0, "task", BUDGET), 0, 0):
+            state, logs = stack.observe(state, batch)
+            losses.append(float(logs["loss"]))
+    assert [len(losses) for losses in logged.values()] == [6, 4]
+    measured, _ = trained(lanes("finetune", WAITING, tiny(WAITING, length=12)))
+    for i, losses in enumerate(logged.values()):
+        assert measured.loss[i, 0].item() == pytest.approx(sum(losses) / len(losses), rel=1e-10)
+
+
+def test_a_lane_that_waits_is_measured_as_it_was_when_it_stopped():
+    stream = tiny(WAITING, length=12)
+    measured, _ = trained(lanes("finetune", WAITING, stream), eval_every=1)
+    assert measured.curve_step[:5].tolist() == [[0, step] for step in range(1, 6)]
+    assert torch.equal(measured.curve[4, 1], measured.curve[3, 1])
+    assert torch.equal(measured.accuracy[1, 1], measured.curve[3, 1])
+    assert not torch.equal(measured.curve[:4, 1], measured.curve[:1, 1].expand(4, -1)), "it did learn before"
+
+
+def test_a_lane_that_waits_does_not_diverge():
+    """The loss of pads is no loss: it is neither counted nor looked at."""
+
+    def learner() -> Learner:
+        def observe(state: Any, pool: Any, batch: Any) -> Any:
+            real = (batch.rows >= 0).any()
+            return {"n": state["n"] + real}, {"loss": torch.where(real, 1.0, torch.nan)}
+
+        return Learner(lambda seed, pool: {"n": torch.zeros((), dtype=torch.int64)}, observe,
+                       lambda state, pool, x: x[:, :6])
+
+    stack = Lanes(tiny(WAITING, length=12), WAITING, range(2), lambda hyper: learner(), dtype=torch.float64)
+    measured, states = trained(stack)
+    assert measured.diverged.tolist() == [[-1, -1]] * 2 and measured.loss.tolist() == [[1.0] * 3] * 2
+    assert [state["n"].tolist() for state in states] == [[6, 4], [12, 8], [18, 12]]
+
+
 # ---- scenarios
 
 
@@ -375,10 +450,10 @@ def test_a_stream_without_boundaries_tells_neither_task_nor_end(boundaries, task
 @pytest.mark.parametrize("strategy", ["er + ewc", "slda", "joint + lwf"])
 def test_a_run_resumed_anywhere_ends_with_the_same_bits(strategy):
     taken: list[dict[str, Any]] = []
-    copied = lambda c: tree(lambda v: v.clone() if isinstance(v, Tensor) else v, c)  # noqa: E731
-    whole = train(lanes(strategy, [0, 1]), BUDGET, Rhythm(4, 0.0, lambda c: taken.append(copied(c))))
-    for checkpoint in taken[::3]:
-        again = train(lanes(strategy, [0, 1]), BUDGET, Rhythm(4), copied(checkpoint))
+    stream = tiny(WAITING, length=12)  # resumed, too, where one of the two waits
+    whole = train(lanes(strategy, WAITING, stream), BUDGET, Rhythm(4, 0.0, lambda c: taken.append(copied(c))))
+    for checkpoint in taken[::2]:
+        again = train(lanes(strategy, WAITING, stream), BUDGET, Rhythm(4), copied(checkpoint))
         for name, value in vars(whole).items():
             torch.testing.assert_close(getattr(again, name), value, rtol=0, atol=0, equal_nan=True, msg=name)
 
@@ -387,7 +462,6 @@ def test_a_diverged_lane_stays_so_when_resumed():
     taken: list[dict[str, Any]] = []
     make = lambda: Lanes(tiny([0, 1]), [0, 1], range(2), exploding(3), {(0, "boom"): [0.0, 1.0]},  # noqa: E731
                          dtype=torch.float64)
-    copied = lambda c: tree(lambda v: v.clone() if isinstance(v, Tensor) else v, c)  # noqa: E731
     whole = train(make(), BUDGET, Rhythm(0, 0.0, lambda c: taken.append(copied(c))))
     for checkpoint in taken[::4]:
         again = train(make(), BUDGET, Rhythm(), copied(checkpoint))
