@@ -16,15 +16,17 @@ import torch.nn.functional as F
 from lifelong.streams import digits
 from torch import Tensor
 
+from lifelong import vmap
 from lifelong.data.stream import Stream
 from lifelong.experiments.compose import compose
 from lifelong.experiments.contract import tiny
 from lifelong.learning import engine
 from lifelong.learning import lanes as lifted
+from lifelong.learning.composition import gradient_learner
 from lifelong.learning.engine import Measured, Rhythm, evaluate, train
 from lifelong.learning.imperative import METHODS, train_object
 from lifelong.learning.lanes import Lanes
-from lifelong.learning.learner import Learner
+from lifelong.learning.learner import Initialization, Learner
 from lifelong.learning.optim import Optimizer, adam, sgd
 from lifelong.learning.schedule import Budget, batches, plan
 from lifelong.networks.conv import conv4
@@ -153,20 +155,60 @@ def pictures(side: int, n: int = 100) -> Stream:
                   torch.ones(2, 1, 2, dtype=torch.bool), (1, side, side))
 
 
-def test_large_images_are_measured_a_few_at_a_time_with_nothing_kept_for_a_derivative(monkeypatch):
-    monkeypatch.setattr(engine, "EVALUATED", {"cpu": 512})
-    stack = lanes("finetune", [0, 1], pictures(56), net=conv4((1, 56, 56), 2, width=1))
-    state, asked = stack.init(), list[int]()
-    answer = stack.predict
-    monkeypatch.setitem(stack.__dict__, "predict", lambda state, x, task: asked.append(x.shape[1]) or answer(
-        state, x, task))
+@pytest.mark.parametrize(("side", "most"), [(28, 100), (56, 16), (112, 16)])
+def test_the_larger_the_images_the_fewer_are_measured_at_once(side, most, monkeypatch):
+    monkeypatch.setattr(engine, "EVALUATED", {"cpu": 512})  # images of 28x28 for two lanes; of larger ones a quarter
+    asked: list[int] = []
+
+    def predict(state: Any, pool: Any, x: Tensor) -> Tensor:
+        asked.append(len(x))
+        return x.flatten(1)[:, :2]
+
+    watched = Learner(lambda seed, pool: {"n": torch.zeros(())}, lambda state, pool, batch: (state, {}), predict)
+    stack = Lanes(pictures(side), [0, 1], range(2), lambda hyper: watched)
+    evaluate(stack, stack.init())
+    assert max(asked) == most and sum(asked) == 100
+
+
+def test_measuring_keeps_nothing_for_a_derivative():
+    stack = lanes("finetune", [0, 1], pictures(28), net=conv4((1, 28, 28), 2, width=1))
+    state = stack.init()
 
     def kept(tensor: Tensor) -> Tensor:
         raise AssertionError("kept for a derivative")
 
     with torch.autograd.graph.saved_tensors_hooks(kept, lambda tensor: tensor):
         evaluate(stack, state)
-    assert asked == [16] * 6 + [4]  # a quarter of 512 times 784 numbers, over two lanes
+
+
+# What a lane of `finetune` takes: of its 8 * 12 + 12 + 12 * 6 + 6 = 186 float64 parameters a copy, what a step makes of
+# them, a gradient and a temporary; and of an example of 8 numbers, which is rehearsed with another one, two times its
+# place in the pool and nine numbers each on the way through the network.
+PARAMETERS = 186 * 8
+EXAMPLE = 2 * 8 * (9 + 8 * 8)
+
+
+@pytest.mark.parametrize(("strategy", "optimizer", "state"), [
+    ("finetune", sgd(0.1), PARAMETERS), ("finetune", sgd(0.1, momentum=0.9), 2 * PARAMETERS),
+    ("finetune", adam(0.1), 3 * PARAMETERS + 4),  # two moments, and a float32 that counts steps
+    ("er(capacity=100)", sgd(0.1), PARAMETERS + 100 * 3 * 8)])  # a row, a class and a rank of each
+def test_what_a_lane_takes_is_its_state_twice_a_gradient_and_a_temporary_and_the_examples(strategy, optimizer, state):
+    stack = lanes(strategy, [0, 1], optimizer=optimizer)
+    for batch_size in (5, 50):
+        needed, params = stack.needed(batch_size)
+        assert needed == 2 * state + 2 * PARAMETERS + batch_size * EXAMPLE
+        assert params == PARAMETERS
+    assert stack.size() == (state, PARAMETERS)
+
+
+def test_what_a_start_freezes_has_no_place_in_the_state_of_the_optimizer():
+    start = Initialization(lambda net, seed: net.init(generator(seed, "init")), lambda name: name.startswith("hidden"))
+    pool = tiny([0]).pool(dtype=torch.float64)
+    for optimizer, kept in ((adam(0.1), {"mean.head.weight", "mean.head.bias", "square.head.weight",
+                                         "square.head.bias", "step"}),
+                            (sgd(0.1, momentum=0.9), {"head.weight", "head.bias"})):
+        state = gradient_learner(NET, optimizer, {}, start).init(0, pool)
+        assert state["optimizer"].keys() == kept and len(state["params"]) == 4
 
 
 def test_what_a_lane_takes_grows_with_what_autograd_keeps_of_an_example():
@@ -594,19 +636,19 @@ def test_the_lift_refuses_what_is_no_tensor_and_stays_usable(value):
 def test_a_torch_without_the_lifts_internals_trains_the_same(strategy, monkeypatch):
     hyper = {("optimizer", "lr"): [0.1, 0.2, 0.3]} if strategy != "slda" else {}
     fast, fast_states = trained(lanes(strategy, [0, 1, 2], hyper=hyper))
-    monkeypatch.setattr(lifted, "_add_batch_dim", None)
+    monkeypatch.setattr(vmap, "_add_batch_dim", None)
     slow, slow_states = trained(lanes(strategy, [0, 1, 2], hyper=hyper))
     assert torch.equal(fast.accuracy, slow.accuracy)
     torch.testing.assert_close(fast_states[-1], slow_states[-1], rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("expression", [
-    "finetune", "er", "ewc", "er(replay=3) + ewc + lwf", "agem", "joint"])
+@pytest.mark.parametrize(("strategy", "scenario"), [
+    ("finetune", "class"), ("er", "task"), ("ewc", "task"), ("er(replay=3) + ewc + lwf", "class"),
+    ("er(replay=3) + ewc + lwf", "task"), ("agem", "class"), ("joint", "class")])
 @pytest.mark.parametrize(("model", "shape"), [
     ("mlp", (6,)), ("mlp(hidden=())", (6,)), ("mlp(hidden=(7,5,3))", (2, 3)), ("conv4(width=3)", (1, 6, 6))])
 @pytest.mark.parametrize("stacked", [True, False])
-@pytest.mark.parametrize("scenario", ["class", "task"])
-def test_the_fast_path_takes_the_steps_of_the_plain_one(expression, model, shape, stacked, scenario, monkeypatch):
+def test_the_fast_path_takes_the_steps_of_the_plain_one(strategy, scenario, model, shape, stacked, monkeypatch):
     g = torch.Generator().manual_seed(0)
     seeds = [0, 1] if stacked else [0]
     x, y = torch.randn(40, *shape, generator=g, dtype=torch.float64), torch.arange(40) % 4
@@ -617,7 +659,7 @@ def test_the_fast_path_takes_the_steps_of_the_plain_one(expression, model, shape
     net = expression.build(expression.parse(model, "models")[0], {"shape": shape, "n_classes": 4})
     for fast in (True, False):
         monkeypatch.setattr(lifted, "FAST", fast)
-        stack = lanes(expression, seeds, stream, sgd(0.05, 0.5), net, stacked=stacked)
+        stack = lanes(strategy, seeds, stream, sgd(0.05, 0.5), net, stacked=stacked)
         assert (stack.forward is not None) == (fast and (stacked or "mlp" in model))
         measured, kept = trained(stack)
         states.append({"state": kept[-1], "loss": measured.loss, "accuracy": measured.accuracy})

@@ -333,7 +333,7 @@ def seeds_do_not_mix(subject: Subject) -> str | None:
 def _run(lanes: Lanes, resume: dict[str, Any] | None = None) -> tuple[Measured, State]:
     """What a run measures, and the state that it ends with."""
     last: deque[dict[str, Any]] = deque(maxlen=1)
-    measured = train(lanes, BUDGET, Rhythm(save=last.append), resume)
+    measured = train(lanes, BUDGET, Rhythm(save_every=0.0, save=last.append), resume)
     return measured, last[0]["state"]
 
 

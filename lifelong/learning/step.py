@@ -58,7 +58,7 @@ class Step:
         loss, seen, leaves = self._losses(params, trained, parts, batch, rows, x, y, scores)
         value, gradient = self._gradient_by_scores(loss, batch, rows, y, scores)
         direct: Params = {}
-        if any(one.requires_grad for one in loss.free):
+        if loss.free:
             value, gradient, direct = self._differentiated(loss, value, gradient, seen, leaves)
         grads = self._summed(back(gradient, trained.keys()), direct, trained, loss)
         if self._uses("grads"):
@@ -157,6 +157,8 @@ class Step:
         # A lane's loss depends on its own parameters alone, so the gradient of the sum is every lane's own.
         with torch.enable_grad():
             free = functools.reduce(torch.add, loss.free)
+            if not free.requires_grad:  # it depends on neither scores nor parameters, and counts in the loss all the same
+                return value + free, gradient, {}
             by, *direct = torch.autograd.grad(free.sum(), [seen, *leaves.values()], allow_unused=True)
         return (value + free.detach(), gradient if by is None else gradient + by,
                 {k: g for k, g in zip(leaves, direct, strict=True) if g is not None})
