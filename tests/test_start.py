@@ -133,6 +133,21 @@ def test_parameters_that_the_last_step_broke_are_no_start(source):
         learn(line(1e10, lr=1e30, steps=1), mlp((28, 28), 2, ()), source)
 
 
+def test_the_statistics_of_a_start_are_the_mean_of_fifty_batches_of_its_source(source):
+    seen: list[int] = []
+
+    def fresh(params, x):
+        seen.append(len(x))
+        return x.flatten(1), {"norm.mean": torch.tensor([float(len(seen))])}
+
+    net = mlp((28, 28), 2, ())._replace(fresh=fresh, still=("norm.mean",))
+    params = {"norm.mean": torch.zeros(1, dtype=torch.float64), "head.weight": torch.ones(2)}
+    after = start.settled(net, params, sampler(source, 0))
+    assert seen == [256] * 50
+    assert after["norm.mean"].tolist() == [25.5] and after["norm.mean"].dtype == torch.float64  # (1 + 50) / 2
+    assert after["head.weight"] is params["head.weight"]
+
+
 @pytest.mark.parametrize("text", ["supervised(steps=60, batch=32, cosine=20.0, lr=0.01, model='mlp')",
                                   "gemcl_features(steps=8, way=10, shots=3, queries=3, model='mlp')"])
 def test_an_output_layer_that_can_be_kept_is_what_was_learned(text):

@@ -202,8 +202,10 @@ class Stream:
                 raise ValueError(f"{self.name}: example {example} is both trained and tested on (seed {s})")
 
     def _check_units(self) -> None:
-        if self.classes.dtype != torch.bool or self.classes.shape[:2] != self.train.shape[:2]:
-            raise ValueError(f"{self.name}: classes must be bool [S, T, C], got {list(self.classes.shape)}")
+        if (self.classes.dtype != torch.bool or self.classes.dim() != 3
+                or self.classes.shape[:2] != self.train.shape[:2]):
+            raise ValueError(f"{self.name}: classes must be bool [S, T, C], got {self.classes.dtype} "
+                             f"{list(self.classes.shape)}")
         used = self.n_classes - self.spare
         if self.spare < 0 or not bool(self.classes[..., :used].any(1).all()):
             raise ValueError(f"{self.name}: an output unit belongs to no task")
@@ -221,7 +223,7 @@ class Stream:
                 if self.label is not None:
                     unit = self.label[s][at // n, unit]
                 wrong = (rows >= 0) & ~self.classes[s].gather(1, unit.clamp(0, self.n_classes - 1))
-                if bool(wrong.any()) or int(unit.max()) >= self.n_classes:
-                    task = int(wrong.any(-1).nonzero()[0]) if bool(wrong.any()) else 0
-                    raise ValueError(f"{self.name}: task {task} has {kind} examples whose unit is not one of its "
-                                     f"classes (seed {s})")
+                wrong |= (unit < 0) | (unit >= self.n_classes)  # of pads as well, for their units are looked up too
+                if bool(wrong.any()):
+                    raise ValueError(f"{self.name}: task {int(wrong.any(-1).nonzero()[0])} has {kind} examples whose "
+                                     f"unit is not one of its classes (seed {s})")

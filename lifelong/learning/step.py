@@ -172,7 +172,7 @@ class Step:
         # A lane's loss depends on its own parameters alone, so the gradient of the sum is every lane's own.
         with torch.enable_grad():
             free = functools.reduce(torch.add, loss.free)
-            if not free.requires_grad:
+            if not free.requires_grad:  # it counts in the loss, and moves nothing
                 return value + free, gradient, {}
             by, *direct = torch.autograd.grad(free.sum(), [seen, *leaves.values()], allow_unused=True)
         return (value + free.detach(), gradient if by is None else gradient + by,
