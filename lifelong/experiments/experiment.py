@@ -246,7 +246,7 @@ class Experiment:
         weights = start if isinstance(start, Weights) else start.untrained()
         use = next(term for term in setting.terms if term.learned).resolved()
         net = installed(weights, stream.shape, stream.n_classes, stream.scenario, adapt=use["adapt"],
-                        head=use["head"], length=use["length"], power=use["power"], views=use["views"],
+                        head=use["head"], length=use["length"], power=use["power"], quarter_turns=use["quarter_turns"],
                         device=self.device, dtype=self.dtype)
         if only_head(net) and stream.warp is None and not pixels:
             rows = torch.cat([stream.train.flatten(), stream.test.flatten()])
@@ -255,7 +255,7 @@ class Experiment:
             stream = replace(stream, x=x, shape=tuple(x.shape[1:]), scale=1.0, mean=None, std=None)
             net = _line(stream, net)
         beside = set(weights.params) - set(shapes_of(weights.net(stream.n_classes)))
-        if use["length"] or use["power"] != 1 or use["views"] != 1:
+        if use["length"] or use["power"] != 1 or use["quarter_turns"] != 1:
             beside = set()  # it was learned about the features as they are
         return stream, Initialization(lambda net, seed: net.init(generator(seed, "init")), net=self._precise(net),
                                       learned={k: weights.params[k].to(self.device) for k in sorted(beside)})

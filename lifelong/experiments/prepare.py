@@ -26,7 +26,7 @@ from lifelong.spec import bounds, catalogue, expression
 from lifelong.spec.evaluation import Evaluation
 from lifelong.spec.expression import Term
 from lifelong.spec.run import Options, Setting
-from lifelong.starts.pretrain import Pretraining, filed, make_source
+from lifelong.starts.pretrain import Pretraining, from_file, make_source
 from lifelong.starts.weights import Weights, here
 from lifelong.store.records import Run
 
@@ -199,7 +199,7 @@ def _with_start(stream: Stream, terms: list[Term], options: Options, where: torc
             continue
         if options.model:
             raise ValueError(f"{term.name} brings its own network: leave --model out, or write {term.name}(model=...)")
-        if weights := filed(term):
+        if weights := from_file(term):
             starts[str(term)] = weights
             continue
         source = use["source"] or stream.defaults.get("source")

@@ -225,7 +225,8 @@ def joined_values(hyper: object, name: str) -> str:
     return f"{name.split('(')[0]}({filled})" if filled else name
 
 
-_USED = {"file", "adapt", "head", "length", "power", "views"}  # of a start that was learned before
+# Hyper-parameters of a start that apply after it was learned; runs of version 0.1 call quarter_turns views.
+_USED = {"file", "adapt", "head", "length", "power", "quarter_turns", "views"}
 
 
 def _values(hyper: object) -> str:

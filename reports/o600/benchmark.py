@@ -79,7 +79,7 @@ def scores(name: str, params: Params, x: torch.Tensor) -> torch.Tensor:
 
 def official(name: str, params: Params, episode: dict[str, Any], lr: float) -> torch.Tensor:
     """The meta loss of one iteration, ready for `backward`."""
-    x, y, k, first = (episode[key] for key in ("x", "y", "trajectory", "asked"))
+    x, y, k, first = (episode[key] for key in ("x", "y", "trajectory", "first_query"))
     fast, losses = params, []
     moving = [n for n in params if n.startswith("head") or (name == "anml" and not n.startswith("gate"))]
 

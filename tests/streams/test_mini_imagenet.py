@@ -559,11 +559,11 @@ def test_the_streams_of_new_classes_have_those_of_the_test_part(large: None) -> 
 @pytest.mark.parametrize(("make", "options", "words"), [
     (mini_imagenet.split, {"train": 500}, "500 images to train and 100 to test on are asked for, but a class has 6"),
     (mini_imagenet.split, {"train": 4, "test": 2, "tasks": 7}, "100 classes do not divide into 7 tasks"),
-    (mini_imagenet.split, {"train": 4, "test": 2, "examples": "some"}, "examples 'some' is not offered"),
+    (mini_imagenet.split, {"train": 4, "test": 2, "examples": "some"}, "examples must be one of 'fixed', 'random'; got 'some'"),
     (mini_imagenet.split, {"train": 0}, "train must be a whole number of 1 or more"),
-    (mini_imagenet.agem, {"part": "some"}, "part 'some' is not offered"),
-    (mini_imagenet.oml, {"train": 2, "test": 2, "lengths": (2, 21)}, "21 classes are asked for, but there are 20"),
-    (mini_imagenet.oml, {"part": "both"}, "part 'both' is not offered; there are 'train', 'val', 'test'"),
+    (mini_imagenet.agem, {"part": "some"}, "part must be one of 'evaluation', 'validation', 'all'; got 'some'"),
+    (mini_imagenet.oml, {"train": 2, "test": 2, "lengths": (2, 21)}, "lengths ask for 21 classes, but there are 20"),
+    (mini_imagenet.oml, {"part": "both"}, "part must be one of 'train', 'val', 'test'; got 'both'"),
 ])
 def test_a_request_that_cannot_be_met_is_refused(large: None, make: Any, options: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match="^(split-)?mini-imagenet(-[a-z]+)?-v1: .*" + re.escape(words)):
