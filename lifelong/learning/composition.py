@@ -171,6 +171,11 @@ class GradientLearner(Learner):
         return {k: p for k, p in resolved(params).items() if OWN not in k} if self._brings else params
 
     @cached_property
+    def _counts(self) -> dict[tuple[str, int], int | dict[str, int]]:
+        """What `counted` said of the draws of a part, by part and batch size."""
+        return {}
+
+    @cached_property
     def _brings(self) -> bool:
         return any(part.params for part in self.parts.values())
 
@@ -197,9 +202,12 @@ class GradientLearner(Learner):
             net = self._seen_in(pool, params, parts, task)
         if net.draws and given and NETWORK in given.u:
             net = _with_numbers(net, given.u[NETWORK])
-        counts = counted(self.parts[name].draws, given.rows.shape[0]) if given and u is not None else 0
-        if isinstance(counts, dict):
-            u = Numbers(u, counts)
+        if u is not None and given:
+            key = (name, given.rows.shape[0])
+            if key not in self._counts:
+                self._counts[key] = counted(self.parts[name].draws, key[1])
+            counts = self._counts[key]
+            u = Numbers(u, counts) if isinstance(counts, dict) else u
         return View(parts.get(name, {}), self._network(params), net, pool, u, task, own=self._own(name, params),
                     **fields)
 
