@@ -53,6 +53,12 @@ def herd(z: Tensor, member: Tensor, picks: int) -> Tensor:
     return torch.stack(chosen)
 
 
+def _units(view: View, last: Tensor) -> Tensor:
+    """[C] bool, the units of the tasks up to number `last`."""
+    classes = view.pool.classes
+    return (classes & (torch.arange(len(classes), device=classes.device) <= last).unsqueeze(-1)).any(0)
+
+
 def icarl(capacity: int = 2000, replay: int = 0) -> Part:
     """iCaRL: exemplars chosen by herding, classes answered by the nearest mean of their exemplars' features.
 
@@ -85,11 +91,6 @@ def icarl(capacity: int = 2000, replay: int = 0) -> Part:
         unit_features(view.net, view.params, pool.fetch(empty[:1])[0])  # a network without features is refused now
         return {"rows": empty, "y": empty.clamp(min=0), "place": empty.clamp(min=0), "teacher": dict(view.params)}
 
-    def units(view: View, last: Tensor) -> Tensor:
-        """[C] bool, those of the tasks up to number `last`."""
-        classes = view.pool.classes
-        return (classes & (torch.arange(len(classes), device=classes.device) <= last).unsqueeze(-1)).any(0)
-
     def recall(view: View) -> Tensor:
         return keep.pick(view.state, view.u)
 
@@ -98,15 +99,15 @@ def icarl(capacity: int = 2000, replay: int = 0) -> Part:
         x, y, scores = (torch.cat(pair) for pair in ((batch.x, seen.x), (batch.y, seen.y), (batch.scores, seen.scores)))
         target = F.one_hot(y, view.pool.n_classes).to(scores.dtype)
         before = view.net.apply(view.state["teacher"], x).sigmoid()
-        target = torch.where(units(view, view.task - 1), before, target)
+        target = torch.where(_units(view, view.task - 1), before, target)
         each = F.binary_cross_entropy_with_logits(scores, target, reduction="none")
-        each = torch.where(units(view, view.task), each, 0.0).sum(-1)
+        each = torch.where(_units(view, view.task), each, 0.0).sum(-1)
         present = (torch.cat([batch.rows, seen.rows]) >= 0).to(scores.dtype)
         return (each * present).sum() / present.sum().clamp(min=1)
 
     def choose(view: View) -> State:
         state, pool, rows = view.state, view.pool, view.batch.rows
-        n_classes, share = pool.n_classes, capacity // units(view, view.task).sum()
+        n_classes, share = pool.n_classes, capacity // _units(view, view.task).sum()
         z = torch.cat([unit_features(view.net, view.params, pool.fetch(part)[0]) for part in rows.split(1024)])
         _, y = pool.fetch(rows)
         member = F.one_hot(y, n_classes).bool() & (rows >= 0).unsqueeze(-1)

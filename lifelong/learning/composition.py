@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from lifelong.data.pool import Pool
-from lifelong.learning.learner import AUGMENT, NETWORK, Batch, Initialization, Learner, State
+from lifelong.learning.learner import NETWORK, Batch, Initialization, Learner, State
 from lifelong.learning.losses import Loss, Slice
 from lifelong.learning.optim import Optimizer
 from lifelong.learning.parts import Numbers, Part, View, counted
 from lifelong.learning.step import Step
+from lifelong.learning.sums import check_sum
 from lifelong.networks.net import Net, Params
 from lifelong.randomness import generator
 from lifelong.vmap import Deferred, resolved
@@ -275,38 +276,5 @@ def gradient_learner(net: Net, optimizer: Optimizer, parts: dict[str, Part],
     """
     start = start or Initialization(lambda net, seed: net.init(generator(seed, "init")))
     net = start.net or net
-    _check_names(parts)
-    _check_bounds(parts)
-    _check_weights(net, parts)
+    check_sum(net, parts)
     return GradientLearner(net, optimizer, parts, start)
-
-
-def _check_names(parts: dict[str, Part]) -> None:
-    for name in parts:
-        if name in ("batch", AUGMENT, NETWORK):
-            raise ValueError(f"a part cannot be called {name}, which names something else in every step: give it "
-                             "another name")
-
-
-def _check_bounds(parts: dict[str, Part]) -> None:
-    if len({part.data for part in parts.values()} - {"task"}) > 1:
-        raise ValueError("a sum can have one bound: joint and cumulative each decide which rows a task trains on")
-    for hook, what in (("criterion", "the loss of the batch"), ("predict", "the answer")):
-        if len(both := [name for name, part in parts.items() if getattr(part, hook)]) > 1:
-            raise ValueError(f"{' and '.join(both)} cannot be summed: each puts its own in place of {what}")
-
-
-def _check_weights(net: Net, parts: dict[str, Part]) -> None:
-    """Refuses sums in which a part that gives each task weights of its own meets what sees several tasks at once."""
-    for one, part in parts.items():
-        if not part.weights:
-            continue
-        if net.still:
-            raise ValueError(f"{one} gives every task weights of its own, and batch normalisation has statistics that "
-                             "tasks share: use a network with norm='group'")
-        for other, mate in parts.items():
-            if one != other and mate.weights:
-                raise ValueError(f"{one} and {other} cannot be summed: each gives every task weights of its own")
-            if one != other and (mate.recall or mate.grads or mate.data != "task"):
-                raise ValueError(f"{one} and {other} cannot be summed: {one} gives every task weights of its own, and "
-                                 f"{other} looks at other tasks' examples with those of this one")
