@@ -221,7 +221,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, where: str, number: int) -> None:
 
         def opened(file: Any, mode: str = "r", *args: Any, **more: Any) -> Any:
             handle = real(file, mode, *args, **more)
-            if "w" in mode:
+            if "x" in mode:
                 handle = type("Full", (), {"write": fail, "__enter__": lambda self: self, "__exit__":
                                            lambda self, *_: handle_close(), "flush": fail})()
             return handle
@@ -231,7 +231,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, where: str, number: int) -> None:
         monkeypatch.setattr(builtins, "open", opened)
     elif where == "open":
         real_open = builtins.open
-        monkeypatch.setattr(builtins, "open", lambda file, mode="r", *a, **k: fail() if "w" in mode else
+        monkeypatch.setattr(builtins, "open", lambda file, mode="r", *a, **k: fail() if "x" in mode else
                             real_open(file, mode, *a, **k))
     else:
         monkeypatch.setattr(os, where, fail)

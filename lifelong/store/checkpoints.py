@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import io
 import json
@@ -14,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from lifelong.files import lock, sweep
 from lifelong.store.files import StoreError, write
 from lifelong.store.records import digest, folder
 
@@ -50,19 +50,22 @@ class Workshop:
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Workshop]:
-        """Holds the lock, so that one process trains a stack.
+        """Holds the lock of the folder, so that one process trains a stack (see `lifelong.files.lock`).
 
         Raises:
-            Busy: where another process holds it.
+            Busy: where another process holds the lock.
+            StoreError: where the folder cannot be written or locked.
         """
         write(self.place / "stack.json", json.dumps({"specs": self.specs}, allow_nan=False).encode())
-        with open(self.place / "lock", "a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise Busy(f"another process is training this: {self.place}") from None
-            for leftover in self.place.glob(".*.tmp"):
-                leftover.unlink(missing_ok=True)
+        try:
+            held = lock(self.place / "lock").acquire(blocking=False)
+        except TimeoutError:
+            raise Busy(f"another process is training this: {self.place}") from None
+        except OSError as error:
+            raise StoreError(f"cannot lock {self.place}: {error.strerror or error}; choose another folder with "
+                             "--store") from error
+        with held:
+            sweep(self.place)
             try:
                 yield self
             finally:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from lifelong.files import sweep
 from lifelong.store.files import StoreError, write, write_all
 
 LARGEST = 2**31  # bytes an accuracy.npz may unpack to
@@ -55,8 +56,7 @@ def folder(root: Path, spec: Mapping[str, Any]) -> Path:
 def save(root: Path, run: Run) -> Path:
     """Writes a run's folder; run.json comes last, so that a run is there whole or not at all."""
     place = folder(root, run.spec)
-    for leftover in place.glob(".*.tmp"):
-        leftover.unlink(missing_ok=True)
+    sweep(place)
     arrays = io.BytesIO()
     np.savez_compressed(arrays, allow_pickle=False, accuracy=run.accuracy, **run.logs)
     about = dict(run.about) | {"sha256": hashlib.sha256(arrays.getvalue()).hexdigest()}
