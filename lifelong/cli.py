@@ -415,8 +415,9 @@ def _show(runs: list[Run], folder: Path) -> None:
     console = Console()
     for group in report.groups(runs):
         _print_tables(report.tables_of(group), group.title)
-    console.print(Text("percent, mean ± half width of the 95 % t interval over seeds; every metric, its definition and "
-                       "the tests between strategies are in report.md and report.html; `lifelong report` draws all "
+    percent = "percent, " * all(group.score.percent for group in report.groups(runs))
+    console.print(Text(percent + "mean ± half width of the 95 % t interval over seeds; every metric, its definition "
+                       "and the tests between strategies are in report.md and report.html; `lifelong report` draws all "
                        "figures"))
     for run in runs:
         if run.about["note"]:

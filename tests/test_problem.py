@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import lifelong
+from lifelong import metrics, report
 from lifelong.data.problem import CLASSIFICATION, REGRESSION, TOKEN_CLASSIFICATION, squared_error_vjp
 from lifelong.data.stream import Stream
 from lifelong.experiments.contract import tiny
@@ -21,6 +23,8 @@ from lifelong.learning.importance import fisher, sensitivity
 from lifelong.learning.schedule import plan
 from lifelong.networks.mlp import mlp
 from lifelong.randomness import generator
+from lifelong.report import canvas
+from lifelong.report.score import Score
 from lifelong.spec.run import Options
 
 # ---- the problem itself
@@ -101,8 +105,8 @@ def test_finetuning_on_numbers_is_a_plain_torch_loop():
     assert run.accuracy[0, 3, 0] < -0.5, "and the first domain is forgotten"
 
 
-GENERAL = ["finetune", "joint", "cumulative", "er", "er(combine='mean')", "mir", "der", "derpp", "mer", "la_maml",
-           "ewc", "ewc(mode='online')", "ewc(labels='batched')", "l2", "si", "mas", "agem", "gem"]
+GENERAL = ["finetune", "joint", "cumulative", "er", "er(combine='mean')", "mir", "der", "derpp",
+           "mer(replay=2, steps=1)", "la_maml(replay=2, glances=1)", "ewc", "ewc(mode='online')", "ewc(labels='batched')", "l2", "si", "mas", "agem", "gem"]
 
 
 @pytest.mark.parametrize("strategy", GENERAL)
@@ -219,6 +223,37 @@ def test_a_stream_of_classes_is_checked_as_before(y):
     stream = tiny([0])
     with pytest.raises(ValueError, match="needs an int64 label for each example"):
         replace(stream, y=y[:1].expand(len(stream.y), *y.shape[1:]))
+
+
+# ---- the report
+
+
+def test_a_report_calls_the_score_by_its_name_and_shows_it_as_it_is(tmp_path):
+    runs = [lifelong.run(turned([0, 1, 2]), strategy, **LINE) for strategy in ("finetune", "er")]
+    assert all(run.about["score"] == {"name": "negative mean squared error", "percent": False} for run in runs)
+    paths = report.write(runs, tmp_path, other=["mammoth"])
+    assert len([path for path in paths if path.suffix == ".svg"]) >= 6
+    text = (tmp_path / "report.md").read_text()
+    theirs = text.index("As computed by Mammoth")
+    for words in (text[:theirs], text[text.index("### Figures"):]):
+        assert not re.search(r"accurac|[Pp]ercent\b|points", words.replace("average_accuracy", ""))
+    assert "average negative mean squared error" in text
+    assert "a[t,k] is the negative mean squared error on task k after task t" in text
+    (group,) = report.groups(runs)
+    cell = "".join(report.tables_of(group)[0].rows[0][1].text)
+    mean, half = metrics.mean_interval(metrics.average_accuracy(runs[0].accuracy))
+    said = [float(number) for number in cell.split(" ± ")]
+    assert said == pytest.approx([float(mean), float(half)], rel=0.01)
+    figure = report.figures.curves(group, canvas.looks([group]))
+    np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata(), metrics.average_curve(runs[0].accuracy).mean(0))
+    assert figure.axes[0].get_ylabel() == "negative mean squared error, mean over tasks so far"
+
+
+@pytest.mark.parametrize(("mean", "half", "text"), [
+    (-0.012345, 0.00234, "-0.01235 ± 0.00234"), (-12.3456, 1.5, "-12.35 ± 1.50"), (-1234.5, 250.0, "-1234 ± 250"),
+    (-0.5, math.nan, "-0.500"), (0.0, 0.0, "0.0 ± 0.0")])
+def test_a_score_is_shown_with_three_digits_of_its_half_width(mean, half, text):
+    assert Score("error", percent=False).interval(mean, half) == text
 
 
 # ---- tokens

@@ -382,6 +382,9 @@ class Experiment:
             "seconds": round(earlier + time.monotonic() - begun, 3),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
+        problem = self.stream.problem
+        if problem.score_name != "accuracy":
+            about["score"] = {"name": problem.score_name, "percent": problem.percent}
         if isinstance(self.make(stack[0])({}), Learner):
             about["state_bytes"] = self.lanes(stack).size()[0]
         runs = []
