@@ -167,7 +167,7 @@ def test_a_run_prints_a_table_and_where_everything_is(lifelong, tmp_path):
     for word in ("er(capacity=20) + ewc(strength=1)", "±", "table: ", "figures: ", "report.md"):
         assert word in said.out
     again = lifelong("run", "split-digits", "er(capacity=20) + ewc(strength=[1,2])", *SMALL)
-    assert "2 of 2 found" in again.out
+    assert "2 of 2 runs were finished already" in again.out
     assert len(list((tmp_path / "runs").glob("*/run.json"))) == 2
 
 
@@ -214,7 +214,7 @@ def test_check_names_what_is_wrong(lifelong, tmp_path):
                                       "    return Part(loss=lambda view: view.batch.scores.sum() * torch.rand(()))\n")
     said = lifelong("check", "./mine.py:mine")
     assert said.code == 1 and "random numbers of its own" in said.out and "mine.py, line 4" in said.out
-    assert said.out.count("mine.py, line 4") == 1 and said.out.count(": as above") > 1, "once is enough"
+    assert said.out.count("mine.py, line 4") == 1 and said.out.count(": the same problem") > 1, "once is enough"
 
 
 # ---- damaged stores
@@ -256,7 +256,7 @@ def test_an_interrupted_run_exits_with_130_and_says_how_to_go_on(lifelong, monke
 
     monkeypatch.setattr(experiment, "train", interrupt)
     said = lifelong("run", "split-digits", "finetune", *SMALL, "--quiet")
-    assert said.code == 130 and "the same command goes on" in said.err
+    assert said.code == 130 and "run the same command again" in said.err
     monkeypatch.setattr(experiment, "train", real)
     assert lifelong("run", "split-digits", "finetune", *SMALL, "--quiet").code == 0
 
@@ -457,10 +457,10 @@ def test_the_same_command_again_finds_and_changes_nothing(lifelong, tmp_path):
     before = contents(tmp_path / "runs", "*--*/*")
     times = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").glob("*--*/*")}
     said = lifelong(*words[:-1])
-    assert said.code == 0 and "2 of 2 found" in said.out
+    assert said.code == 0 and "2 of 2 runs were finished already" in said.out
     assert contents(tmp_path / "runs", "*--*/*") == before
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").glob("*--*/*")} == times
-    assert "2 of 3 found" in lifelong(*words[:4], "joint", *SMALL).out
+    assert "2 of 3 runs were finished already" in lifelong(*words[:4], "joint", *SMALL).out
 
 
 def test_a_strategy_from_a_file_adds_to_one_of_the_catalogue(lifelong, tmp_path):
@@ -474,7 +474,7 @@ def test_a_strategy_from_a_file_adds_to_one_of_the_catalogue(lifelong, tmp_path)
     assert {r["strategy"] for r in records} == {"./mine.py:mine", "./mine.py:mine(strength=2) + ewc(strength=0)",
                                                 "./mine.py:mine(strength=2) + ewc(strength=1)"}
     assert all(len(r["sources"]) == 1 and "mine.py" in json.dumps(r["sources"]) for r in records)
-    assert "3 of 3 found" in lifelong(*words).out
+    assert "3 of 3 runs were finished already" in lifelong(*words).out
 
 
 def test_report_json_holds_what_the_arrays_say(lifelong, tmp_path):
