@@ -59,7 +59,7 @@ def _load(name: str) -> Any:
     import importlib
 
     if name not in _MODULES:
-        near = difflib.get_close_matches(name, _MODULES, 3)
+        near = difflib.get_close_matches(name, _MODULES, 3, 0.5)
         raise AttributeError(f"module 'lifelong' has no attribute {name!r}"
                              + (f"; did you mean {' or '.join(near)}?" if near else ""))
     if _MODULES[name] == __name__:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import re
 import sys
+from collections.abc import Sequence
 
 INTERRUPTED = 130  # the exit code of a command that was stopped by Ctrl-C
 
@@ -48,12 +50,21 @@ def _sentence(error: Exception) -> str:
         return str(error.args[0]) if error.args else "a name was not found"
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
-    text, field = " ".join(str(error).split()), getattr(error, "field", None)
-    if field and text.startswith(field):  # the error of an option, which has dashes on the command line
-        return flag(field) + text.removeprefix(field)
+    field = getattr(error, "field", None)
+    return _with_flags(" ".join(str(error).split()), getattr(error, "fields", (field,) if field else ()))
+
+
+def _with_flags(text: str, names: Sequence[str]) -> str:
+    """A sentence about options, with the name of each as it is typed: `--batch-size` in place of `batch_size`.
+
+    Of a name at the beginning of the sentence only that occurrence is replaced: it may be an ordinary word elsewhere.
+    """
+    for name in names:
+        text = re.sub(rf"\b{name}='([^']*)'", rf"{flag(name)} \1", text)
+        text = re.sub(rf"(?<![\w-]){name}(?![\w-])", flag(name), text, count=1 if text.startswith(name) else 0)
     return text
 
 
-def flag(field: str) -> str:
-    """The option of the command line that sets a field: `--batch-size` for `batch_size`."""
-    return "--" + field.strip("_").replace("_", "-")
+def flag(name: str) -> str:
+    """The option of the command line that sets an argument in Python: `--batch-size` for `batch_size`."""
+    return "--" + name.strip("_").replace("_", "-")
