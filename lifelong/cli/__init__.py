@@ -1,4 +1,7 @@
-"""The command line: its commands, and one sentence and an exit code for every error."""
+"""The command line: its commands, and one sentence and an exit code for every error.
+
+The docstring of a command is its help, in which typer keeps line breaks: its lines are shorter than a terminal.
+"""
 
 from __future__ import annotations
 

@@ -36,7 +36,8 @@ def list_(
 ) -> None:
     """List all streams, strategies, starts, sources, models, optimizers and augmentations, or describe one of them.
 
-    The description of a NAME has its hyper-parameters, their defaults and the publication that it follows.
+    The description of a NAME has its hyper-parameters, their defaults and the
+    publication that it follows.
     """
     if name is not None and name.endswith(".safetensors"):
         _print_start(Path(name), as_json)

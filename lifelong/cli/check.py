@@ -12,8 +12,9 @@ def check(strategy: Annotated[str, typer.Argument(help="Strategy, for example ./
                                                        "\"er + ewc\".")]) -> None:
     """Check that a strategy follows the rules for strategies.
 
-    The checks are those that the strategies of lifelong pass: hooks are pure, seeds trained together give what each
-    gives alone, an interrupted run resumes to the same values, and the size of the state is bounded.
+    For example: its functions are pure, seeds that are trained together give
+    what each gives alone, an interrupted run resumes to the same values, and the
+    size of its state does not change. The strategies of lifelong pass all checks.
     """
     from lifelong.experiments.contract import run_checks
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 STREAM, TRAINING, MACHINE = "Stream", "Training", "Machine and data"  # groups of options in the help
 
 StreamName = Annotated[str, typer.Argument(help="Stream, for example rotated-digits or \"split-mnist(tasks=5)\".")]
-Store = Annotated[Path, typer.Option(help="Folder in which runs are stored.")]
+Store = Annotated[Path, typer.Option(help="Folder in which runs and starts are stored.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress bar and print no results.")]
 Data = Annotated[str | None, typer.Option(

@@ -37,7 +37,8 @@ def run(stream: StreamName, strategies: Strategies = None, *, store: Store = Pat
         quiet: Quiet = False) -> None:
     """Train strategies on a stream and compare them.
 
-    Running a command again reuses the runs that are finished and resumes those that were interrupted.
+    Running a command again reuses the runs that are finished and resumes those
+    that were interrupted.
     """
     from lifelong.store.loggers import Sinks
 

@@ -39,7 +39,8 @@ def pretrain(
 ) -> None:
     """Learn a start, from which many runs can begin.
 
-    Running a command again reuses a start that is finished and resumes one that was interrupted.
+    Running a command again reuses a start that is finished and resumes one that
+    was interrupted.
     """
     from lifelong.experiments import prepare
     from lifelong.starts.pretrain import Pretraining, make_source, parse
@@ -103,8 +104,9 @@ def fewshot(
 ) -> None:
     """Evaluate a start on few-shot classification.
 
-    Each episode shows a few labelled examples of classes that are new to the start and asks it to classify further
-    examples of them. Results are kept in the store; running a command again prints them.
+    Each episode shows a few labelled examples of classes that are new to the
+    start and asks it to classify further examples of them. Results are kept in
+    the store; running a command again prints them.
     """
     from lifelong import store as stores
     from lifelong.experiments import prepare

@@ -30,9 +30,10 @@ def tune(stream: StreamName, strategies: Strategies, *, store: Store = Path("run
          first_tasks: FirstTasks = None, on: On = None, shared: Shared, quiet: Quiet = False) -> None:
     """Choose hyper-parameters without using the test examples.
 
-    Every combination of the listed values is trained on streams of other seeds and scored on training examples that
-    were held out, or, with --on, on the test examples of another stream. The last line that is printed is the command
-    that runs the chosen values.
+    Every combination of the listed values is trained on streams of other seeds
+    and scored on training examples that were held out or, with --on, on the
+    test examples of another stream. The last line that is printed is the
+    command that runs the chosen values.
     """
     from lifelong.experiments import tuning
 
