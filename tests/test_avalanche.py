@@ -286,7 +286,7 @@ def test_it_is_stored_and_found_with_its_hyper_parameters_and_version(tmp_path, 
         with pytest.raises(SystemExit) as left:
             cli.main()
         out = capsys.readouterr().out
-        assert left.value.code == 0 and ("2 of 2 found" in out) == found and "avalanche.GEM" in out
+        assert left.value.code == 0 and ("2 of 2 runs were finished already" in out) == found and "avalanche.GEM" in out
     records = [json.loads(p.read_text()) for p in sorted(tmp_path.glob("*/run.json"))]
     assert len(records) == 2
     for record in records:

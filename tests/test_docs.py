@@ -41,7 +41,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             object.__setattr__(self, name, value)
 
     monkeypatch.setattr(Options, "__post_init__", shortened)
-    monkeypatch.setattr(cli, "_show", lambda *_: None)
+    monkeypatch.setattr(cli.run, "print_results", lambda *_: None)
     monkeypatch.chdir(tmp_path)
     loaded = set(sys.modules)
     yield tmp_path

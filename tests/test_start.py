@@ -450,7 +450,7 @@ def test_what_was_learned_on_things_without_names_is_recorded_as_unknown(lifelon
     save(tmp_path / "mine.safetensors", Weights(former.params, dict(former.about) | {"content": []}))
     (setting,) = asked(tmp_path / "mine.safetensors", ("",)).settings
     assert setting.spec["overlap"] == "unknown" and "overlap" not in asked(file, ("",)).settings[0].spec
-    assert "no names, so it cannot be told" in lifelong("list", "mine.safetensors").out
+    assert "no names of classes" in lifelong("list", "mine.safetensors").out
 
 
 def test_what_the_start_that_learning_begins_with_has_seen_counts_as_seen(file, tmp_path):

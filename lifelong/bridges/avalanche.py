@@ -273,8 +273,10 @@ def factory(name: str) -> Callable[..., Any]:
     every = [p.replace(kind=p.KEYWORD_ONLY) for p in (*context, *settable)]
     make.__signature__ = inspect.Signature(every)  # type: ignore[attr-defined]
     make.__name__ = f"avalanche.{name}"
-    make.__doc__ = (f"{name} of Avalanche {VERSION}.\n\nonline: every batch is an experience, in place of every task. "
-                    f"None: must be given.\n\n{inspect.getdoc(strategy) or ''}")
+    required = f"    {', '.join(needed)}: required; there is no default.\n" if needed else ""
+    make.__doc__ = (f"{name} of Avalanche {VERSION}.\n\nArgs:\n    online: whether every batch is an experience, "
+                    f"instead of every task.\n{required}\nThe docstring in Avalanche:\n\n"
+                    f"{inspect.getdoc(strategy) or ''}")
     return make
 
 

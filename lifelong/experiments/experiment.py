@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lifelong import __version__, store
+from lifelong import store
 from lifelong.data.augment import NONE
 from lifelong.data.stream import Stream
 from lifelong.experiments import contract as checks
@@ -29,6 +29,8 @@ from lifelong.networks.mlp import mlp
 from lifelong.networks.module import from_module
 from lifelong.networks.net import Net, Params, shapes_of
 from lifelong.networks.precision import in_bfloat16
+from lifelong.progress import Watcher
+from lifelong.provenance import commit, environment
 from lifelong.randomness import generator
 from lifelong.spec import expression
 from lifelong.spec.run import Options, Setting
@@ -37,12 +39,10 @@ from lifelong.starts.weights import Weights
 from lifelong.store.checkpoints import Busy, Workshop
 from lifelong.store.files import StoreError
 from lifelong.store.records import Run
+from lifelong.version import __version__
 
 if TYPE_CHECKING:
     from lifelong.starts.pretrain import Pretraining
-
-from lifelong.progress import Watcher
-from lifelong.provenance import commit, environment
 
 # Bytes of parameters that a processor's cache holds: beyond, more lanes at once take longer each (reports/speed).
 CACHED = 6 * 2**20

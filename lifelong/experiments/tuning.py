@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lifelong import __version__, metrics, store
+from lifelong import metrics, store
 from lifelong.data.stream import Stream
 from lifelong.experiments.experiment import Experiment
 from lifelong.experiments.prepare import make_stream, prepare
@@ -25,6 +25,7 @@ from lifelong.randomness import generator
 from lifelong.spec import bounds, expression
 from lifelong.spec.run import Options, Setting
 from lifelong.store.records import Run
+from lifelong.version import __version__
 
 FIRST = 1_000_000  # the first seed that is tuned on; runs count theirs from 0
 TESTED = range(10)  # seeds of runs whose test examples a tuning stream is held against
