@@ -31,8 +31,8 @@ Log = Annotated[list[str] | None, typer.Option(
 EvalEvery = Annotated[int, typer.Option(help="Also evaluate every so many training steps within a task; 0: never.")]
 
 Evaluate = Annotated[str | None, typer.Option(
-    help="Tasks that are evaluated after every task: all, seen or current; all:10 evaluates only after every tenth task "
-         "and the last one; current+all:100 does both. Default: defined by the stream.")]
+    help="Tasks that are evaluated after every task: all, seen or current; all:10 evaluates after every tenth task and "
+         "the last one only; current+all:100 does both. Default: defined by the stream.")]
 
 
 @with_shared
