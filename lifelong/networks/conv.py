@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -125,7 +126,7 @@ def oml_net(shape: tuple[int, ...], n_classes: int, width: int = 256) -> Net:
     def apply(params: Params, x: Tensor) -> Tensor:
         return F.linear(features(params, x), *(params[k] for k in _HEAD))
 
-    return Net(init, apply, features, _HEAD, shapes=undrawn(init))
+    return Net(init, apply, features, _HEAD, shapes=partial(undrawn, init))
 
 
 def anml_net(shape: tuple[int, ...], n_classes: int, width: int = 256, gate: int = 112) -> Net:
@@ -182,4 +183,4 @@ def anml_net(shape: tuple[int, ...], n_classes: int, width: int = 256, gate: int
     def apply(params: Params, x: Tensor) -> Tensor:
         return F.linear(features(params, x), *(params[k] for k in _HEAD))
 
-    return Net(init, apply, features, _HEAD, gate=Gate(mask, gated), shapes=undrawn(init))
+    return Net(init, apply, features, _HEAD, gate=Gate(mask, gated), shapes=partial(undrawn, init))

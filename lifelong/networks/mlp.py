@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -65,7 +66,7 @@ def mlp(shape: tuple[int, ...], n_classes: int, hidden: Sequence[int] = (100, 10
 
         return _affine(params, "head", inputs[-1]), back
 
-    return Net(init, apply, features, ("head.weight", "head.bias"), vjp, shapes=undrawn(init))
+    return Net(init, apply, features, ("head.weight", "head.bias"), vjp, shapes=partial(undrawn, init))
 
 
 def _affine(params: Params, name: str, x: Tensor) -> Tensor:

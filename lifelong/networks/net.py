@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -55,7 +56,7 @@ class Net(NamedTuple):
         draws: how many uniform numbers, float64 in [0, 1), `train` needs as its `u`, for example for dropout; 0: none.
         gate: the gate of the features; None where there is none.
         dtype: the precision of the calculation; None: that of the parameters.
-        shapes: the shape of every parameter by name; None: only `init` tells. Ask `shapes_of(net)`.
+        shapes: () -> the shape of every parameter by name; None: only `init` tells. Ask `shapes_of(net)`.
     """
 
     init: Callable[[torch.Generator], Params]
@@ -69,19 +70,19 @@ class Net(NamedTuple):
     draws: int = 0
     gate: Gate | None = None
     dtype: torch.dtype | None = None
-    shapes: Shapes | None = None
+    shapes: Callable[[], Shapes] | None = None
 
     def passes(self, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Net:
         """The network in which every pass, a function (params, x, ...), is replaced by `wrap` of it."""
         every: dict[str, Any] = self._asdict()
-        every |= {name: wrap(f) for name, f in every.items() if callable(f) and name != "init"}
+        every |= {name: wrap(f) for name, f in every.items() if callable(f) and name not in ("init", "shapes")}
         return Net(**every | {"gate": self.gate and Gate(wrap(self.gate.mask), wrap(self.gate.features))})
 
 
 def shapes_of(net: Net) -> Shapes:
     """The shape of every parameter by name; they are drawn only where the network does not have `Net.shapes`."""
     if net.shapes is not None:
-        return net.shapes
+        return net.shapes()
     return {name: tuple(p.shape) for name, p in net.init(generator(0, "init")).items()}
 
 
@@ -181,5 +182,5 @@ def classifier(init: Callable[[torch.Generator], Params], through: Through, stil
         return scores, moved(params, own)
 
     if not still:
-        return Net(init, apply, through, head, shapes=undrawn(init))
-    return Net(init, apply, through, head, fresh=fresh, still=still, train=train, shapes=undrawn(init))
+        return Net(init, apply, through, head, shapes=partial(undrawn, init))
+    return Net(init, apply, through, head, fresh=fresh, still=still, train=train, shapes=partial(undrawn, init))

@@ -90,7 +90,7 @@ def installed(weights: Weights, shape: tuple[int, ...], n_classes: int, scenario
 
     return net._replace(init=init, apply=apply, features=features if net.features else None,
                         vjp=None if still or length or seen else net.vjp, fresh=None, still=(), train=None, draws=0,
-                        shapes=moving)
+                        shapes=lambda: moving)
 
 
 def _raised(z: Tensor, power: float) -> Tensor:
