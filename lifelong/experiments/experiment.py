@@ -26,7 +26,7 @@ from lifelong.learning.room import free, keep_pages
 from lifelong.learning.schedule import Budget
 from lifelong.networks.mlp import mlp
 from lifelong.networks.module import from_module
-from lifelong.networks.net import Net, Params, shapes_of
+from lifelong.networks.net import Net, Params, shapes
 from lifelong.networks.precision import in_bfloat16
 from lifelong.randomness import generator
 from lifelong.spec import expression
@@ -253,7 +253,7 @@ class Experiment:
             x = encoded(net, stream.pool(self.device, self.dtype, self.host), used).cpu()
             stream = replace(stream, x=x, shape=tuple(x.shape[1:]), scale=1.0, mean=None, std=None)
             net = _line(stream, net)
-        beside = set(weights.params) - set(shapes_of(weights.net(stream.n_classes)))
+        beside = set(weights.params) - set(shapes(weights.net(stream.n_classes)))
         if use["length"] or use["power"] != 1 or use["views"] != 1:
             beside = set()  # it was learned about the features as they are
         return stream, Initialization(lambda net, seed: net.init(generator(seed, "init")), net=self._precise(net),

@@ -54,14 +54,14 @@ def from_module(make: Callable[[], nn.Module], x: Tensor) -> Net:
     answered, _ = _tried(answering, x, name)
     still = tuple(k for k, _ in training.named_buffers() if k in tried.seen)
     buffers = {k for k, _ in training.named_buffers()}
-    shapes = {k: tuple(p.shape) for k, p in _tensors(training) if k in still or k not in buffers}
+    owned = [k for k, _ in _tensors(training) if k in still or k not in buffers]
     linear = [layer for layer, m in training.named_modules() if isinstance(m, nn.Linear)]
-    head = tuple(k for k in shapes if linear and k.rpartition(".")[0] == linear[-1])
+    head = tuple(k for k in owned if linear and k.rpartition(".")[0] == linear[-1])
     hidden = _Features(answering) if _has_features(answering, x, name) else None
 
     def init(g: torch.Generator) -> Params:
-        module = _drawn(make, int(torch.randint(2**62, (), generator=g)))
-        return {k: p.detach().clone() for k, p in _tensors(module) if k in shapes}
+        module = _drawn(make, int(torch.randint(2**62, (), generator=g, device="cpu")))
+        return {k: p.detach().clone() for k, p in _tensors(module) if k in owned}
 
     def apply(params: Params, x: Tensor) -> Tensor:
         return _called(answering, _Pass(params, still), x)
@@ -85,7 +85,7 @@ def from_module(make: Callable[[], nn.Module], x: Tensor) -> Net:
 
     trains = still or tried.calls or not torch.equal(learned, answered)
     return Net(init, apply, features if hidden else None, head, fresh=fresh if hidden and still else None,
-               still=still, train=train if trains else None, draws=1 if tried.calls else 0, shapes=lambda: shapes)
+               still=still, train=train if trains else None, draws=1 if tried.calls else 0)
 
 
 def _drawn(make: Callable[[], nn.Module], seed: int) -> nn.Module:

@@ -9,7 +9,7 @@ from torch import Tensor
 from lifelong.data.distort import turned
 from lifelong.data.pool import Pool
 from lifelong.networks.mlp import mlp
-from lifelong.networks.net import Net, Params, shapes_of
+from lifelong.networks.net import Net, Params, shapes
 from lifelong.starts.weights import Weights
 
 # ---- in use
@@ -56,17 +56,15 @@ def installed(weights: Weights, shape: tuple[int, ...], n_classes: int, scenario
         raise ValueError(f"views={views} turns square images, and the stream's are of shape {tuple(shape)}")
     kept = head == "kept" or (head == "auto" and about["domains"] > 1 and scenario == "domain" and same and not seen)
     loaded = {k: p.to(device, dtype) for k, p in weights.params.items()}
-    needed = shapes_of(net)
+    needed = shapes(net)
     for k, size in needed.items():
         if k not in net.head and (k not in loaded or loaded[k].shape != size):
             raise ValueError(f"{name} does not fit {about['model']}: {k} should be {size}, and "
                              + (f"is {tuple(loaded[k].shape)}" if k in loaded else "is missing"))
-    moving = {k: size for k, size in needed.items() if _moves(k, net, adapt)}
+    moving = [k for k in needed if _moves(k, net, adapt)]
     still = {k: loaded[k] for k in needed if k not in moving}
     # The features of every turn, side by side, are as many times as wide.
     new = mlp((views * needed[net.head[0]][1],), n_classes, ()) if views > 1 else None
-    if new:
-        moving |= dict(zip(net.head, shapes_of(new).values(), strict=True))
 
     def init(g: torch.Generator) -> Params:
         fresh = net.init(g)
@@ -89,8 +87,7 @@ def installed(weights: Weights, shape: tuple[int, ...], n_classes: int, scenario
         return F.linear(features(params, x), *((still | params)[k] for k in net.head))
 
     return net._replace(init=init, apply=apply, features=features if net.features else None,
-                        vjp=None if still or length or seen else net.vjp, fresh=None, still=(), train=None, draws=0,
-                        shapes=lambda: moving)
+                        vjp=None if still or length or seen else net.vjp, fresh=None, still=(), train=None, draws=0)
 
 
 def _raised(z: Tensor, power: float) -> Tensor:
@@ -104,7 +101,7 @@ def _moves(name: str, net: Net, adapt: str) -> bool:
 
 def only_head(net: Net) -> bool:
     """Whether nothing of an installed network moves but a linear layer on its features."""
-    return net.features is not None and set(shapes_of(net)) == set(net.head)
+    return net.features is not None and set(shapes(net)) == set(net.head)
 
 
 @torch.no_grad()
