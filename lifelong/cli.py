@@ -41,12 +41,15 @@ ClassesPerTask = Annotated[int | None, typer.Option(help="Classes of each task."
 Boundaries = Annotated[bool | None, typer.Option("--boundaries/--no-boundaries",
                                                  help="Whether learners are told where a task ends.")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 (the network alone) or float64.")]
-SaveEvery = Annotated[float, typer.Option(help="Seconds between checkpoints inside a task.")]
+SaveEvery = Annotated[float, typer.Option(help="Seconds between checkpoints.")]
 Memory = Annotated[float | None, typer.Option(
     help="GiB that training may take; lanes beyond are trained in turn; else what is free.")]
 Augment = Annotated[str | None, typer.Option(
     help="How images are changed at random where they are learned, for example \"crop(padding=4) + flip\", or none; "
          "else as the stream has it.")]
+Evaluate = Annotated[str | None, typer.Option(
+    help="Which tasks are evaluated after every task: all, seen or current; all:10 only after every tenth task and the "
+         "last; a sum such as current+all:100; else as the stream has it.")]
 Overlap = Annotated[bool, typer.Option("--overlap", help="Use a start though it was learned on classes that are "
                                                          "tested on; the run's record says so.")]
 
@@ -226,6 +229,7 @@ def run(
     memory: Memory = None,
     overlap: Overlap = False,
     augment: Augment = None,
+    evaluate: Evaluate = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no table, no page in latest.")] = False,
 ) -> None:
     """Runs a benchmark: strategies on a stream. What the store has already is found, what was interrupted goes on."""
@@ -235,7 +239,7 @@ def run(
 
     extra = _given(scenario=scenario, tasks=tasks, classes_per_task=classes_per_task, boundaries=boundaries)
     options = Options(seeds, epochs, steps, batch_size, optimizer, model, eval_every, device, dtype, data, save_every,
-                      memory, overlap, augment)
+                      memory, overlap, augment, evaluate)
     if tuned is not None:
         from lifelong.experiments.tuning import chosen
 
@@ -411,8 +415,9 @@ def _show(runs: list[Run], folder: Path) -> None:
     console = Console()
     for group in report.groups(runs):
         _print_tables(report.tables_of(group), group.title)
-    console.print(Text("percent, mean ± half width of the 95 % t interval over seeds; every metric, its definition and "
-                       "the tests between strategies are in report.md and report.html; `lifelong report` draws all "
+    percent = "percent, " * all(group.score.percent for group in report.groups(runs))
+    console.print(Text(percent + "mean ± half width of the 95 % t interval over seeds; every metric, its definition "
+                       "and the tests between strategies are in report.md and report.html; `lifelong report` draws all "
                        "figures"))
     for run in runs:
         if run.about["note"]:

@@ -1,4 +1,4 @@
-"""Which random numbers anything gets: a function of who asks, never of what ran before."""
+"""Random numbers that depend only on the names they are drawn for, never on what was drawn before."""
 
 from __future__ import annotations
 
@@ -11,23 +11,26 @@ from torch import Tensor
 def generator(*names: object) -> torch.Generator:
     """A CPU generator seeded by a hash of `names`, for example `generator(seed, task, "er")`.
 
-    The same names give the same numbers in every process, on every device and in every order of asking, so a resumed
-    run needs no saved generator state, and a part added to a sum leaves the numbers of the others alone.
+    The same names give the same numbers in every process, for every device and in any order of calls. A resumed run
+    therefore needs no saved generator state, and adding a part to a sum does not change the numbers of the others.
     """
     digest = hashlib.sha256("\x1f".join(map(str, names)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
 def many(u: Tensor, count: int) -> Tensor:
-    """`count` uniform numbers in [0, 1) made of one, `u` 0-d float64: for steps that need more than `draws` should ask.
+    """`count` uniform float64 numbers in [0, 1) derived from one, for a step that needs more than it should draw.
 
-    Of `u` [..., 1] as many for each, [..., count]; the first of them are the same whatever `count` is.
+    Args:
+        u: one uniform float64 number in [0, 1), 0-d; or a batch [..., 1] of them, which gives [..., count].
+        count: how many numbers; the first ones do not depend on it.
 
-    Integers only, so every device and every lane of a stack gets the same; other `u` give unrelated numbers.
+    The arithmetic is on integers, so every device and every lane of a stack gets the same numbers. Different `u` give
+    unrelated numbers.
 
     Source: SplitMix64 (Steele, Lea & Flood 2014) from the state u * 2^53.
     """
-    state = (u * 2.0**53).long() * -0x61C8864680B583EB  # neighbouring u must not share a run of states
+    state = (u * 2.0**53).long() * -0x61C8864680B583EB  # spreads neighbouring `u`, whose states would otherwise overlap
     bits = (torch.arange(1, count + 1, device=u.device) * -0x61C8864680B583EB) + _mixed(state)
     return ((_mixed(bits) >> 11) & (2**53 - 1)).double() * 2.0**-53
 

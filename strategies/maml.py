@@ -1,4 +1,4 @@
-"""Starts from which a few gradient steps learn a task: MAML, its first-order form, ANIL, Meta-SGD and Reptile."""
+"""Gradient-based meta-learning starts: MAML, first-order MAML, Meta-SGD, ANIL and Reptile."""
 
 from collections.abc import Callable
 
@@ -10,37 +10,39 @@ from lifelong.data.source import Episode, Sampler, Source
 from lifelong.learning.optim import adam, falling, sgd
 from lifelong.networks.net import Net, Params
 from lifelong.spec.bounds import above, at_least
-from lifelong.starts.recipe import Recipe, fresh, fresh_scores, pretrained, settled
+from lifelong.starts.recipe import Recipe, episode_features, episode_scores, pretrained, set_statistics
 
 Loss = Callable[[Net, Params, Episode], tuple[Tensor, dict[str, Tensor]]]
 Answer = Callable[[Net, Params, Tensor, Tensor, Tensor, int], Tensor]
 MODEL = "conv4(width=64, norm='batch')"
-RATE = "rate."  # what the names of learned step sizes begin with
+RATE = "rate."  # prefix of the names of learned step sizes
 
 
 @pretrained()
 def maml(steps: int = 5000, way: int = 5, shots: int = 1, queries: int = 1, tasks: int = 32, inner: int = 1,
          rate: float = 0.4, lr: float = 0.001, fall: bool = False, test_inner: int = 3) -> Recipe:
-    """Parameters from which a few gradient steps on a task's shots answer its queries (MAML, second order).
+    """MAML: an initialisation from which a few gradient steps on a task's support examples classify its queries.
 
-    Minimises the mean over tasks of L_query(p - rate * grad L_shots(p)), through the inner gradient.
+    Minimises the mean over tasks of L_query(p - rate * grad L_support(p)) and differentiates through the inner
+    gradient (second order).
 
     Args:
-        steps: of the outer loop, 1 or more; the paper's 60,000 take hours on a processor.
-        way: classes of a task, 2 or more; of a source of several domains a task is all classes of one domain.
-        shots: examples of each class that a task is learned from, 1 or more.
-        queries: further examples of each class that it is asked about, 1 or more; the paper has as many as shots.
-        tasks: a step's, 1 or more.
-        inner: gradient steps on the shots, 1 or more.
-        rate: their step size, above 0.
+        steps: steps of the outer loop, 1 or more; the paper's 60,000 take hours on a CPU.
+        way: classes of a task, 2 or more; a task of a source of several domains has all classes of one domain.
+        shots: support examples of each class, 1 or more.
+        queries: query examples of each class, 1 or more; the paper has as many as `shots`.
+        tasks: tasks per outer step, 1 or more.
+        inner: gradient steps on the support examples, 1 or more.
+        rate: step size of the inner loop, above 0.
         lr: step size of Adam in the outer loop, above 0.
-        fall: whether it falls to 0 along half a cosine, as suits a short budget; the paper's stays.
-        test_inner: gradient steps on the shots at few-shot evaluation, 1 or more.
+        fall: whether `lr` decays to 0 along half a cosine, which suits a short budget; in the paper it is constant.
+        test_inner: gradient steps on the support examples in few-shot evaluation, 1 or more.
 
-    Source: Finn et al. 2017, arXiv:1703.03400, algorithm 2 with its numbers for Omniglot, 5-way 1-shot; 20-way has
-        `way=20, tasks=16, inner=5, rate=0.1, test_inner=5`. Its batch normalisation never keeps statistics, so that
-        queries are answered together (transductively); here, statistics of the adapted network on the shots answer each
-        query by itself, and few-shot evaluation reports the other apart.
+    Source: Finn et al. 2017, arXiv:1703.03400, algorithm 2, with the paper's numbers for Omniglot, 5-way 1-shot; for
+        20-way use `way=20, tasks=16, inner=5, rate=0.1, test_inner=5`. The paper's batch normalisation keeps no
+        running statistics, so queries are classified together (transductively). Here each query is classified by
+        itself, with the statistics of the adapted network on the support examples; few-shot evaluation reports the
+        transductive accuracy separately.
     """
     return _maml("maml", steps, way, shots, queries, tasks, inner, rate, lr, fall, test_inner)
 
@@ -48,10 +50,10 @@ def maml(steps: int = 5000, way: int = 5, shots: int = 1, queries: int = 1, task
 @pretrained()
 def fomaml(steps: int = 5000, way: int = 5, shots: int = 1, queries: int = 1, tasks: int = 32, inner: int = 1,
            rate: float = 0.4, lr: float = 0.001, fall: bool = False, test_inner: int = 3) -> Recipe:
-    """MAML without second derivatives: the outer gradient is that of the queries at the adapted parameters.
+    """First-order MAML: the outer gradient is the gradient of the query loss at the adapted parameters.
 
     Args:
-        steps, way, shots, queries, tasks, inner, rate, lr, fall, test_inner: as for maml.
+        steps, way, shots, queries, tasks, inner, rate, lr, fall, test_inner: as in `maml`.
 
     Source: Finn et al. 2017, arXiv:1703.03400, section 5.2.
     """
@@ -61,14 +63,14 @@ def fomaml(steps: int = 5000, way: int = 5, shots: int = 1, queries: int = 1, ta
 @pretrained()
 def meta_sgd(steps: int = 5000, way: int = 5, shots: int = 1, queries: int = 1, tasks: int = 32, inner: int = 1,
              rate: float = 0.05, lr: float = 0.001, fall: bool = False, test_inner: int = 1) -> Recipe:
-    """MAML that also learns a step size for every parameter; one below 0 turns the step around.
+    """Meta-SGD: MAML that also learns one inner step size per parameter; a learned step size may become negative.
 
     Args:
-        rate: step size that each begins with, above 0.
-        steps, way, shots, queries, tasks, inner, lr, fall, test_inner: as for maml.
+        rate: initial value of every step size, above 0.
+        steps, way, shots, queries, tasks, inner, lr, fall, test_inner: as in `maml`.
 
-    Source: Li et al. 2017, arXiv:1707.09835, algorithm 1; it draws the first step sizes from [0.005, 0.1] (as far as we
-        remember), here they are equal.
+    Source: Li et al. 2017, arXiv:1707.09835, algorithm 1. The paper draws the initial step sizes from [0.005, 0.1] (as
+        far as we remember); here they are all equal.
     """
     return _maml("meta_sgd", steps, way, shots, queries, tasks, inner, rate, lr, fall, test_inner, learned=True)
 
@@ -76,10 +78,12 @@ def meta_sgd(steps: int = 5000, way: int = 5, shots: int = 1, queries: int = 1, 
 @pretrained(adapt="head")
 def anil(steps: int = 5000, way: int = 5, shots: int = 1, queries: int = 1, tasks: int = 32, inner: int = 1,
          rate: float = 0.4, lr: float = 0.001, fall: bool = False, test_inner: int = 3) -> Recipe:
-    """MAML whose inner steps move the output layer alone ("almost no inner loop"), so features are computed once.
+    """ANIL ("almost no inner loop"): MAML whose inner loop updates the output layer only.
+
+    The features of a task are therefore computed once.
 
     Args:
-        steps, way, shots, queries, tasks, inner, rate, lr, fall, test_inner: as for maml.
+        steps, way, shots, queries, tasks, inner, rate, lr, fall, test_inner: as in `maml`.
 
     Source: Raghu et al. 2020, arXiv:1909.09157, second order, with MAML's numbers for Omniglot.
     """
@@ -94,56 +98,56 @@ def anil(steps: int = 5000, way: int = 5, shots: int = 1, queries: int = 1, task
 
     def loss(net: Net, params: Params, episode: Episode) -> tuple[Tensor, dict[str, Tensor]]:
         def one(x: Tensor, query: Tensor) -> Tensor:
-            z, asked = fresh(net, params, x), fresh(net, params, query)
-            return _linear(net, learned(net, params, z, episode["y"], inner), asked)
+            z, query_z = episode_features(net, params, x), episode_features(net, params, query)
+            return _linear(net, learned(net, params, z, episode["y"], inner), query_z)
 
-        return _mean_loss(torch.vmap(one)(episode["x"], episode["query"]), episode["asked"])
+        return _mean_loss(torch.vmap(one)(episode["x"], episode["query"]), episode["query_y"])
 
     def answer(net: Net, params: Params, x: Tensor, y: Tensor, query: Tensor, way: int) -> Tensor:
-        z, own = _shown(net, params, x)
-        params = params | own
+        z, statistics = _features_and_statistics(net, params, x)
+        params = params | statistics
         head = learned(net, _narrow(net, params, way, "anil"), z, y, test_inner)
         assert net.features is not None
         return _linear(net, head, net.features(params, query))
 
-    return _recipe(steps, way, shots, queries, tasks, lr, fall, loss, answer, full=False)
+    return _recipe(steps, way, shots, queries, tasks, lr, fall, loss, answer, full_precision=False)
 
 
 @pretrained()
 def reptile(steps: int = 5000, way: int = 5, shots: int = 10, tasks: int = 5, inner: int = 5, batch: int = 10,
             rate: float = 0.001, lr: float = 1.0, test_inner: int = 50, test_batch: int = 5) -> Recipe:
-    """Parameters that move towards where learning each task takes them; needs no queries and no second derivatives.
+    """Reptile: an initialisation that moves towards the parameters that each task's training ends at.
 
-    p <- p + lr * mean over tasks of (learned - p), with lr falling to 0 in a straight line.
+    p <- p + lr * mean over tasks of (trained - p). It needs no queries and no second derivatives.
 
     Args:
-        steps: of the outer loop, 1 or more; the paper's 100,000 take hours on a processor.
-        way: classes of a task, 2 or more; of a source of several domains a task is all classes of one domain.
-        shots: examples of each class while it is learned, 1 or more.
-        tasks: a step's, 1 or more.
+        steps: steps of the outer loop, 1 or more; the paper's 100,000 take hours on a CPU.
+        way: classes of a task, 2 or more; a task of a source of several domains has all classes of one domain.
+        shots: examples of each class of a task, 1 or more.
+        tasks: tasks per outer step, 1 or more.
         inner: steps of Adam (beta1 = 0) on a task, 1 or more.
-        batch: examples of each of them, 1 or more; all of the task's examples are gone through in turn.
-        rate: their step size, above 0.
-        lr: the first outer step size, above 0.
-        test_inner, test_batch: the inner steps and their examples at few-shot evaluation, 1 or more.
+        batch: examples per inner step, 1 or more; the steps cycle through the task's examples.
+        rate: step size of the inner loop, above 0.
+        lr: first outer step size, above 0; it decays linearly to 0.
+        test_inner, test_batch: inner steps and examples per inner step in few-shot evaluation, 1 or more.
 
-    Source: Nichol et al. 2018, arXiv:1803.02999, and the command in its code for Omniglot, 5-way; 20-way has `way=20,
-        inner=10, batch=20, rate=0.0005, test_batch=10`. Its code carries Adam's second moments from task to task; here
-        every task begins anew, so that a step is a pure function of its episode.
+    Source: Nichol et al. 2018, arXiv:1803.02999, and the command in the authors' code for Omniglot, 5-way; for 20-way
+        use `way=20, inner=10, batch=20, rate=0.0005, test_batch=10`. The code carries Adam's second moments from task
+        to task; here they start at 0 in every task, so that a step depends on its episode alone.
     """
     at_least(2, way=way)
     at_least(1, shots=shots, tasks=tasks, inner=inner, batch=batch, test_inner=test_inner, test_batch=test_batch)
     above(0, rate=rate, lr=lr)
 
     def learned(net: Net, params: Params, x: Tensor, y: Tensor, count: int, size: int) -> Params:
-        """After `count` steps of Adam on examples of [n, *shape] in turn, `size` at a time."""
+        """The parameters after `count` steps of Adam on `size` examples each, cycling through `x` [n, *shape]."""
         fast = {k: p for k, p in params.items() if k not in net.still}
         square = {k: torch.zeros_like(p) for k, p in fast.items()}
         for step in range(count):
             at = torch.arange(step * size, (step + 1) * size, device=x.device) % len(x)
             part, units = x.index_select(0, at), y.index_select(0, at)
             grads = torch.func.grad(lambda fast, part, units: F.cross_entropy(
-                fresh_scores(net, params | fast, part), units))(fast, part, units)
+                episode_scores(net, params | fast, part), units))(fast, part, units)
             square = {k: 0.999 * square[k] + 0.001 * g * g for k, g in grads.items()}
             root = (1 - 0.999 ** (step + 1)) ** 0.5
             fast = {k: p - rate * grads[k] / (square[k].sqrt() / root + 1e-8) for k, p in fast.items()}
@@ -159,17 +163,17 @@ def reptile(steps: int = 5000, way: int = 5, shots: int = 10, tasks: int = 5, in
     def loss(net: Net, params: Params, episode: Episode) -> tuple[Tensor, dict[str, Tensor]]:
         begin = {k: p.detach() for k, p in params.items()}
         ends = torch.vmap(lambda x, y: learned(net, begin, x, y, inner, batch))(episode["x"], episode["y"])
-        # Its gradient is minus the way from the parameters to where the tasks take them.
+        # The gradient of this loss is p - mean(trained), so a step of SGD is Reptile's update.
         return torch.stack([(params[k] * (begin[k] - end.mean(0))).sum() for k, end in ends.items()]).sum(), {}
 
     def answer(net: Net, params: Params, x: Tensor, y: Tensor, query: Tensor, way: int) -> Tensor:
-        # Class after class as it is shown: one of each class in turn.
+        # The support examples come class by class; a batch should have one example of each class.
         turn = torch.arange(len(x), device=x.device).view(way, -1).mT.flatten()
         params = _narrow(net, params, way, "reptile")
-        return _asked(net, params | learned(net, params, x[turn], y[turn], test_inner, test_batch), x, query)
+        return _query_scores(net, params | learned(net, params, x[turn], y[turn], test_inner, test_batch), x, query)
 
-    return Recipe(MODEL, steps, draw, loss, lambda step: sgd(lr * (1 - step / steps)), finish=settled, answer=answer,
-                  units=_units(way), full=True)
+    return Recipe(MODEL, steps, draw, loss, lambda step: sgd(lr * (1 - step / steps)), finish=set_statistics,
+                  answer=answer, units=_units(way), full_precision=True)
 
 
 def _maml(name: str, steps: int, way: int, shots: int, queries: int, tasks: int, inner: int, rate: float, lr: float,
@@ -180,24 +184,24 @@ def _maml(name: str, steps: int, way: int, shots: int, queries: int, tasks: int,
         fast = {k: p for k, p in params.items() if k not in net.still and not k.startswith(RATE)}
         for _ in range(count):
             at = {k: p.detach() for k, p in fast.items()} if first else fast
-            grads = torch.func.grad(lambda fast: F.cross_entropy(fresh_scores(net, params | fast, x), y))(at)
+            grads = torch.func.grad(lambda fast: F.cross_entropy(episode_scores(net, params | fast, x), y))(at)
             fast = {k: p - (params[RATE + k] if learned else rate) * grads[k] for k, p in fast.items()}
         return fast
 
     def loss(net: Net, params: Params, episode: Episode) -> tuple[Tensor, dict[str, Tensor]]:
         def one(x: Tensor, query: Tensor) -> Tensor:
-            return fresh_scores(net, params | adapted(net, params, x, episode["y"], inner), query)
+            return episode_scores(net, params | adapted(net, params, x, episode["y"], inner), query)
 
-        return _mean_loss(torch.vmap(one)(episode["x"], episode["query"]), episode["asked"])
+        return _mean_loss(torch.vmap(one)(episode["x"], episode["query"]), episode["query_y"])
 
     def answer(net: Net, params: Params, x: Tensor, y: Tensor, query: Tensor, way: int) -> Tensor:
         params = _narrow(net, params, way, name)
-        return _asked(net, params | adapted(net, params, x, y, test_inner), x, query)
+        return _query_scores(net, params | adapted(net, params, x, y, test_inner), x, query)
 
-    def more(net: Net, params: Params) -> Params:
+    def rates(net: Net, params: Params) -> Params:
         return {RATE + k: torch.full_like(p, rate) for k, p in params.items() if learned and k not in net.still}
 
-    return _recipe(steps, way, shots, queries, tasks, lr, fall, loss, answer, more=more)
+    return _recipe(steps, way, shots, queries, tasks, lr, fall, loss, answer, extra_params=rates)
 
 
 def _check(way: int, shots: int, queries: int, tasks: int, inner: int, rate: float, lr: float,
@@ -208,17 +212,18 @@ def _check(way: int, shots: int, queries: int, tasks: int, inner: int, rate: flo
 
 
 def _recipe(steps: int, way: int, shots: int, queries: int, tasks: int, lr: float, fall: bool, loss: Loss,
-            answer: Answer, more: Callable[[Net, Params], Params] = lambda net, params: {},
-            full: bool = True) -> Recipe:
+            answer: Answer, extra_params: Callable[[Net, Params], Params] = lambda net, params: {},
+            full_precision: bool = True) -> Recipe:
     def draw(sampler: Sampler) -> Episode:
         rows = torch.stack([sampler.task(way, shots + queries) for _ in range(tasks)])
         x, _ = sampler.fetch(rows)
         units = torch.arange(rows.shape[1], device=x.device)
         return {"x": x[:, :, :shots].flatten(1, 2), "y": units.repeat_interleave(shots),
-                "query": x[:, :, shots:].flatten(1, 2), "asked": units.repeat_interleave(queries)}
+                "query": x[:, :, shots:].flatten(1, 2), "query_y": units.repeat_interleave(queries)}
 
-    return Recipe(MODEL, steps, draw, loss, lambda step: adam(lr * (falling(step, steps) if fall else 1)), more=more,
-                  finish=settled, answer=answer, units=_units(way), full=full)
+    return Recipe(MODEL, steps, draw, loss, lambda step: adam(lr * (falling(step, steps) if fall else 1)),
+                  extra_params=extra_params, finish=set_statistics, answer=answer, units=_units(way),
+                  full_precision=full_precision)
 
 
 def _units(way: int) -> Callable[[Source], int]:
@@ -226,7 +231,7 @@ def _units(way: int) -> Callable[[Source], int]:
 
 
 def _mean_loss(scores: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Of the tasks' scores [T, m, C] of queries whose units [m] are the same in each."""
+    """Mean cross-entropy and accuracy of the tasks' query scores [T, m, C]; all tasks have the same units `y` [m]."""
     y = y.expand(len(scores), -1)
     return F.cross_entropy(scores.flatten(0, 1), y.flatten()), {"accuracy": (scores.argmax(-1) == y).float().mean()}
 
@@ -236,19 +241,19 @@ def _linear(net: Net, head: Params, z: Tensor) -> Tensor:
 
 
 def _narrow(net: Net, params: Params, way: int, name: str) -> Params:
-    """With the first `way` units of the output layer alone."""
+    """`params` with only the first `way` units of the output layer."""
     units = len(params[net.head[0]])
     if way > units:
-        raise ValueError(f"this {name} was learned with {units} units, and cannot tell {way} classes apart; learn it "
-                         f"with way={way}")
+        raise ValueError(f"this {name} has {units} output units and cannot distinguish {way} classes; learn it with "
+                         f"way={way}")
     return {k: p[:way] if k.removeprefix(RATE) in net.head else p for k, p in params.items()}
 
 
-def _shown(net: Net, params: Params, x: Tensor) -> tuple[Tensor, Params]:
-    """Features of a task's shots, and their statistics where the network normalises by such."""
-    return net.fresh(params, x) if net.fresh else (fresh(net, params, x), {})
+def _features_and_statistics(net: Net, params: Params, x: Tensor) -> tuple[Tensor, Params]:
+    """The features of support examples, and their statistics if the network has batch normalisation."""
+    return net.fresh(params, x) if net.fresh else (episode_features(net, params, x), {})
 
 
-def _asked(net: Net, params: Params, x: Tensor, query: Tensor) -> Tensor:
-    """Scores of queries by adapted parameters, with the statistics of the shots `x`."""
-    return net.apply(params | _shown(net, params, x)[1], query)
+def _query_scores(net: Net, params: Params, x: Tensor, query: Tensor) -> Tensor:
+    """Scores of queries by adapted parameters; batch normalisation uses the statistics of support examples `x`."""
+    return net.apply(params | _features_and_statistics(net, params, x)[1], query)

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from lifelong.data.pool import Pool
-from lifelong.learning.learner import NETWORK, Batch, Learner, Params, State, real
-from lifelong.learning.losses import fit
+from lifelong.learning.learner import NETWORK, Batch, Learner, State
+from lifelong.learning.losses import batch_loss
 from lifelong.learning.memory import reservoir
-from lifelong.networks.net import Net
+from lifelong.networks.net import Net, Params
 from lifelong.randomness import generator, many
 from lifelong.spec.bounds import above, at_least
 
@@ -51,17 +51,17 @@ def mer(net: Net, capacity: int = 500, replay: int = 5, steps: int = 2, lr: floa
     def observe(state: State, pool: Pool, batch: Batch) -> tuple[State, dict[str, Tensor]]:
         params, memory = state["params"], state["memory"]
         size = len(batch.rows)
-        own = _numbers(net, batch, 1 + size * steps * (1 + replay))
-        loss = fit(net, pool, batch.rows, batch.weight, next(own))(params)
+        numbers = _numbers(net, batch, 1 + size * steps * (1 + replay))
+        loss = batch_loss(net, pool, batch.rows, batch.weight, next(numbers))(params)
         _, y = pool.fetch(batch.rows)
         rank, draws = batch.u["mer"][:size].split(1), batch.u["mer"][size:].view(size, steps, replay)
         for row, unit, r, u in zip(batch.rows.split(1), y.split(1), rank, draws, strict=True):
             example = params
-            for numbers in u:
+            for draw in u:
                 sequence = params
-                rows = torch.cat([row, keep.pick(memory, numbers)])
+                rows = torch.cat([row, keep.pick(memory, draw)])
                 for one in torch.where(row >= 0, rows, -1).split(1):
-                    grads = torch.func.grad(fit(net, pool, one, real(one, pool.dtype), next(own)))(params)
+                    grads = torch.func.grad(batch_loss(net, pool, one, u=next(numbers)))(params)
                     params = {k: p - lr * grads[k] for k, p in params.items()}
                 params = toward(params, sequence, beta)
             params = toward(params, example, gamma)
@@ -108,13 +108,13 @@ def la_maml(net: Net, capacity: int = 500, replay: int = 10, glances: int = 3, r
                 "memory": keep.empty()}
 
     def glance(params: Params, rates: Params, pool: Pool, rows: Tensor, old: Tensor,
-               own: Iterator[Tensor | None]) -> tuple[Params, Params]:
+               numbers: Iterator[Tensor | None]) -> tuple[Params, Params]:
         both = torch.cat([rows, old])
-        meta = torch.func.grad(fit(net, pool, both, real(both, pool.dtype), next(own)))
+        meta = torch.func.grad(batch_loss(net, pool, both, u=next(numbers)))
         fast, path = params, {k: torch.zeros_like(p) for k, p in params.items()}
         for_params, for_rates = path, path
         for one in rows.split(1):
-            grads = torch.func.grad(fit(net, pool, one, real(one, pool.dtype), next(own)))(fast)
+            grads = torch.func.grad(batch_loss(net, pool, one, u=next(numbers)))(fast)
             path = {k: path[k] + g for k, g in grads.items()}
             fast = {k: w - rates[k].relu() * grads[k] for k, w in fast.items()}
             slope = meta(fast)
@@ -129,13 +129,13 @@ def la_maml(net: Net, capacity: int = 500, replay: int = 10, glances: int = 3, r
     def observe(state: State, pool: Pool, batch: Batch) -> tuple[State, dict[str, Tensor]]:
         params, rates, memory = state["params"], state["rates"], state["memory"]
         size = len(batch.rows)
-        own = _numbers(net, batch, 1 + glances * (1 + size))
-        loss = fit(net, pool, batch.rows, batch.weight, next(own))(params)
+        numbers = _numbers(net, batch, 1 + glances * (1 + size))
+        loss = batch_loss(net, pool, batch.rows, batch.weight, next(numbers))(params)
         _, y = pool.fetch(batch.rows)
         rank, *draws = batch.u["la_maml"].split([size] + glances * [size + replay])
         for number, u in enumerate(draws):
             rows = batch.rows.gather(0, u[:size].argsort())
-            params, rates = glance(params, rates, pool, rows, keep.pick(memory, u[size:]), own)
+            params, rates = glance(params, rates, pool, rows, keep.pick(memory, u[size:]), numbers)
             if number == 0:
                 memory = keep.add(memory, batch.rows, y, rank)
         return {"params": params, "rates": rates, "memory": memory}, {"loss": loss}

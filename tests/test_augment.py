@@ -1,4 +1,4 @@
-"""Augmentation: crops and flips as worked by hand, of the step's own numbers, in training alone; and channels."""
+"""Augmentation: crops, flips and distortions worked by hand, by the step's own numbers, in training alone; channels."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from torch import Tensor
 
 from lifelong import run as lifelong_run
 from lifelong import store
-from lifelong.data.augment import augmentation, crop, flip, written
+from lifelong.data.augment import augmentation, crop, distort, flip, written
 from lifelong.data.stream import Stream
 from lifelong.experiments.contract import BUDGET, tiny
 from lifelong.experiments.prepare import make_stream, prepare
+from lifelong.learning.composition import gradient_learner
 from lifelong.learning.engine import Measured, Rhythm, train
 from lifelong.learning.lanes import Lanes
 from lifelong.learning.optim import sgd
 from lifelong.learning.parts import Part
 from lifelong.learning.schedule import batches, plan
-from lifelong.learning.step import gradient_learner
 from lifelong.networks.conv import conv4
 from lifelong.spec.run import Options
 from lifelong.vmap import tree
@@ -96,6 +96,60 @@ def test_half_of_the_images_are_flipped():
     assert torch.equal(out[0], x[0].flip(-1)) and torch.equal(out[1], x[1])
 
 
+def numbers(n: int, draws: int, seed: int = 0) -> Tensor:
+    return torch.rand(n, draws, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_a_distortion_of_no_strength_changes_nothing():
+    x = torch.rand(3, 1, 9, 9)
+    torch.testing.assert_close(distort(0.0).apply(x, numbers(3, 6)), x)
+
+
+def test_numbers_in_the_middle_of_their_range_distort_nothing():
+    x = torch.rand(2, 3, 8, 8)
+    torch.testing.assert_close(distort(1.0, 0.3).apply(x, torch.full((2, 56), 0.5)), x)
+
+
+def test_equal_numbers_distort_equally_and_every_image_has_its_own():
+    x, elastic = torch.rand(1, 1, 9, 9).expand(3, -1, -1, -1), distort(1.0, 0.1)
+    one = elastic.apply(x, numbers(3, elastic.draws))
+    assert torch.equal(one, elastic.apply(x, numbers(3, elastic.draws)))
+    assert not torch.allclose(one[0], one[1])
+    assert not torch.allclose(one, elastic.apply(x, numbers(3, elastic.draws, 1)))
+
+
+def test_pixels_from_outside_a_distorted_image_repeat_its_edge():
+    x = torch.ones(50, 1, 9, 9)
+    x[:, :, 4, 4] = 0
+    out = distort().apply(x, numbers(50, 6))
+    assert (out[:, :, 0] > 0.999).all()  # the 1 of the edge, not 0, though images are shifted and shrunk
+    assert (out.flatten(1).min(1).values < 0.9).all()
+
+
+def test_the_largest_shift_is_8_percent_of_the_side():
+    # A dot in the middle of 101 pixels; all numbers but that of the shift to the right are in the middle.
+    x = torch.zeros(2, 1, 101, 101)
+    x[:, :, 49:52, 49:52] = 1
+    u = torch.full((2, 6), 0.5, dtype=torch.float64)
+    u[:, 4] = torch.tensor([0.0, 1.0])
+    out = distort().apply(x, u)
+    place = (out.sum((1, 2)) * torch.arange(101)).sum(-1) / out.sum((1, 2, 3)) - 50
+    torch.testing.assert_close(place, torch.tensor([8.08, -8.08]), rtol=0, atol=0.01)
+
+
+def test_distorted_integers_are_the_rounded_distortion_of_their_values():
+    both, u = distort(1.0, 0.2), numbers(4, 56)
+    out = both.apply(X[:4], u)
+    assert out.dtype == torch.uint8
+    torch.testing.assert_close(out.float(), both.apply(X[:4].float(), u).round())
+
+
+def test_a_lifted_distortion_is_that_of_each_lane_alone():
+    both, u, x = distort(1.0, 0.2), numbers(12, 56).view(3, 4, 56), X[:12].view(3, 4, *SHAPE)
+    lifted = torch.func.vmap(both.apply)(x, u)
+    assert torch.equal(lifted, torch.stack([both.apply(*one) for one in zip(x, u)]))
+
+
 def test_augmentations_are_applied_one_after_the_other_each_with_its_own_numbers():
     both = augmentation("crop(padding=1) + flip")
     assert both is not None and both.draws == 3
@@ -136,7 +190,7 @@ def test_a_rehearsed_row_gets_a_draw_of_its_own_and_leaves_the_batchs_alone():
     both = first(lanes([0], {"seen": seen(), "again": part}, stacked=False))["parts"]["seen"]
     alone = first(lanes([0], {"seen": seen()}, stacked=False))["parts"]["seen"]
     assert torch.equal(both["x"], alone["x"])
-    (x,) = part.__dict__["kept"]
+    x = part.__dict__["kept"][-1]
     assert all(possible(one, row) for one, row in zip(x, (5, 5, 29))) and not torch.equal(x[0], x[1])
 
 
@@ -181,7 +235,8 @@ def test_a_run_without_augmentation_is_the_run_that_it_was():
 
 @pytest.mark.parametrize(("strategy", "asked", "words"), [
     ("ncm", "flip", "use --augment none"), ("mer", "flip", "fetches its examples itself"),
-    ("er", "crop(padding=0)", "padding must be 1 or more"), ("er", "crop(padding=[1,2])", "takes one value"),
+    ("er", "crop(padding=0)", "padding must be 1 or more"), ("er", "distort(elastic=-1)", "elastic must be 0 or more"),
+    ("er", "crop(padding=[1,2])", "takes one value"),
     ("er", "crop(padding=1, flip)", "cannot read"), ("er", "sgd", "no augmentation called 'sgd'; it is one of the opt"),
     ("er", "flop", "did you mean flip")])
 def test_what_is_asked_wrongly_is_told_in_one_sentence(strategy: str, asked: str, words: str, lifelong: Command):

@@ -176,22 +176,22 @@ def test_what_else_is_given_reaches_the_stream() -> None:
 
 @pytest.mark.parametrize(("wrong", "sentence"), [
     (lambda: build.split("toy-v1", [0], images(), tasks=4, classes_per_task=2),
-     "4 tasks of 2 classes need 8 classes, but there are 6; ask for at most 3 tasks of 2"),
+     "4 tasks of 2 classes need 8 classes, but there are 6; use at most 3 tasks of 2"),
     (lambda: build.split("toy-v1", [0], images(), tasks=4), "6 classes do not divide into 4 tasks"),
     (lambda: build.split("toy-v1", [0], images(), tasks=7), "6 classes do not divide into 7 tasks"),
     (lambda: build.split("toy-v1", [0], images(), tasks=0), "tasks must be a whole number of 1 or more, got 0"),
     (lambda: build.split("toy-v1", [0], images(), tasks=2.5), "whole number of 1 or more, got 2.5"),  # type: ignore[arg-type]
-    (lambda: build.split("toy-v1", [], images(), tasks=2), "no seeds"),
-    (lambda: build.split("toy-v1", [0], images(), tasks=2, scenario="open"), "scenario 'open' is not offered"),
-    (lambda: build.split("toy-v1", [0], images(), tasks=2, order="sorted"), "there are 'random', 'fixed'"),
+    (lambda: build.split("toy-v1", [], images(), tasks=2), "needs at least one seed"),
+    (lambda: build.split("toy-v1", [0], images(), tasks=2, scenario="open"), "scenario must be one of 'task', 'domain', 'class'; got 'open'"),
+    (lambda: build.split("toy-v1", [0], images(), tasks=2, order="sorted"), "order must be one of 'random', 'fixed'; got 'sorted'"),
     (lambda: build.split("toy-v1", [0], images(), tasks=6, scenario="task"), "needs 2 or more classes in every task"),
     (lambda: build.grouped("toy-v1", [0], images(), groups=[[0, 1], [2, 3, 4]], scenario="domain"),
-     "tasks of 2 and of 3; choose 'class' or 'task'"),
+     "tasks of 2 and of 3 classes; use the scenario 'class' or 'task'"),
     (lambda: build.grouped("toy-v1", [0], images(), groups=[[0, 1], [1, 2]]), "each class from 0 to 5 at most once"),
     (lambda: build.grouped("toy-v1", [0], images(), groups=[[0, 6]]), "each class from 0 to 5 at most once"),
-    (lambda: build.permuted("toy-v1", [0], images(), tasks=2, examples=25), "25 training examples a task are asked"),
+    (lambda: build.permuted("toy-v1", [0], images(), tasks=2, examples=25), "examples is 25, but there are"),
     (lambda: build.rotated("toy-v1", [0], images(), tasks=2, examples=0), "examples must be a whole number"),
-    (lambda: build.rotated("toy-v1", [0], images(), tasks=2, angles="all"), "angles 'all' is not offered"),
+    (lambda: build.rotated("toy-v1", [0], images(), tasks=2, angles="all"), "angles must be one of 'bins', 'any'; got 'all'"),
 ])
 def test_a_request_that_cannot_be_met_is_refused_in_a_sentence(wrong: Any, sentence: str) -> None:
     with pytest.raises(ValueError, match=re.escape(sentence)) as caught:

@@ -93,7 +93,7 @@ def test_what_was_asked_wrongly_gets_one_sentence(words, said, lifelong, tmp_pat
      ["shape of a result depends on values", "mine.py, line 5, in loss"]),
     ("from lifelong import Part\ndef mine(): return Part(loss=lambda view: None)\n", ["mine: a loss", "returned nothing"]),
     ("from lifelong import Part\ndef mine(): return Part(loss=lambda view: view.batch.scores.sum(-1))\n",
-     ["mine: a loss must be one number", "a tensor ["]),
+     ["mine: a loss must be a Loss or one number", "a tensor ["]),
     ("from lifelong import Part\ndef mine(): return Part(loss=lambda view: view.u[:3].sum())\n",
      ["mine.py:mine", "`view.u` without `draws`", "line 2"]),
     ("from lifelong import Part\nfrom lifelong.learning.memory import reservoir\ndef mine():\n    m = reservoir(9)\n"

@@ -224,13 +224,6 @@ def wrong():
     return Learner(lambda seed, pool: {'n': torch.zeros(())}, lambda state, pool, batch: (state, {}),
                    lambda state, pool, x: torch.zeros(len(x), 6))
 """, "learns", "accuracy", ""),
-    "calls something else the gradient of its loss": ("""
-def wrong():
-    def slope(view):
-        scores = 1e-3 * view.recalled.scores
-        return scores.square().sum(), scores
-    return Part(recall=lambda view: view.batch.rows, slope=slope)
-""", "slopes_are_gradients", "is not the gradient", ""),
     "branches on a real hyper-parameter": ("""
 def wrong(strength: float = 1.0):
     def loss(view):

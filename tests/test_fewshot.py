@@ -138,7 +138,7 @@ def test_a_start_with_an_answer_of_its_own_is_asked() -> None:
     weights = start("conv4(width=4, norm='batch')", (1, 28, 28), strategy="maml(test_inner=1)", units=3)
     found = evaluation(source, weights, way=3, episodes=10).run()
     assert found["answer"] == "its own" and 0.2 < found["accuracy"] < 1
-    with pytest.raises(ValueError, match="was learned with 3 units"):
+    with pytest.raises(ValueError, match="has 3 output units"):
         evaluation(source, weights, way=4, episodes=10).run()
 
 
@@ -146,7 +146,7 @@ def test_an_episode_of_several_domains_is_one_of_them() -> None:
     source = digits.rotations(domains=3)
     weights = start("mlp(hidden=(8,))", (1, 8, 8))
     assert evaluation(source, weights, way=10, episodes=10).run()["accuracy"] > 0.2
-    with pytest.raises(ValueError, match=r"an episode is one domain, so use --way 10, got 5"):
+    with pytest.raises(ValueError, match=r"an episode has all classes of one domain: use --way 10, got 5"):
         evaluation(source, weights, way=5)
 
 
@@ -154,8 +154,8 @@ THREE = points([[0.0, 1.0, 2.0]] * 3)
 
 
 @pytest.mark.parametrize(("options", "said"), [
-    ({"shots": 2, "queries": 2}, "4 images of a class are asked for, but points-v1 has 3"),
-    ({"way": 4}, "4 classes are asked for, but points-v1 has 3"),
+    ({"shots": 2, "queries": 2}, "points-v1 has 3 examples per class, fewer than the 4 requested"),
+    ({"way": 4}, "points-v1 has 3 classes, fewer than the 4 requested"),
     ({"way": 1}, "--way must be 2 or more"), ({"shots": 0}, "--shots must be 1"),
     ({"queries": 0}, "--queries must be 1"), ({"episodes": 1}, "--episodes must be 2"),
 ])
@@ -165,7 +165,7 @@ def test_what_the_source_cannot_give_is_refused(options: dict[str, int], said: s
 
 
 def test_a_start_that_does_not_fit_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"examples of shape \(3,\), and those of points-v1 are of shape \(1,\)"):
+    with pytest.raises(ValueError, match=r"examples of shape \(3,\), but those of points-v1 have shape \(1,\)"):
         evaluation(THREE, start(shape=(3,)))
     with pytest.raises(ValueError, match=r"learned on 1 of the classes of points-v1, for example points/2.*--overlap"):
         evaluation(THREE, start(content=("points/2", "other/1")))
@@ -236,7 +236,7 @@ def test_a_start_of_a_file_that_has_changed_is_asked_anew(tmp_path: Path, monkey
     asked = []
     for more in ("", "# an answer of its own, say\n"):
         Path("mine.py").write_text(code + more)
-        asked.append(evaluation(THREE, start(strategy="./mine.py:mine")).asked)
+        asked.append(evaluation(THREE, start(strategy="./mine.py:mine")).question)
     assert asked[0] != asked[1] and asked[0] | {"sources": 0} == asked[1] | {"sources": 0}
 
 
@@ -251,9 +251,9 @@ def test_a_start_is_learned_first_where_it_names_its_source(said: Any) -> None:
 
 def test_what_cannot_be_asked_is_refused_before_a_start_is_learned(said: Any) -> None:
     for words, part in [(("supervised(source='glyphs(classes=9)')",), "was learned on 6 of the classes"),
-                        (("maml(source='glyphs(first=9, classes=9)')", "--way", "6"), "this maml was learned with 5"),
-                        (("fomaml(source='glyphs(first=9, classes=9)')", "--way", "6"), "this fomaml was learned"),
-                        (("supervised(source='glyphs(classes=9)', length=3.0)",), "length says how a stream uses")]:
+                        (("maml(source='glyphs(first=9, classes=9)')", "--way", "6"), "this maml has 5 output units"),
+                        (("fomaml(source='glyphs(first=9, classes=9)')", "--way", "6"), "this fomaml has 5"),
+                        (("supervised(source='glyphs(classes=9)', length=3.0)",), "length applies to streams only")]:
         code, out, err = said("glyphs(classes=6)", *words)
         assert (code, out) == (2, "") and part in err and len(err.splitlines()) == 1
         assert not Path("runs").exists()
@@ -276,11 +276,11 @@ def test_wrong_words_get_one_sentence(said: Any, tmp_path: Path) -> None:
         (("glyphs(classes=6)", "nowhere.safetensors"), "there is no file"),
         (("glyphs(classes=6)", "damaged.safetensors"), "is damaged"),
         (("glyphs(classes=6)", "short.safetensors"), "is damaged"),
-        (("glyphs(classes=6)", "maml(file='a.safetensors')"), "holds protonet, not maml"),
-        (("glyphs(classes=6)", "maml"), "say what maml is learned from"),
-        (("glyphs(classes=6)", "random"), "not a start that is learned"),
-        (("glyphs(classes=6)", "a.safetensors", "--way", "7"), "7 classes are asked for, but glyphs-v1 has 6"),
-        (("glyphs(classes=6)", "a.safetensors", "--queries", "20"), "21 images of a class are asked for"),
+        (("glyphs(classes=6)", "maml(file='a.safetensors')"), "holds a start protonet, not maml"),
+        (("glyphs(classes=6)", "maml"), "maml needs a source"),
+        (("glyphs(classes=6)", "random"), "not a learned start"),
+        (("glyphs(classes=6)", "a.safetensors", "--way", "7"), "glyphs-v1 has 6 classes, fewer than the 7 requested"),
+        (("glyphs(classes=6)", "a.safetensors", "--queries", "20"), "glyphs-v1 has 20 examples per class, fewer than the 21 requested"),
         (("rotated-digits(domains=2)", "a.safetensors"), "of shape"),
         (("glyphs(classes=6)", "a.safetensors", "--way", "many"), "--way"),
     ]:

@@ -27,10 +27,10 @@ LAYERS = {
     "strategies": "spec data networks learning starts",
     "streams": "spec data",
 }
-GROUND = {"metrics", "randomness", "vmap", "progress", "provenance"}
+GROUND = {"files", "metrics", "randomness", "vmap", "progress", "provenance"}
 NEEDS = {"progress": {"store"}}  # what a module of the ground imports, for types alone
 
-LIGHT = ("lifelong/__init__.py", "lifelong/cli.py", "lifelong/metrics.py",
+LIGHT = ("lifelong/__init__.py", "lifelong/cli.py", "lifelong/files.py", "lifelong/metrics.py",
          *(p for p in FILES if p.startswith(("lifelong/report/", "lifelong/spec/", "lifelong/store/"))))
 DRAWN = ("lifelong/report/figures.py", "lifelong/report/canvas.py", "lifelong/report/mosaic.py")
 HEAVY = {"torch", "torchvision", "avalanche", "sklearn"}

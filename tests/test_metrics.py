@@ -93,7 +93,7 @@ def test_the_average_so_far_weighs_tasks_by_their_sizes():
     a = np.full((4, 3), np.nan)
     a[1, 0], a[2, :2], a[3] = 0.8, [0.2, 0.5], [0.1, 0.4, 0.9]
     np.testing.assert_allclose(metrics.average_curve(a, [1, 2, 1]), [0.8, (0.2 + 2 * 0.5) / 3, (0.1 + 0.8 + 0.9) / 4])
-    with pytest.raises(ValueError, match="one for each of the 3 tasks"):
+    with pytest.raises(ValueError, match="one weight for each of the 3 tasks"):
         metrics.average_curve(a, [1, 2])
 
 

@@ -16,12 +16,12 @@ from lifelong.learning.optim import adam
 from lifelong.learning.schedule import batches, plan
 from lifelong.networks.conv import anml_net, conv4, oml_net
 from lifelong.networks.mlp import mlp
-from lifelong.networks.net import Net, Params, shapes
+from lifelong.networks.net import Net, Params, shapes_of
 from lifelong.networks.norms import normalised
 from lifelong.networks.resnet import resnet, resnet18
 from lifelong.spec.run import Options
 from lifelong.starts.install import installed
-from lifelong.starts.recipe import Recipe, fresh, fresh_scores, learn, settled
+from lifelong.starts.recipe import Recipe, episode_features, episode_scores, learn, set_statistics
 from lifelong.starts.weights import Weights
 
 SHAPE = (1, 28, 28)
@@ -129,7 +129,7 @@ def test_the_shapes_of_parameters_are_known_without_a_random_number(net: Net) ->
         found.extend(p.device.type for p in params.values())
         return params
 
-    assert shapes(net._replace(init=init)) == wanted and set(found) == {"meta"}
+    assert shapes_of(net._replace(init=init)) == wanted and set(found) == {"meta"}
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -138,7 +138,7 @@ def test_a_network_that_reads_its_parameters_as_it_draws_them_tells_their_shapes
         w = torch.randn(3, 4, generator=g)
         return {"w": w / w.norm().item()}
 
-    assert shapes(Net(init, lambda params, x: x @ params["w"])) == {"w": (3, 4)}
+    assert shapes_of(Net(init, lambda params, x: x @ params["w"])) == {"w": (3, 4)}
 
 
 # ---- learning
@@ -146,14 +146,14 @@ def test_a_network_that_reads_its_parameters_as_it_draws_them_tells_their_shapes
 
 def recipe(steps: int = 3) -> Recipe:
     def draw(sampler: Any) -> dict[str, Any]:
-        x, y = sampler.fetch(sampler.any(12))
+        x, y = sampler.fetch(sampler.any_rows(12))
         return {"x": x, "y": y}
 
     def loss(net: Net, params: Params, episode: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        return F.cross_entropy(fresh_scores(net, params, episode["x"]), episode["y"]), {}
+        return F.cross_entropy(episode_scores(net, params, episode["x"]), episode["y"]), {}
 
     return Recipe("conv4(width=4, norm='batch')", steps, draw, loss, lambda step: adam(0.01, weight_decay=0.1),
-                  finish=lambda net, params, sampler: settled(net, params, sampler, 4, 20))
+                  finish=lambda net, params, sampler: set_statistics(net, params, sampler, 4, 20))
 
 
 def test_learning_never_moves_statistics_and_sets_them_at_the_end() -> None:
@@ -168,7 +168,7 @@ def test_learning_never_moves_statistics_and_sets_them_at_the_end() -> None:
             assert torch.equal(checkpoint["params"][k], net.init(g())[k])
     sampler = source.sampler(g(7))
     for _ in range(50):
-        seen.append(net.fresh(params, sampler.fetch(sampler.any(20))[0])[1])
+        seen.append(net.fresh(params, sampler.fetch(sampler.any_rows(20))[0])[1])
     for k in net.still:
         usual = torch.stack([own[k] for own in seen]).mean(0)
         assert float((params[k] - usual).abs().max()) < 0.25 * float(usual.abs().max())
@@ -178,21 +178,21 @@ def test_learning_never_moves_statistics_and_sets_them_at_the_end() -> None:
 def test_settled_statistics_are_averages_over_random_batches() -> None:
     source, net = glyphs.source(classes=3), conv4(SHAPE, 3, 4, norm="batch")
     params = net.init(g())
-    by_hand = [net.fresh(params, s.fetch(s.any(5))[0])[1] for s in [source.sampler(g(3))] for _ in range(2)]
-    found = settled(net, params, source.sampler(g(3)), 2, 5)
+    by_hand = [net.fresh(params, s.fetch(s.any_rows(5))[0])[1] for s in [source.sampler(g(3))] for _ in range(2)]
+    found = set_statistics(net, params, source.sampler(g(3)), 2, 5)
     for k in net.still:
         torch.testing.assert_close(found[k], (by_hand[0][k] + by_hand[1][k]) / 2)
     plain = conv4(SHAPE, 3, 4)
     held = plain.init(g())
-    assert settled(plain, held, source.sampler(g(3))) is held
-    torch.testing.assert_close(fresh(plain, held, images()), plain.features(held, images()))
+    assert set_statistics(plain, held, source.sampler(g(3))) is held
+    torch.testing.assert_close(episode_features(plain, held, images()), plain.features(held, images()))
 
 
 def test_random_rows_are_different_ones_even_where_most_are_asked_for() -> None:
     sampler = glyphs.source(classes=3).sampler(g())
     for count in (5, 55, 60):  # waiting for 55 different ones of 60 by luck takes for ever
-        assert len(set(sampler.any(count).tolist())) == count
-    assert len(sampler.any(70)) == 70
+        assert len(set(sampler.any_rows(count).tolist())) == count
+    assert len(sampler.any_rows(70)) == 70
 
 
 @pytest.mark.parametrize("adapt", ["head", "ungated", "all"])

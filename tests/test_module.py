@@ -24,7 +24,7 @@ from lifelong.learning.schedule import batches, plan
 from lifelong.learning.step import gradient_learner
 from lifelong.networks import module as modules
 from lifelong.networks.module import from_module
-from lifelong.networks.net import Net, Params, shapes
+from lifelong.networks.net import Net, Params, shapes_of
 from lifelong.networks.precision import in_bfloat16
 from lifelong.randomness import generator, many
 from lifelong.vmap import lift
@@ -296,7 +296,7 @@ def test_constants_follow_the_examples_and_are_the_same_in_every_process() -> No
 def test_a_network_knows_the_shapes_of_its_parameters() -> None:
     for net in (from_module(resnet, some(2, 3, 32, 32, dtype=torch.float32)), from_module(Twice, torch.ones(2, 8))):
         params = net.init(generator(0))
-        assert [(k, tuple(p.shape)) for k, p in params.items()] == list(shapes(net).items())
+        assert [(k, tuple(p.shape)) for k, p in params.items()] == list(shapes_of(net).items())
         assert set(net.still) <= set(params)
 
 

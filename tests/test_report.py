@@ -338,14 +338,14 @@ def test_of_one_task_there_is_nothing_to_draw_over_tasks():
 
 
 def test_of_a_start_from_a_file_only_what_was_used_is_shown():
-    used = {"adapt": "head", "head": "zero", "length": 10.0, "power": 1.0, "views": 1}
+    used = {"adapt": "head", "head": "zero", "length": 10.0, "power": 1.0, "quarter_turns": 1}
     shown = []
     for file in (None, "mine.safetensors"):
         hyper = {"strategy": [{"steps": 2000, "lr": 0.5, "file": file, "source": None, "model": None, "begin": None, **used}]}
         group, = report.groups([a_run("supervised", 0.8, [0.1, 0.7], hyper=hyper)])
         shown.append(report.tables.settings_table(group).rows[0][1].text[0])
     assert "steps=2000, lr=0.5" in shown[0]
-    assert shown[1] == "file=mine.safetensors, adapt=head, head=zero, length=10.0, power=1.0, views=1"
+    assert shown[1] == "file=mine.safetensors, adapt=head, head=zero, length=10.0, power=1.0, quarter_turns=1"
 
 
 def test_what_was_tuned_is_in_the_settings_with_its_cost():

@@ -6,7 +6,7 @@ import torchvision
 from lifelong.streams import glyphs
 
 from lifelong.networks.resnet import resnet, resnet18
-from lifelong.starts.recipe import settled
+from lifelong.starts.recipe import set_statistics
 
 NET = resnet((1, 12, 12), 5, (4, 6, 8))
 
@@ -50,7 +50,7 @@ def test_its_statistics_settle_on_a_source():
     source = glyphs.source(classes=6)
     net = resnet(source.shape, 6, (4, 6))
     params = net.init(torch.Generator().manual_seed(0))
-    after = settled(net, params, source.sampler(torch.Generator().manual_seed(0)), batches=2, size=32)
+    after = set_statistics(net, params, source.sampler(torch.Generator().manual_seed(0)), batches=2, size=32)
     assert {k for k in params if not torch.equal(params[k], after[k])} == set(net.still)
 
 

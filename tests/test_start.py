@@ -54,7 +54,7 @@ def sampler(source, *names):
 
 
 def test_a_way_is_different_classes_with_different_examples(source):
-    rows = sampler(source, 1).way(5, 20)
+    rows = sampler(source, 1).classes(5, 20)
     _, y = sampler(source, 1).fetch(rows)
     assert rows.flatten().unique().numel() == 100
     assert bool((y == y[:, :1]).all()) and y[:, 0].unique().numel() == 5
@@ -62,17 +62,17 @@ def test_a_way_is_different_classes_with_different_examples(source):
     assert x.shape == (5, 20, 1, 28, 28) and 0 <= float(x.min()) < float(x.max()) <= 1
 
 
-@pytest.mark.parametrize(("count", "each", "what"), [(7, 1, "7 classes are asked for, but glyphs-v1 has 6"),
-                                                     (2, 21, "21 images of a class are asked for, but glyphs-v1 has")])
+@pytest.mark.parametrize(("count", "each", "what"), [(7, 1, "glyphs-v1 has 6 classes, fewer than the 7 requested"),
+                                                     (2, 21, "glyphs-v1 has 20 examples per class, fewer than the 21")])
 def test_more_than_there_is_is_refused(source, count, each, what):
     with pytest.raises(ValueError, match=what):
-        sampler(source, 0).way(count, each)
+        sampler(source, 0).classes(count, each)
 
 
 def test_any_draws_without_repetition_while_it_can(source):
-    rows = sampler(source, 3).any(120)
+    rows = sampler(source, 3).any_rows(120)
     assert rows.unique().numel() == 120
-    assert sampler(source, 3).any(121).numel() == 121
+    assert sampler(source, 3).any_rows(121).numel() == 121
 
 
 def test_turned_characters_are_classes_of_their_own():
@@ -106,7 +106,7 @@ def line(target: float, lr: float = 0.1, steps: int = 120) -> Recipe:
     """One number that descends (w - target)^2."""
     return Recipe("mlp", steps, lambda sampler: {"target": torch.tensor(target)},
                   lambda net, params, episode: ((params["w"] - episode["target"]).square().sum(), {}),
-                  lambda step: sgd(lr), more=lambda net, params: {"w": torch.zeros(1)})
+                  lambda step: sgd(lr), extra_params=lambda net, params: {"w": torch.zeros(1)})
 
 
 def test_learning_descends_the_objective_step_by_step(source):
@@ -124,13 +124,28 @@ def test_what_a_loss_does_not_touch_stays(source):
 
 
 def test_an_outer_loop_that_diverges_stops_and_says_at_which_step(source):
-    with pytest.raises(start.Diverged, match=r"no finite number at step \d+ of 400"):
+    with pytest.raises(start.Diverged, match=r"not finite at step \d+ of 400"):
         learn(line(1.0, lr=3.0, steps=400), mlp((28, 28), 2, ()), source)
 
 
 def test_parameters_that_the_last_step_broke_are_no_start(source):
-    with pytest.raises(start.Diverged, match="w was no finite number after step 1 of 1"):
+    with pytest.raises(start.Diverged, match="w was not finite after step 1 of 1"):
         learn(line(1e10, lr=1e30, steps=1), mlp((28, 28), 2, ()), source)
+
+
+def test_the_statistics_of_a_start_are_the_mean_of_fifty_batches_of_its_source(source):
+    seen: list[int] = []
+
+    def fresh(params, x):
+        seen.append(len(x))
+        return x.flatten(1), {"norm.mean": torch.tensor([float(len(seen))])}
+
+    net = mlp((28, 28), 2, ())._replace(fresh=fresh, still=("norm.mean",))
+    params = {"norm.mean": torch.zeros(1, dtype=torch.float64), "head.weight": torch.ones(2)}
+    after = start.settled(net, params, sampler(source, 0))
+    assert seen == [256] * 50
+    assert after["norm.mean"].tolist() == [25.5] and after["norm.mean"].dtype == torch.float64  # (1 + 50) / 2
+    assert after["head.weight"] is params["head.weight"]
 
 
 @pytest.mark.parametrize("text", ["supervised(steps=60, batch=32, cosine=20.0, lr=0.01, model='mlp')",
@@ -242,9 +257,9 @@ def test_every_flipped_byte_of_the_weights_is_noticed(file, tmp_path):
 def test_weights_of_another_architecture_are_refused(file, tmp_path):
     weights = load(file)
     lost = {k: p for k, p in weights.params.items() if k != "conv1.bias"}
-    with pytest.raises(ValueError, match=r"does not fit conv4\(width=4\): conv1.bias should be \(4,\), and is missing"):
+    with pytest.raises(ValueError, match=r"does not fit conv4\(width=4\): conv1.bias should have shape \(4,\), but is missing"):
         installed(Weights(lost, weights.about), (1, 28, 28), 5, "class")
-    with pytest.raises(ValueError, match=r"learned on examples of shape \(1, 28, 28\), and the stream's are of shape"):
+    with pytest.raises(ValueError, match=r"learned on examples of shape \(1, 28, 28\), but the stream's examples have shape"):
         installed(weights, (3, 28, 28), 5, "class")
 
 
@@ -265,7 +280,7 @@ def test_what_moves_is_what_was_asked_for(file):
     assert torch.equal(zero["conv2.weight"], weights.params["conv2.weight"])
     kept = installed(weights, (1, 28, 28), 6, "class", adapt="head", head="kept")
     assert torch.equal(kept.init(g)["head.weight"], weights.params["head.weight"])
-    with pytest.raises(ValueError, match="6 output units and the stream needs 9"):
+    with pytest.raises(ValueError, match="6 output units, but the stream needs 9"):
         installed(weights, (1, 28, 28), 9, "class", head="kept")
 
 
@@ -362,7 +377,7 @@ def test_a_network_of_ones_own_is_as_good_as_one_of_the_catalogue(network, sourc
     for model in ("mlp(hidden=(8,))", "./net.py:renamed"):
         todo = Pretraining(parse(f"supervised(steps=3, batch=4, model='{model}')"), source)
         save(Path("own.safetensors"), todo.run(None, lifelong.progress.Watcher()))
-        runs.append([run.accuracy for run in asked("own.safetensors", ("",), (", views=2", "er"), (", adapt='all'",),
+        runs.append([run.accuracy for run in asked("own.safetensors", ("",), (", quarter_turns=2", "er"), (", adapt='all'",),
                                                    dtype="float64").run().runs])
     for a, b in zip(*runs, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -382,12 +397,12 @@ def test_a_linear_network_on_warped_images_is_moved_by_the_gradient_of_what_it_a
     source = make_source("rotated-digits(domains=3)")
     todo = Pretraining(parse("supervised(steps=3, model='mlp(hidden=())')"), source)
     weights = todo.run(None, lifelong.progress.Watcher())
-    for more in ({"power": 3.0}, {"views": 2}, {"length": 10.0}):
+    for more in ({"power": 3.0}, {"quarter_turns": 2}, {"length": 10.0}):
         net = installed(weights, source.shape, 10, "domain", adapt="head", dtype=torch.float64, **more)
         assert net.vjp is None, more
     assert installed(weights, source.shape, 10, "domain", adapt="all").vjp is not None
     save(tmp_path / "linear.safetensors", weights)
-    run = lifelong.run("rotated-digits", f"supervised(file='{tmp_path / 'linear.safetensors'}', views=2, head='new')",
+    run = lifelong.run("rotated-digits", f"supervised(file='{tmp_path / 'linear.safetensors'}', quarter_turns=2, head='new')",
                        seeds=1, steps=2, overlap=True)
     assert run.accuracy.shape[0] == 1
 
@@ -472,14 +487,14 @@ def test_what_the_start_that_learning_begins_with_has_seen_counts_as_seen(file, 
 def test_a_file_of_another_start_is_refused(file, tmp_path):
     weights = load(file)
     save(tmp_path / "other.safetensors", Weights(weights.params, dict(weights.about) | {"start": "oml"}))
-    with pytest.raises(ValueError, match=r"other.safetensors holds oml, not supervised: write oml\(file=...\)"):
+    with pytest.raises(ValueError, match=r"other.safetensors holds a start oml, not supervised: write oml\(file=...\)"):
         asked(tmp_path / "other.safetensors", ("",))
 
 
 @pytest.mark.parametrize(("typed", "what"), [
-    ("lr=0.1", "lr says how a start is learned, and that of .* was learned with lr=0.001: leave lr out"),
-    ("model='mlp'", r"model says how .* was learned with model='conv4\(width=4\)'"),
-    ("source='nonsense'", "source says how .* was learned from glyphs-v1: leave source out")])
+    ("lr=0.1", "lr applies while a start is learned, but .* was already learned with lr=0.001; leave lr out"),
+    ("model='mlp'", r"model applies while .* was already learned with model='conv4\(width=4\)'"),
+    ("source='nonsense'", "source applies while .* was already learned from glyphs-v1; leave source out")])
 def test_beside_a_file_only_how_it_is_used_can_be_said(file, typed, what):
     with pytest.raises(ValueError, match=what):
         asked(file, (", " + typed,))
@@ -487,7 +502,7 @@ def test_beside_a_file_only_how_it_is_used_can_be_said(file, typed, what):
 
 
 def test_batch_normalisation_that_nobody_would_set_is_refused(source, file):
-    with pytest.raises(ValueError, match="oml never sets the statistics of batch normalisation, which resnet has"):
+    with pytest.raises(ValueError, match="oml does not set the statistics of batch normalisation that resnet has"):
         Pretraining(parse("oml(model='resnet')"), source)
 
 
@@ -526,7 +541,7 @@ def test_a_file_can_be_looked_into(lifelong, file, tmp_path):
 
 
 @pytest.mark.parametrize(("words", "what"), [
-    (("glyphs", "er"), "'er' is not a start that is learned: there are"),
+    (("glyphs", "er"), "'er' is not a learned start; choose one of"),
     (("glyphs", "supervised(steps=0)"), "supervised: steps must be 1 or more, got 0"),
     (("glyphs", "supervised(lr=[0.1,0.2])"), "supervised: lr takes one value"),
     (("glyps", "supervised"), "there is no source called 'glyps'; did you mean glyphs"),
@@ -559,7 +574,7 @@ def blows(steps: int = 400, lr: float = 1.3):
     "A number that runs away."
     return Recipe("mlp", steps, lambda sampler: {},
                   lambda net, params, episode: (params["w"].square().sum(), {"odd": torch.tensor(torch.nan)}),
-                  lambda step: sgd(lr), more=lambda net, params: {"w": torch.ones(1)})
+                  lambda step: sgd(lr), extra_params=lambda net, params: {"w": torch.ones(1)})
 """)
     said = lifelong("pretrain", "glyphs(classes=6)", "./mine.py:blows", "--save-every", "0", "--quiet")
     assert "A number that runs away." in lifelong("list", "./mine.py:blows").out

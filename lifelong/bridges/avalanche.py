@@ -421,6 +421,8 @@ class Learner:
     A task is one experience, or, `online`, as many as it has batches: what Avalanche's `split_online_stream` makes.
     """
 
+    classes = True
+
     def __init__(self, strategy: type, hyper: Mapping[str, Any], net: Net, shape: tuple[int, ...], n_classes: int,
                  n_tasks: int, seed: int, device: torch.device, training: Training, online: bool = False) -> None:
         self.name, self.n_classes, self.told, self.device = strategy.__name__, n_classes, training.told, device

@@ -1,4 +1,4 @@
-"""Ways to make a stream from labelled images: split their classes, permute their pixels, rotate them."""
+"""Functions that make streams and sources from labelled images: split classes, permute pixels, rotate."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from lifelong.randomness import generator
 
 @dataclass(frozen=True)
 class Images:
-    """Labelled images, and which of them are for training and which for testing.
+    """Labelled images, and which of them are training and test images.
 
     Attributes:
-        x: [N, channels, height, width], uint8 or float.
-        y: [N] int64, classes 0..K-1.
-        train: examples to train on, [n], or [S, n] where each seed has its own.
-        test: examples to test on, likewise.
-        scale: what integer pixels are multiplied by.
-        names: of the classes, the same wherever they occur, as `mnist/3`; () where nothing else has them.
+        x: images [N, channels, height, width], uint8 or float.
+        y: classes [N], int64, from 0 to K - 1.
+        train: indices of the training images, [n], or [S, n] if each seed has its own.
+        test: indices of the test images, likewise.
+        scale: factor by which integer pixels are multiplied.
+        names: globally unique names of the classes, such as `mnist/3`, by which a start and a stream are found to
+            share classes; () if no other data has these classes.
     """
 
     x: Tensor
@@ -38,7 +39,7 @@ class Images:
 
     @property
     def n_classes(self) -> int:
-        """Classes, K."""
+        """Number of classes, K."""
         return int(self.y.max()) + 1
 
     @property
@@ -49,92 +50,98 @@ class Images:
 
 def split(name: str, seeds: Sequence[int], images: Images, *, tasks: int, classes_per_task: int | None = None,
           scenario: str = "class", order: str = "random", **rest: Any) -> Stream:
-    """Tasks of equally many classes each, no class in two tasks.
+    """A stream whose tasks have equally many classes, with no class in two tasks.
 
-    A class's output unit is its place in the stream's order (class, task), or its place within its task (domain), so
-    the output layer has as many units as classes occur.
+    The output unit of a class is its position in the seed's class order (class, task), or its position within its task
+    (domain). The output layer has as many units as that needs.
 
     Args:
-        tasks: tasks, at least 1.
-        classes_per_task: classes of each task; None divides all there are.
+        name: name of the stream with its version.
+        seeds: the seeds.
+        images: the labelled images.
+        tasks: number of tasks, at least 1.
+        classes_per_task: classes of each task; None divides all classes equally among the tasks.
         scenario: 'class', 'task' or 'domain'.
-        order: 'random' draws classes and their order anew for each seed; 'fixed' takes them as numbered.
+        order: 'random' draws classes and their order anew for each seed; 'fixed' takes them in numerical order.
         rest: `boundaries`, `defaults` and `options` of the `Stream`.
 
     Raises:
-        ValueError: where more classes are asked for than there are, or fewer than the scenario needs.
+        ValueError: the images have too few classes, or the tasks fewer than the scenario needs.
     """
     check_counts(name, seeds, tasks=tasks, classes_per_task=classes_per_task)
     check_choice(name, order=order, among=("random", "fixed"))
-    there = images.n_classes
-    each = there // tasks if classes_per_task is None else classes_per_task
-    if classes_per_task is None and (each < 1 or there % tasks):
-        raise ValueError(f"{name}: {there} classes do not divide into {tasks} tasks; give classes_per_task, or another "
-                         f"number of tasks")
-    if tasks * each > there:
-        raise ValueError(f"{name}: {tasks} tasks of {each} classes need {tasks * each} classes, but there are {there}; "
-                         f"ask for at most {there // each} tasks of {each}")
+    available = images.n_classes
+    size = available // tasks if classes_per_task is None else classes_per_task
+    if classes_per_task is None and (size < 1 or available % tasks):
+        raise ValueError(f"{name}: {available} classes do not divide into {tasks} tasks; give classes_per_task, or "
+                         f"another number of tasks")
+    if tasks * size > available:
+        raise ValueError(f"{name}: {tasks} tasks of {size} classes need {tasks * size} classes, but there are "
+                         f"{available}; use at most {available // size} tasks of {size} classes")
 
-    orders = [torch.arange(there) if order == "fixed" else
-              torch.randperm(there, generator=generator(seed, "stream", "classes")) for seed in seeds]
-    visits = [list(torch.split(drawn[:tasks * each], each)) for drawn in orders]
-    # The widest task any seed could draw, so that the width does not depend on which seeds are asked for together.
-    return _partition(name, images, visits, lambda counts: int(counts.topk(each).values.sum()), scenario, rest)
+    orders = [torch.arange(available) if order == "fixed" else
+              torch.randperm(available, generator=generator(seed, "stream", "classes")) for seed in seeds]
+    visits = [list(torch.split(classes[:tasks * size], size)) for classes in orders]
+    # The widest task that any seed could draw, so that the width does not depend on which seeds are used together.
+    return _partition(name, images, visits, lambda counts: int(counts.topk(size).values.sum()), scenario, rest)
 
 
 def grouped(name: str, seeds: Sequence[int], images: Images, *, groups: Sequence[Sequence[int]],
             scenario: str = "class", order: str = "random", **rest: Any) -> Stream:
-    """A task for each group of classes, for example for each alphabet; groups may differ in size.
+    """A stream with one task per group of classes, for example per alphabet; groups may differ in size.
 
     Args:
-        groups: the classes of each task, no class in two groups.
-        scenario: 'class' or 'task'; 'domain' only where all groups are of one size.
-        order: 'random' visits the groups in an order drawn for each seed, 'fixed' as given.
+        name, seeds, images: as in `split`.
+        groups: the classes of each task, with no class in two groups.
+        scenario: 'class' or 'task', or 'domain' if all groups have the same size.
+        order: 'random' visits the groups in an order drawn for each seed, 'fixed' in the given order.
         rest: `boundaries`, `defaults` and `options` of the `Stream`.
 
     Raises:
-        ValueError: where a class stands in two groups or does not exist, or the scenario does not apply.
+        ValueError: a class is in two groups or does not exist, or the scenario does not apply.
     """
     check_counts(name, seeds, groups=len(groups))
     check_choice(name, order=order, among=("random", "fixed"))
     parts = [torch.as_tensor(list(group), dtype=torch.int64) for group in groups]
-    every = torch.cat(parts)
-    if len(set(every.tolist())) < len(every) or int(every.min()) < 0 or int(every.max()) >= images.n_classes:
-        raise ValueError(f"{name}: groups must hold each class from 0 to {images.n_classes - 1} at most once")
+    classes = torch.cat(parts)
+    if len(set(classes.tolist())) < len(classes) or int(classes.min()) < 0 or int(classes.max()) >= images.n_classes:
+        raise ValueError(f"{name}: groups must have each class from 0 to {images.n_classes - 1} at most once")
 
     orders = [torch.arange(len(parts)) if order == "fixed" else
               torch.randperm(len(parts), generator=generator(seed, "stream", "groups")) for seed in seeds]
-    return _partition(name, images, [[parts[i] for i in drawn.tolist()] for drawn in orders],
+    return _partition(name, images, [[parts[i] for i in visits.tolist()] for visits in orders],
                       lambda counts: max(int(counts[part].sum()) for part in parts), scenario, rest)
 
 
 def stretches(name: str, seeds: Sequence[int], images: Images, *, lengths: Sequence[int], units: int | None = None,
               among: Sequence[int] | None = None, salt: str = "classes", **rest: Any) -> Stream:
-    """Class after class, measured where `lengths` classes have been learned: a task is a stretch between two lengths.
+    """A stream that presents class after class and is measured whenever `lengths` classes have been learned.
 
-    One stream has all lengths, for the first n classes of a random order are a random order of n classes.
+    A task is the stretch between two lengths. One stream serves all lengths, because the first n classes of a random
+    order are n random classes in random order.
 
     Args:
-        lengths: classes after which is measured, growing.
-        units: output units, also those that never occur; None: as many as classes are learned.
-        among: classes that those of a seed are drawn from; None: all.
-        salt: another one draws other classes in another order.
+        name, seeds, images: as in `split`.
+        lengths: increasing numbers of classes after which the learner is measured.
+        units: number of output units, which may exceed the number of classes; None has one unit per class.
+        among: the classes from which each seed draws; None draws from all.
+        salt: a word that the class order depends on besides the seed.
         rest: `boundaries`, `defaults` and `options` of the `Stream`.
 
     Raises:
-        ValueError: where lengths do not grow, or more classes are asked for than there are, or than units.
+        ValueError: `lengths` do not increase, or exceed the number of classes or of units.
     """
     check_counts(name, seeds, units=units, **{f"lengths[{i}]": n for i, n in enumerate(lengths)})
-    drawn = torch.arange(images.n_classes) if among is None else torch.as_tensor(list(among), dtype=torch.int64)
+    classes = torch.arange(images.n_classes) if among is None else torch.as_tensor(list(among), dtype=torch.int64)
     if not lengths or any(b <= a for a, b in pairwise(lengths)):
-        raise ValueError(f"{name}: lengths must be growing numbers of classes, for example (10, 50, 100), got "
+        raise ValueError(f"{name}: lengths must be increasing numbers of classes, for example (10, 50, 100), got "
                          f"{tuple(lengths)}")
-    if lengths[-1] > len(drawn):
-        raise ValueError(f"{name}: {lengths[-1]} classes are asked for, but there are {len(drawn)}")
+    if lengths[-1] > len(classes):
+        raise ValueError(f"{name}: lengths ask for {lengths[-1]} classes, but there are {len(classes)}")
     if units is not None and units < lengths[-1]:
         raise ValueError(f"{name}: {lengths[-1]} classes need as many output units, but units is {units}")
     sizes = [b - a for a, b in pairwise([0, *lengths])]
-    orders = [drawn[torch.randperm(len(drawn), generator=generator(seed, "stream", salt))] for seed in seeds]
+    orders = [classes[torch.randperm(len(classes), generator=generator(seed, "stream", salt))] for seed in seeds]
     visits = [list(order[:lengths[-1]].split(sizes)) for order in orders]
     return _partition(name, images, visits, lambda counts: int(counts.topk(max(sizes)).values.sum()), "class",
                       {"ordered": True, "retention": True} | rest, 0 if units is None else units - lengths[-1])
@@ -142,14 +149,19 @@ def stretches(name: str, seeds: Sequence[int], images: Images, *, lengths: Seque
 
 def permuted(name: str, seeds: Sequence[int], images: Images, *, tasks: int, examples: int | None = None,
              identity_first: bool = False, scenario: str = "domain", **rest: Any) -> Stream:
-    """Tasks that show the same images under a pixel permutation each, drawn for each seed and task.
+    """A stream whose tasks show the same images under one random pixel permutation per seed and task.
 
     Args:
-        tasks: tasks, at least 1.
-        examples: images trained on in each task, drawn for each seed and task; None = all.
-        identity_first: whether the first task shows the images as they are.
-        scenario: 'domain' (one unit a class), or 'class' or 'task' (units of its own for every task).
+        name, seeds, images: as in `split`.
+        tasks: number of tasks, at least 1.
+        examples: training images of each task, drawn for each seed and task; None uses all.
+        identity_first: whether the first task shows the images unpermuted.
+        scenario: 'domain' (all tasks share one output unit per class), or 'class' or 'task' (each task has its own
+            output units).
         rest: `boundaries`, `defaults` and `options` of the `Stream`.
+
+    Raises:
+        ValueError: `examples` exceeds the number of training images.
     """
     check_counts(name, seeds, tasks=tasks)
     pixels = images.x[0].numel()
@@ -164,13 +176,14 @@ def permuted(name: str, seeds: Sequence[int], images: Images, *, tasks: int, exa
 
 def rotated(name: str, seeds: Sequence[int], images: Images, *, tasks: int, angles: str = "bins",
             examples: int | None = None, scenario: str = "domain", **rest: Any) -> Stream:
-    """Tasks that show the same images under one rotation each, as PIL's nearest-neighbour `Image.rotate` does.
+    """A stream whose tasks show the same images under one rotation each, as PIL's nearest-neighbour `Image.rotate`.
 
     Args:
-        tasks: tasks, at least 1.
+        name, seeds, images: as in `split`.
+        tasks: number of tasks, at least 1.
         angles: 'bins' draws task t's angle from the t-th of T equal bins of [0, 180) degrees (Lopez-Paz & Ranzato
             2017, arXiv:1706.08840), 'any' from all of [0, 180) (Buzzega et al. 2020, arXiv:2004.07211).
-        examples, scenario, rest: see `permuted`.
+        examples, scenario, rest: as in `permuted`.
     """
     check_counts(name, seeds, tasks=tasks)
     check_choice(name, angles=angles, among=("bins", "any"))
@@ -188,22 +201,27 @@ def _angles(images: Images, degrees: Tensor) -> frozenset[str]:
 
 def warped(name: str, seeds: Sequence[int], images: Images, warp: Tensor, *, examples: int | None = None,
            scenario: str = "domain", **rest: Any) -> Stream:
-    """Tasks that show the same images through one pixel table each, `warp` [S, T, D]; the other arguments as above.
+    """A stream whose tasks show the same images under one rearrangement of pixels each.
+
+    Args:
+        name, seeds, images: as in `split`.
+        warp: [S, T, D] int64: for each seed and task, the source pixel of each of the D pixels; D is a blank pixel.
+        examples, scenario, rest: as in `permuted`.
 
     Raises:
-        ValueError: where more training images are asked for than there are.
+        ValueError: `examples` exceeds the number of training images.
     """
     check_counts(name, seeds, examples=examples)
     check_choice(name, scenario=scenario, among=SCENARIOS)
     n_seeds, tasks, n_classes = len(seeds), warp.shape[1], images.n_classes
-    there = images.train.shape[-1]
-    if examples is not None and examples > there:
-        raise ValueError(f"{name}: {examples} training examples a task are asked for, but there are {there}; leave "
-                         f"examples out to use all")
+    available = images.train.shape[-1]
+    if examples is not None and examples > available:
+        raise ValueError(f"{name}: examples is {examples}, but there are {available} training images; leave examples "
+                         f"out to use all")
     variant = (torch.arange(tasks) * len(images.y)).view(1, -1, 1)
     train, test = (rows.view(-1, 1, rows.shape[-1]) for rows in (images.train, images.test))
     if examples is not None:
-        picks = [torch.randperm(there, generator=generator(seed, "stream", "examples", task))[:examples]
+        picks = [torch.randperm(available, generator=generator(seed, "stream", "examples", task))[:examples]
                  for seed in seeds for task in range(tasks)]
         train = train.expand(n_seeds, tasks, -1).gather(2, torch.stack(picks).view(n_seeds, tasks, -1))
     label = None
@@ -213,17 +231,19 @@ def warped(name: str, seeds: Sequence[int], images: Images, warp: Tensor, *, exa
         classes = torch.eye(tasks, dtype=torch.bool).repeat_interleave(n_classes, 1).expand(n_seeds, -1, -1)
     flat = images.x.flatten(1)
     return Stream(
-        # The blank pixel last: what a table takes from outside the image.
+        # The last pixel is the blank one, which tables take for pixels from outside the image.
         name, torch.cat([flat, flat.new_zeros(len(flat), 1)], 1), images.y,
         (train + variant).expand(n_seeds, -1, -1), (test + variant).expand(n_seeds, -1, -1), classes, images.shape,
         scenario, scale=images.scale, warp=warp, label=label, **rest)
 
 
 def source(name: str, images: Images, *, turned: bool = False, **rest: Any) -> Source:
-    """What a start is learned from by class: all examples of `images`, of every class as many as of the smallest.
+    """A source of one domain: the training images, equally many of every class.
 
     Args:
-        turned: whether every class turned by 90, 180 and 270 degrees is a further class.
+        name: name of the source with its version.
+        images: the labelled images; a class has as many examples as the smallest.
+        turned: whether each class rotated by 90, 180 and 270 degrees is added as a further class.
         rest: `options` of the `Source`.
     """
     n_classes = images.n_classes
@@ -239,11 +259,14 @@ def source(name: str, images: Images, *, turned: bool = False, **rest: Any) -> S
 
 
 def domains(name: str, images: Images, warp: Tensor, *, content: frozenset[str] = frozenset(), **rest: Any) -> Source:
-    """What a start is learned from by domain: the training images of `images` through each pixel table of
-    `warp` [G, D].
+    """A source of G domains: the training images under each of G rearrangements of pixels.
 
     Args:
-        content, rest: further names of what it shows, and `options` of the `Source`.
+        name: name of the source with its version.
+        images: the labelled images.
+        warp: [G, D] int64: for each domain the source pixel of each pixel, as in `warped`.
+        content: further names of what it shows, besides the names of the classes.
+        rest: `options` of the `Source`.
     """
     rows = _by_class(images, images.train)
     variant = (torch.arange(len(warp)) * len(images.y)).view(-1, 1, 1)
@@ -253,14 +276,14 @@ def domains(name: str, images: Images, warp: Tensor, *, content: frozenset[str] 
 
 
 def rotations(name: str, images: Images, *, count: int, **rest: Any) -> Source:
-    """Domains under `count` rotations of [0, 180) degrees; their numbers are no stream's."""
+    """A source of `count` domains, each under a random rotation of [0, 180) degrees that no stream uses."""
     check_counts(name, [0], domains=count)
     degrees = 180 * torch.rand(count, generator=generator("source", "angles"), dtype=torch.float64)
     return domains(name, images, rotation(degrees, images.shape), content=_angles(images, degrees), **rest)
 
 
 def permutations(name: str, images: Images, *, count: int, **rest: Any) -> Source:
-    """Domains under `count` pixel permutations; their numbers are no stream's."""
+    """A source of `count` domains, each under a random pixel permutation that no stream uses."""
     check_counts(name, [0], domains=count)
     pixels = images.x[0].numel()
     return domains(name, images, torch.stack([torch.randperm(pixels, generator=generator("source", "permutation", i))
@@ -268,15 +291,15 @@ def permutations(name: str, images: Images, *, count: int, **rest: Any) -> Sourc
 
 
 def _by_class(images: Images, rows: Tensor) -> Tensor:
-    """[K, n]: of every class the first n of `rows`, as many as the smallest has."""
-    y = images.y[rows]
-    least = int(torch.bincount(y, minlength=images.n_classes).min())
-    return rows[y.argsort(stable=True)][(y.sort(stable=True).values.diff(prepend=torch.tensor([-1])) != 0)
-                                        .nonzero() + torch.arange(least)]
+    """Rows [K, n]: the first n of `rows` of each class, where n is the size of the smallest class."""
+    y, order = images.y[rows].sort(stable=True)
+    sizes = torch.bincount(y, minlength=images.n_classes)
+    first = sizes.cumsum(0) - sizes
+    return rows[order[first.unsqueeze(1) + torch.arange(int(sizes.min()))]]
 
 
 def rotation(degrees: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """For each angle of `degrees` [...], the pixel table [..., D] that rotates an image of `shape`; D = the blank."""
+    """The source of each of D pixels in an image of `shape` rotated by `degrees` [...]: [..., D]; D is the blank."""
     from PIL import Image
 
     height, width = shape[-2:]
@@ -289,32 +312,32 @@ def rotation(degrees: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def check_counts(name: str, seeds: Sequence[int], **counts: int | None) -> None:
-    """Raises ValueError unless there are seeds and every count that is given is a whole number of 1 or more."""
+    """Raises ValueError unless there are seeds and every count that is not None is a whole number of 1 or more."""
     if len(seeds) == 0:
-        raise ValueError(f"{name}: no seeds; give at least one, for example [0]")
+        raise ValueError(f"{name} needs at least one seed, for example [0]")
     for what, count in counts.items():
         if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
             raise ValueError(f"{name}: {what} must be a whole number of 1 or more, got {count!r}")
 
 
 def check_choice(name: str, *, among: Sequence[object], **choice: object) -> None:
-    """Raises ValueError unless the one argument in `choice` is `among` what is offered."""
+    """Raises ValueError unless the value of the keyword argument is one of `among`."""
     for what, value in choice.items():
         if value not in among:
-            raise ValueError(f"{name}: {what} {value!r} is not offered; there are {', '.join(map(repr, among))}")
+            raise ValueError(f"{name}: {what} must be one of {', '.join(map(repr, among))}; got {value!r}")
 
 
 def _partition(name: str, images: Images, visits: Sequence[Sequence[Tensor]], widest: Callable[[Tensor], int],
                scenario: str, rest: Mapping[str, Any], spare: int = 0) -> Stream:
-    """The stream in which seed s meets in task t the classes `visits[s][t]`."""
+    """The stream whose task t has the classes `visits[s][t]` for seed s; `widest`: rows of a task from class counts."""
     check_choice(name, scenario=scenario, among=SCENARIOS)
     sizes = {len(part) for part in visits[0]}
     if scenario == "domain" and len(sizes) > 1:
         raise ValueError(f"{name}: the domain scenario needs equally many classes in every task, but there are tasks "
-                         f"of {min(sizes)} and of {max(sizes)}; choose 'class' or 'task'")
+                         f"of {min(sizes)} and of {max(sizes)} classes; use the scenario 'class' or 'task'")
     if scenario != "class" and min(sizes) < 2:
-        raise ValueError(f"{name}: the {scenario} scenario needs 2 or more classes in every task, or there is nothing "
-                         f"to tell apart; choose 'class', or more classes a task")
+        raise ValueError(f"{name}: the {scenario} scenario needs 2 or more classes in every task, because a single "
+                         f"class leaves nothing to classify; use the scenario 'class', or more classes per task")
     n_seeds, tasks, n_classes = len(visits), len(visits[0]), images.n_classes
     units = spare + (max(sizes) if scenario == "domain" else sum(len(part) for part in visits[0]))
     label = torch.zeros(n_seeds, 1, n_classes, dtype=torch.int64)
@@ -338,16 +361,24 @@ def _partition(name: str, images: Images, visits: Sequence[Sequence[Tensor]], wi
 
 def _rows(home: Tensor, y: Tensor, examples: Tensor, tasks: int, widest: Callable[[Tensor], int],
           order: Tensor | None = None) -> Tensor:
-    """[S, T, width]: the `examples` [n] or [S, n] whose class has its `home` [S, K] in the task, padded with -1; class
-    after class by the number that `order` [S, K] gives it, or as given."""
+    """The rows of each task, [S, T, width], padded with -1.
+
+    Args:
+        home: [S, K], the task of each class.
+        y: class of each example.
+        examples: [n] or [S, n].
+        tasks: T.
+        widest: (examples per class [K]) -> width.
+        order: [S, K], the position of each class, by which the rows of a task are sorted; None keeps their order.
+    """
     examples = examples.expand(len(home), -1)
-    counts = torch.stack([torch.bincount(y[own], minlength=home.shape[1]) for own in examples])
+    counts = torch.stack([torch.bincount(y[indices], minlength=home.shape[1]) for indices in examples])
     rows = torch.full((len(home), tasks, widest(counts.max(0).values)), -1)
-    for s, own in enumerate(examples):
-        task = home[s][y[own]]
+    for s, indices in enumerate(examples):
+        task = home[s][y[indices]]
         for t in range(tasks):
-            here = own[task == t]
+            of_task = indices[task == t]
             if order is not None:
-                here = here[order[s][y[here]].argsort(stable=True)]
-            rows[s, t, :len(here)] = here
+                of_task = of_task[order[s][y[of_task]].argsort(stable=True)]
+            rows[s, t, :len(of_task)] = of_task
     return rows

@@ -1,4 +1,4 @@
-"""Examples that stay in the host's memory, for which a device has no room: gathered when asked for, or ahead."""
+"""Fetching examples that are kept in host memory because they do not fit on the device, on demand or in advance."""
 
 from __future__ import annotations
 
@@ -10,28 +10,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-AHEAD = 3  # batches that are gathered while a step is made
+AHEAD = 3  # batches gathered in advance
 
 
 @torch.library.custom_op("lifelong::gathered", mutates_args=())
 def gathered(x: Tensor, rows: Tensor) -> Tensor:
-    """The examples `rows` [B] of `x`, which is on the host, where `rows` are; also inside a lift."""
+    """The examples `rows` [B] of `x`, copied from host memory to the device of `rows`; works inside `torch.vmap`."""
     return x.index_select(0, rows.cpu()).to(rows.device)
 
 
 @gathered.register_vmap
 def _(info: Any, dims: tuple[int | None, int | None], x: Tensor, rows: Tensor) -> tuple[Tensor, int]:
-    rows = rows.movedim(dims[1] or 0, 0)  # all lanes share the examples
+    rows = rows.movedim(dims[1] or 0, 0)  # only `rows` has lanes: all lanes share `x`
     return gathered(x, rows.flatten()).view(*rows.shape, *x.shape[1:]), 0
 
 
 class Ahead:
-    """Gathers batches on a thread before they are asked for, on a CUDA device through pinned memory and a stream of
-    its own, so that neither waits for the other.
+    """Gathers batches on a background thread before they are needed.
+
+    For a CUDA device it copies through pinned memory on a CUDA stream of its own, so copying and training overlap.
 
     Args:
-        x: the examples, on the host.
-        device: where batches are needed.
+        x: the examples [N, ...], in host memory.
+        device: the device of the batches.
     """
 
     def __init__(self, x: Tensor, device: torch.device) -> None:
@@ -42,7 +43,12 @@ class Ahead:
         self._made: deque[tuple[Tensor, Future[tuple[Tensor, Any]]]] = deque()
 
     def expect(self, batches: Sequence[Tensor], examples: Sequence[Tensor]) -> None:
-        """What will be asked for next: `batches`, and for each its `examples` on the host, of the same shape."""
+        """Starts to gather the next batches; earlier requests are dropped.
+
+        Args:
+            batches: the tensors of rows that `take` will be called with, in this order.
+            examples: for each batch, a tensor of the same shape on the CPU with the indices into `x`.
+        """
         for _, future in self._made:
             future.cancel()
         self._made.clear()
@@ -50,9 +56,12 @@ class Ahead:
         self._fill()
 
     def take(self, batch: Tensor) -> Tensor | None:
-        """The examples [*batch.shape, ...] of `batch`, that very tensor of those expected; None where it is none."""
+        """The examples [*batch.shape, ...] of `batch`, or None if `batch` is none of the tensors given to `expect`.
+
+        A batch is recognised by identity, and the batches before it are dropped.
+        """
         while self._made and self._made[0][0] is not batch:
-            if all(one is not batch for one, _ in (*self._made, *self._todo)):
+            if all(expected is not batch for expected, _ in (*self._made, *self._todo)):
                 return None
             self._made.popleft()
             self._fill()
@@ -61,9 +70,9 @@ class Ahead:
         x, event = self._made.popleft()[1].result()
         self._fill()
         if event is not None:
-            here = torch.cuda.current_stream(self._device)
-            here.wait_event(event)
-            x.record_stream(here)
+            current = torch.cuda.current_stream(self._device)
+            current.wait_event(event)
+            x.record_stream(current)
         return x
 
     def _fill(self) -> None:
@@ -75,7 +84,7 @@ class Ahead:
         shape = (*examples.shape, *self._x.shape[1:])
         if self._stream is None:
             return self._x.index_select(0, examples.flatten()).view(shape), None
-        # The allocator of pinned memory gives a buffer out again only when the copy from it is done.
+        # The allocator of pinned memory reuses a buffer only after the copy out of it has finished.
         buffer = torch.empty(examples.numel(), *self._x.shape[1:], dtype=self._x.dtype, pin_memory=True)
         torch.index_select(self._x, 0, examples.flatten(), out=buffer)
         with torch.cuda.stream(self._stream):

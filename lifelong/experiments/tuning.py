@@ -150,6 +150,9 @@ def _images(stream: Stream, whole: bool = False) -> set[bytes]:
 
 def _drawn(stream: Stream, rows: Tensor, seed: int) -> Tensor:
     """Which examples [N] of one seed's training rows validate: of every class a fifth, at least one."""
+    if not stream.problem.classes:
+        raise ValueError(f"tuning holds out examples of every class, and the targets of {stream.name} are numbers: "
+                         "choose on another stream with --on")
     there = torch.unique(rows[rows >= 0] % len(stream.y))
     there = there[torch.randperm(len(there), generator=generator(seed, "validation"))]
     validates = torch.zeros(len(stream.y), dtype=torch.bool)
@@ -295,6 +298,8 @@ def tune(stream: str, strategies: Sequence[str], options: Options = Options(), e
     else:
         there = make_stream(stream, options, extra, [*TESTED])
         held = search_stream(on, there, options)
+    if held.evaluated(held.n_tasks) != range(held.n_tasks):  # the choice is by all tasks after the last one
+        held = replace(held, evaluation=f"all:{held.n_tasks}")
     experiments = []
     for text in strategies:
         if on is not None:

@@ -25,13 +25,17 @@ class Memory(NamedTuple):
         add: (state, rows [B], y [B], u [B], name=[B, ...], ...) -> state after seeing `rows`; -1 pads are never
             remembered.
         pick: (state, u [R]) -> rows [R], drawn independently and uniformly from the memory; -1 while it is empty.
-        slots: (state, u [R]) -> the places [R] that `pick` reads, for what is kept beside the rows.
+        slots: (state, u [R]) -> the places [R] that `pick` reads.
     """
 
     empty: Callable[..., State]
     add: Callable[..., State]
     pick: Callable[[State, Tensor], Tensor]
     slots: Callable[[State, Tensor], Tensor]
+
+    def stored(self, state: State, u: Tensor, name: str) -> Tensor:
+        """What is kept as `name` [R, ...] beside the rows that `pick` draws by the same `u` [R]."""
+        return state[name].index_select(0, self.slots(state, u))
 
 
 def _slots(state: State, u: Tensor) -> Tensor:
@@ -49,7 +53,8 @@ def _seen(state: State, rows: Tensor, y: Tensor, rank: Tensor, more: State) -> S
         raise ValueError(f"remembering {len(rows)} rows takes as many uniform numbers, and got {len(rank)}: have "
                          "`draws` ask for them beside those that `pick` takes, and give each its own part of `view.u`")
     real = rows >= 0
-    new = {"rows": rows, "y": torch.where(real, y, 0), "rank": torch.where(real, rank, -1.0)}
+    y = torch.where(real, y, 0) if y.dim() == 1 else torch.zeros_like(rows)  # only classes are remembered by
+    new = {"rows": rows, "y": y, "rank": torch.where(real, rank, -1.0)}
     new |= {k: torch.where(real.view(-1, *[1] * (v.dim() - 1)), v, 0) for k, v in more.items()}
     return {k: torch.cat([v, new[k]]) for k, v in state.items()}
 

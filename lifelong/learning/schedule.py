@@ -148,12 +148,15 @@ def batches(lanes: Lanes, plan: Plan, task: int, first: int) -> Iterator[tuple[i
             yield start + k, Batch(every[k], means[k], {name: v[k] for name, v in numbers.items()}, number)
 
 
-def whole_task(lanes: Lanes, task: int, most: int | None = None) -> Batch:
-    """All rows of a task for all lanes (or the first `most`), with one uniform number a row for every source."""
+def whole_task(lanes: Lanes, task: int, most: int | None = None, when: str = "end") -> Batch:
+    """All rows of a task for all lanes (or the first `most`), with one uniform number a row for every source.
+
+    The numbers at the beginning of a task (`when` is 'begin') are others than those at its end.
+    """
     rows = lanes.stream.train[:, task]
     rows = rows[:, :int((rows >= 0).sum(-1).max())][:, :most]
     at = torch.as_tensor(list(lanes.at))
-    u = {name: torch.stack([torch.rand(rows.shape[1], dtype=torch.float64, generator=generator(s, "end", name, task))
+    u = {name: torch.stack([torch.rand(rows.shape[1], dtype=torch.float64, generator=generator(s, when, name, task))
                             for s in lanes.seeds])[at].to(lanes.device) for name in lanes.learner.draws(1)}
     rows = rows[at].to(lanes.device)
     weight = (rows >= 0).to(lanes.dtype)

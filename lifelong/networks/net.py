@@ -75,7 +75,7 @@ class Net(NamedTuple):
         return Net(**every | {"gate": self.gate and Gate(wrap(self.gate.mask), wrap(self.gate.features))})
 
 
-def shapes(net: Net) -> dict[str, tuple[int, ...]]:
+def shapes_of(net: Net) -> dict[str, tuple[int, ...]]:
     """The shape of every parameter by name, without drawing the parameters where `Net.init` can do without."""
     try:
         with torch.device("meta"), _Undrawn():

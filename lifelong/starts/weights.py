@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as packed
 
 from lifelong import store
-from lifelong.networks.net import Net, Params, shapes
+from lifelong.networks.net import Net, Params, shapes_of
 from lifelong.spec import catalogue, expression
 
 FORMAT = 1
@@ -128,7 +128,7 @@ def begun(net: Net, weights: Weights, known: bool) -> Net:
     Raises:
         ValueError: where its network is another.
     """
-    needed = shapes(net)
+    needed = shapes_of(net)
     taken = {k: weights.params[k] for k, size in needed.items()
              if k in weights.params and weights.params[k].shape == size}
     missing = [k for k in needed if k not in taken and k not in net.head]

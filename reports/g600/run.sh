@@ -37,7 +37,7 @@ model='$MODEL')" ;;
         protonet-* | gemcl-*)
             lifelong run "$own" "$use) + ncm" "$use) + gemcl(head='map')" "$use) + gemcl" --seeds "$EPISODES" "$@" ;;
         *)
-            chosen=$(lifelong tune "$own" "$use, power=[1.0, 0.5], views=[1, 4]) + ncm(distance=['cosine', 'mahalanobis'])" \
+            chosen=$(lifelong tune "$own" "$use, power=[1.0, 0.5], quarter_turns=[1, 4]) + ncm(distance=['cosine', 'mahalanobis'])" \
                 --on "$SEARCH" --seeds 5 "$@")
             lifelong run "$own" --tuned "$chosen" "$use) + ncm(distance='cosine')" --seeds "$EPISODES" "$@" ;;
     esac

@@ -67,7 +67,7 @@ def test_it_learns_and_its_file_has_the_prior_of_its_features():
     z = torch.stack([net.features(params, sampler.fetch(rows)[0]).double() for rows in source.rows[0]])
     prior = fitted((z - z.mean(1, keepdim=True)).square().sum(1), 20)
     assert [float(params[f"prior.{k}"]) for k in ("alpha", "beta")] == pytest.approx([float(p) for p in prior], rel=1e-3)
-    x, _ = sampler.fetch(sampler.way(5, 6))
+    x, _ = sampler.fetch(sampler.classes(5, 6))
     query, asked = x[:, 3:].flatten(0, 1), torch.arange(5).repeat_interleave(3)
     scores = recipe.answer(net, params, x[:, :3].flatten(0, 1), torch.arange(5).repeat_interleave(3), query, 5)
     assert (scores.argmax(-1) == asked).double().mean() > 0.6

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from lifelong.data.pool import Pool
 from lifelong.experiments.contract import Subject, tiny
+from lifelong.learning.composition import gradient_learner
 from lifelong.learning.lanes import Lanes
 from lifelong.learning.learner import Batch, Learner
 from lifelong.learning.optim import Optimizer, adam, sgd
 from lifelong.learning.parts import Part, View
 from lifelong.learning.schedule import Budget, batches, plan, whole_task
-from lifelong.learning.step import gradient_learner
 from lifelong.networks.conv import conv4
 from lifelong.networks.mlp import mlp
 from lifelong.networks.module import from_module

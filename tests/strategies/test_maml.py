@@ -86,7 +86,7 @@ def plainly(params: Params, given: dict[str, Any], inner: int, rate: float | Par
             grads = torch.autograd.grad(loss, [fast[k] for k in moving], create_graph=not first)
             for k, d in zip(moving, grads, strict=True):
                 fast[k] = fast[k] - (rate if isinstance(rate, float) else rate[k]) * d
-        total = total + F.cross_entropy(torch.func.functional_call(module, fast, (query,)), given["asked"])
+        total = total + F.cross_entropy(torch.func.functional_call(module, fast, (query,)), given["query_y"])
     total = total / len(given["x"])
     return total.detach(), dict(zip(leaves, torch.autograd.grad(total, list(leaves.values())), strict=True))
 
@@ -122,7 +122,7 @@ def test_the_outer_gradient_of_maml_is_torchopts(inner: int) -> None:
     for x, query in zip(given["x"], given["query"], strict=True):
         for _ in range(inner):
             optimizer.step(F.cross_entropy(module(x), given["y"]))
-        objective = objective + F.cross_entropy(module(query), given["asked"]) / len(given["x"])
+        objective = objective + F.cross_entropy(module(query), given["query_y"]) / len(given["x"])
         torchopt.recover_state_dict(module, begin[0])
         torchopt.recover_state_dict(optimizer, begin[1])
     wanted = dict(zip(leaves, torch.autograd.grad(objective, list(leaves.values())), strict=True))
@@ -157,14 +157,14 @@ def linear(count: int = 2) -> tuple[Net, Params, np.ndarray, np.ndarray]:
 
 
 TASK = {"x": torch.tensor([[[1.0, 2.0], [3.0, -1.0]]], dtype=torch.float64), "y": torch.tensor([0, 1]),
-        "query": torch.tensor([[[2.0, 0.5], [-1.0, 1.0]]], dtype=torch.float64), "asked": torch.tensor([0, 1])}
+        "query": torch.tensor([[[2.0, 0.5], [-1.0, 1.0]]], dtype=torch.float64), "query_y": torch.tensor([0, 1])}
 
 
 def test_first_order_maml_by_the_formula_of_a_linear_classifier() -> None:
     own = recipe("fomaml", way=2, tasks=1, inner=1, rate=0.5)
     net, params, w, b = linear()
     dw, db = descent(w, b, TASK["x"][0].numpy(), TASK["y"].numpy())
-    dw, db = descent(w - 0.5 * dw, b - 0.5 * db, TASK["query"][0].numpy(), TASK["asked"].numpy())
+    dw, db = descent(w - 0.5 * dw, b - 0.5 * db, TASK["query"][0].numpy(), TASK["query_y"].numpy())
     _, grads = outer(own, net, params, TASK)
     np.testing.assert_allclose(grads["head.weight"].numpy(), dw, atol=1e-12)
     np.testing.assert_allclose(grads["head.bias"].numpy(), db, atol=1e-12)
@@ -180,7 +180,7 @@ def test_meta_sgd_with_equal_rates_is_maml_and_its_rates_have_the_gradient_of_th
     net = conv4(SHAPE, 3, 3, norm="batch")
     own, other = (recipe(name, way=3, tasks=2, inner=1, rate=0.3) for name in ("meta_sgd", "maml"))
     params, given = params_of(net), episode(other)
-    more = own.more(net, params)
+    more = own.extra_params(net, params)
     assert set(more) == {f"rate.{k}" for k in params if k not in net.still}
     loss, grads = outer(own, net, params | more, given)
     expected, wanted = outer(other, net, params, given)
@@ -200,7 +200,7 @@ def _plain_rates(params: Params, given: dict[str, Any], rates: Params) -> Tensor
         loss = F.cross_entropy(torch.func.functional_call(module, at, (x,)), given["y"])
         grads = torch.autograd.grad(loss, list(at.values()))
         fast = {k: at[k].detach() - rates[k] * d for k, d in zip(at, grads, strict=True)}
-        total = total + F.cross_entropy(torch.func.functional_call(module, fast, (query,)), given["asked"])
+        total = total + F.cross_entropy(torch.func.functional_call(module, fast, (query,)), given["query_y"])
     return total / len(given["x"])
 
 
@@ -258,7 +258,7 @@ def test_shots_and_queries_of_a_task_are_different_examples_of_its_classes() -> 
         shown = [rows[tuple(each.flatten().tolist())] for each in x]
         asked = [rows[tuple(each.flatten().tolist())] for each in query]
         assert len({*shown, *asked}) == 12 and len({row // 4 for row in shown}) == 3
-        assert [row // 4 for row in asked] == [shown[unit] // 4 for unit in given["asked"].tolist()]
+        assert [row // 4 for row in asked] == [shown[unit] // 4 for unit in given["query_y"].tolist()]
 
 
 def test_a_task_of_several_domains_is_one_domain_with_units_that_stay() -> None:
@@ -292,7 +292,7 @@ def test_learning_lets_a_task_be_learned(name: str) -> None:
     torch.testing.assert_close(alone, scores, rtol=1e-3, atol=1e-4)  # a query is answered by itself
     fewer = own.answer(net, params, shown[:4], y[:4], query, 2)
     assert fewer.shape == (6, 2)
-    with pytest.raises(ValueError, match=r"was learned with 3 units.*way=4"):
+    with pytest.raises(ValueError, match=r"has 3 output units.*way=4"):
         own.answer(net, params, x[:, 0].repeat(2, 1, 1, 1)[:4], torch.arange(4), query, 4)
 
 

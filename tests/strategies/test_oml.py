@@ -61,7 +61,7 @@ def plain_oml(params: dict[str, torch.Tensor], episode: dict[str, Any], lr: floa
     for j in range(episode["trajectory"]):
         loss = F.cross_entropy(scores(fast, episode["x"][j:j + 1]), episode["y"][j:j + 1])
         fast = descended(fast, ["head.weight", "head.bias"], loss, lr, order)
-    first = episode["asked"]
+    first = episode["first_query"]
     return F.cross_entropy(scores(fast, episode["x"][first:]), episode["y"][first:])
 
 
@@ -82,7 +82,7 @@ def plain_anml(params: dict[str, torch.Tensor], episode: dict[str, Any], lr: flo
     for j in range(episode["trajectory"]):
         loss = F.cross_entropy(scores(fast, episode["x"][j:j + 1]), episode["y"][j:j + 1])
         fast = descended(fast, inner, loss, lr, order)
-    asked = range(episode["asked"], len(episode["y"]))
+    asked = range(episode["first_query"], len(episode["y"]))
     return torch.stack([F.cross_entropy(scores(fast, episode["x"][i:i + 1]), episode["y"][i:i + 1])
                         for i in asked]).mean()
 
@@ -127,7 +127,7 @@ def test_a_trajectory_is_class_after_class_and_asked_are_other_images_and_any() 
     made = recipe(family.oml, classes=2, shots=3, others=2, remember=4)
     episode = drawn(made)
     y = episode["y"].tolist()
-    assert (episode["trajectory"], episode["asked"], len(y)) == (6, 6, 14)
+    assert (episode["trajectory"], episode["first_query"], len(y)) == (6, 6, 14)
     assert y[:3] == [y[0]] * 3 and y[3:6] == [y[3]] * 3 and y[0] != y[3]
     assert y[6:8] == [y[0]] * 2 and y[8:10] == [y[3]] * 2
     images = episode["x"].flatten(1)
@@ -136,7 +136,7 @@ def test_a_trajectory_is_class_after_class_and_asked_are_other_images_and_any() 
 
 def test_anmls_own_images_are_asked_again() -> None:
     episode = drawn(recipe(family.anml, shots=8, remember=3))
-    assert (episode["trajectory"], episode["asked"], len(episode["y"])) == (8, 0, 11)
+    assert (episode["trajectory"], episode["first_query"], len(episode["y"])) == (8, 0, 11)
     assert len(episode["x"][:8].flatten(1).unique(dim=0)) == 8
 
 
@@ -171,10 +171,10 @@ def test_domains_are_met_one_after_another_and_no_row_is_drawn_anew(make: Any) -
 
 
 @pytest.mark.parametrize(("options", "domains", "sentence"), [
-    ({"classes": 7, "shots": 1}, 1, "7 classes are asked for, but noise has 6"),
-    ({"classes": 2, "shots": 7}, 1, "12 images of a class are asked for, but noise has 8"),
-    ({"classes": 5, "shots": 1}, 4, "5 domains are asked for, but noise has 4"),
-    ({"classes": 1, "shots": 44}, 4, "49 images of a domain are asked for, but noise has 48"),
+    ({"classes": 7, "shots": 1}, 1, "noise has 6 classes, fewer than the 7 requested"),
+    ({"classes": 2, "shots": 7}, 1, "noise has 8 examples per class, fewer than the 12 requested"),
+    ({"classes": 5, "shots": 1}, 4, "noise has 4 domains, fewer than the 5 requested"),
+    ({"classes": 1, "shots": 44}, 4, "noise has 48 examples per domain, fewer than the 49 requested"),
 ])
 def test_what_a_source_cannot_give_is_refused(options: Any, domains: int, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):

@@ -13,11 +13,11 @@ from lifelong.strategies.regularise import _unit_range, ewc, l2, mas, rwalk, si
 from torch import Tensor, nn
 
 from lifelong.data.pool import Pool
+from lifelong.learning.composition import gradient_learner
 from lifelong.learning.importance import fisher
 from lifelong.learning.learner import Batch, Learner
 from lifelong.learning.optim import Optimizer, adam, sgd
 from lifelong.learning.parts import Part, View
-from lifelong.learning.step import gradient_learner
 from lifelong.networks.mlp import mlp
 from lifelong.networks.module import from_module
 from lifelong.networks.net import Net, Params

@@ -208,9 +208,9 @@ def test_a_user_who_named_no_folder_gets_a_download(tmp_path: Path, few: None,
 
 @pytest.mark.parametrize(("options", "sentence"), [
     ({"tasks": 7}, "7 tasks of 1 classes need 7 classes, but there are 6"),
-    ({"part": "both"}, "part 'both' is not offered; there are 'background', 'evaluation'"),
-    ({"size": 32}, "size 32 is not offered; there are 28, 42, 84, 105"),
-    ({"drawings": "some", "tasks": 2}, "drawings 'some' is not offered"),
+    ({"part": "both"}, "part must be one of 'background', 'evaluation'; got 'both'"),
+    ({"size": 32}, "size must be one of 28, 42, 84, 105; got 32"),
+    ({"drawings": "some", "tasks": 2}, "drawings must be one of 'fixed', 'random'; got 'some'"),
     ({"scenario": "task", "tasks": 2}, "the task scenario needs 2 or more classes in every task"),
 ])
 def test_a_request_that_cannot_be_met_is_refused(small: Path, options: dict[str, Any], sentence: str) -> None:
@@ -278,15 +278,15 @@ def test_g600_takes_the_first_characters_and_draws_their_order_and_drawings(smal
 
 
 @pytest.mark.parametrize(("make", "options", "sentence"), [
-    (omniglot.o600, FEW | {"lengths": (2, 7)}, "7 classes are asked for, but there are 6"),
+    (omniglot.o600, FEW | {"lengths": (2, 7)}, "lengths ask for 7 classes, but there are 6"),
     (omniglot.o600, FEW | {"units": 4}, "5 classes need as many output units, but units is 4"),
-    (omniglot.o600, FEW | {"lengths": (2, 2)}, "lengths must be growing"),
-    (omniglot.o600, FEW | {"lengths": ()}, "lengths must be growing"),
+    (omniglot.o600, FEW | {"lengths": (2, 2)}, "lengths must be increasing"),
+    (omniglot.o600, FEW | {"lengths": ()}, "lengths must be increasing"),
     (omniglot.o600, FEW | {"lengths": (0, 2)}, "lengths[0] must be a whole number of 1 or more, got 0"),
     (omniglot.o600, FEW | {"first": 1}, "characters 1 to 6 are asked for, but the evaluation part has 6"),
-    (omniglot.o600, FEW | {"part": "both"}, "part 'both' is not offered"),
+    (omniglot.o600, FEW | {"part": "both"}, "part must be one of 'background', 'evaluation'; got 'both'"),
     (omniglot.g600, {"lengths": (7,)}, "characters 0 to 6 are asked for, but the evaluation part has 6"),
-    (omniglot.g600, {"lengths": (2,), "size": 32}, "size 32 is not offered"),
+    (omniglot.g600, {"lengths": (2,), "size": 32}, "size must be one of 28, 42, 84, 105; got 32"),
     (omniglot.o600, FEW | {"classes": 0}, "classes must be a whole number of 1 or more, got 0"),
 ])
 def test_a_long_stream_that_cannot_be_is_refused(small: Path, make: Any, options: dict[str, Any],

@@ -60,7 +60,7 @@ class Collection:
 
 @dataclass(frozen=True)
 class File:
-    """A file in a folder or an archive: its name from the folder on, and its place (see `lifelong.decoding`)."""
+    """A file in a folder or an archive: its name relative to the folder, and its place (see `pictures.decoding`)."""
 
     name: str
     place: tuple[str, str | None]
@@ -102,7 +102,7 @@ def walk(root: Path) -> Iterator[str]:
 
 def classes(what: Collection, root: Path, files: Sequence[str]) -> list[tuple[str, str, list[Any]]]:
     """For each class its part (empty where nothing tells), its name and its pictures, which are all there: place, kind
-    and where in the place (see `lifelong.decoding`).
+    and where in the place (see `pictures.decoding`).
 
     Raises:
         ValueError: where the files are no layout of the collection, or it is not complete.

@@ -1,11 +1,10 @@
-"""Images seen otherwise, and starts whose features are of several views."""
+"""Starts installed as the network of a stream, and the supervised start."""
 
 import pytest
 import torch
 from lifelong.strategies.starts import supervised
 from lifelong.streams import glyphs
 
-from lifelong.data.distort import distorted, turned
 from lifelong.networks.resnet import resnet
 from lifelong.starts.install import installed
 from lifelong.starts.weights import Weights
@@ -23,51 +22,14 @@ def draw(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_no_strength_changes_nothing():
-    x = torch.rand(3, 1, 9, 9)
-    torch.testing.assert_close(distorted(x, draw(0), 0.0), x)
-
-
-def test_the_same_numbers_distort_alike_and_every_image_otherwise():
-    x = torch.rand(1, 1, 9, 9).expand(3, -1, -1, -1)
-    one = distorted(x, draw(0), 1.0, 0.1)
-    assert torch.equal(one, distorted(x, draw(0), 1.0, 0.1))
-    assert not torch.allclose(one[0], one[1])
-    assert not torch.allclose(one, distorted(x, draw(1), 1.0, 0.1))
-
-
-def test_what_comes_into_sight_repeats_the_edge():
-    x = torch.ones(50, 1, 9, 9)
-    x[:, :, 4, 4] = 0
-    out = distorted(x, draw(0), 1.0)
-    assert (out[:, :, 0] > 0.999).all()  # paper, not the 0 of ink, though images are shifted and shrunk
-    assert (out.flatten(1).min(1).values < 0.9).all()
-
-
-def test_images_move_as_far_as_said():
-    # One dot in the middle of 101 pixels; it moves by the shift, 8 % of the side.
-    x = torch.zeros(400, 1, 101, 101)
-    x[:, :, 49:52, 49:52] = 1
-    out = distorted(x, draw(0), 1.0)
-    place = (out.sum((1, 2)) * torch.arange(101)).sum(-1) / out.sum((1, 2, 3)) - 50
-    assert 7 < float(place.abs().max()) < 12  # the shift is turned, sheared and scaled as well
-    assert abs(float(place.mean())) < 1
-
-
-def test_four_quarters_are_none():
-    x = torch.rand(2, 1, 5, 5)
-    assert torch.equal(turned(turned(x, 3), 1), x)
-    assert not torch.equal(turned(x, 1), x)
-
-
-def test_views_stand_side_by_side_each_of_length_1():
+def test_features_of_quarter_turns_are_concatenated_each_of_length_1():
     weights, x = made(), torch.rand(2, *SHAPE)
-    net = installed(weights, SHAPE, 5, "class", adapt="head", views=4)
+    net = installed(weights, SHAPE, 5, "class", adapt="head", quarter_turns=4)
     z = net.features({}, x)
     alone = installed(weights, SHAPE, 5, "class", adapt="head", length=1.0)
     assert z.shape == (2, 24)
     for quarters in range(4):
-        torch.testing.assert_close(z[:, 6 * quarters:6 * quarters + 6], alone.features({}, turned(x, quarters)))
+        torch.testing.assert_close(z[:, 6 * quarters:6 * quarters + 6], alone.features({}, x.rot90(quarters, (-2, -1))))
     params = net.init(draw(0))
     assert params["head.weight"].shape == (5, 24)
     torch.testing.assert_close(net.apply(params, x), z @ params["head.weight"].mT + params["head.bias"])
@@ -80,21 +42,21 @@ def test_the_power_of_features_keeps_their_sign_and_comes_before_their_length():
     torch.testing.assert_close(z, 3 * plain.sqrt() / plain.sqrt().norm(dim=-1, keepdim=True))
 
 
-@pytest.mark.parametrize("given", [{"power": 0.5, "adapt": "all"}, {"views": 2, "adapt": "all"},
-                                   {"views": 2, "adapt": "head", "head": "kept"}])
-def test_power_and_views_are_for_features_that_stay(given):
-    with pytest.raises(ValueError, match="power and views"):
+@pytest.mark.parametrize("given", [{"power": 0.5, "adapt": "all"}, {"quarter_turns": 2, "adapt": "all"},
+                                   {"quarter_turns": 2, "adapt": "head", "head": "kept"}])
+def test_power_and_quarter_turns_are_for_features_that_stay(given):
+    with pytest.raises(ValueError, match="power and quarter_turns"):
         installed(made(), SHAPE, 3, "class", **given)
 
 
-def test_only_square_images_are_turned():
+def test_only_square_images_have_quarter_turns():
     with pytest.raises(ValueError, match="square"):
-        installed(made(shape=(1, 8, 9)), (1, 8, 9), 3, "class", adapt="head", views=4)
+        installed(made(shape=(1, 8, 9)), (1, 8, 9), 3, "class", adapt="head", quarter_turns=4)
 
 
 @pytest.mark.parametrize(("given", "words"), [
     ({"smoothing": 1.0}, "smoothing"), ({"cosine": -1.0}, "cosine"), ({"augment": -0.1}, "augment"),
-    ({"weight_decay": -1.0}, "weight_decay"), ({"views": 5}, "views"), ({"power": 0.0}, "power")])
+    ({"weight_decay": -1.0}, "weight_decay"), ({"quarter_turns": 5}, "quarter_turns"), ({"power": 0.0}, "power")])
 def test_what_makes_no_sense_is_refused(given, words):
     with pytest.raises(ValueError, match=words):
         supervised(**given)
