@@ -15,13 +15,13 @@ from torch import Tensor, nn
 import lifelong
 from lifelong.experiments.contract import BUDGET
 from lifelong.learning import lanes as stacks
+from lifelong.learning.composition import gradient_learner
 from lifelong.learning.lanes import Lanes
 from lifelong.learning.learner import NETWORK
-from lifelong.learning.losses import fit
+from lifelong.learning.losses import batch_loss
 from lifelong.learning.optim import sgd
 from lifelong.learning.parts import Part
 from lifelong.learning.schedule import batches, plan
-from lifelong.learning.step import gradient_learner
 from lifelong.networks import module as modules
 from lifelong.networks.module import from_module
 from lifelong.networks.net import Net, Params, shapes_of
@@ -361,7 +361,7 @@ def test_a_network_with_both_learns_as_a_loop_in_torch_that_drops_by_the_same_nu
 @pytest.mark.parametrize("stacked", [True, False])
 def test_a_hook_that_differentiates_the_training_loss_drops_as_the_step_does(stacked: bool) -> None:
     def same(view: Any, grads: Params) -> Params:
-        own = torch.func.grad(fit(view.net, view.pool, view.batch.rows, view.batch.weight))(view.params)
+        own = torch.func.grad(batch_loss(view.net, view.pool, view.batch.rows, view.batch.weight))(view.params)
         return {k: torch.where((own[k] - g).abs().amax() < 1e-12, g, torch.nan) for k, g in grads.items()}
 
     state, losses = steps(lanes([0, 1] if stacked else [0], SUBJECTS["both"], {"same": Part(grads=same)}, stacked), 3)
