@@ -23,10 +23,10 @@ from lifelong.learning.optim import sgd
 from lifelong.networks.mlp import mlp
 from lifelong.spec import catalogue
 from lifelong.starts import recipe as start
-from lifelong.starts.install import installed
+from lifelong.starts.install import installed, only_head
 from lifelong.starts.pretrain import Pretraining, make_source, parse
 from lifelong.starts.recipe import Recipe, learn
-from lifelong.starts.weights import Weights, load, save
+from lifelong.starts.weights import Weights, begun, load, save
 from lifelong.store.checkpoints import Workshop
 
 LEARNED = "supervised(steps=3, batch=4)"
@@ -282,6 +282,27 @@ def test_what_moves_is_what_was_asked_for(file):
     assert torch.equal(kept.init(g)["head.weight"], weights.params["head.weight"])
     with pytest.raises(ValueError, match="6 output units, but the stream needs 9"):
         installed(weights, (1, 28, 28), 9, "class", head="kept")
+
+
+def test_the_network_of_a_start_is_drawn_once_a_lane_and_never_to_learn_its_names(file, monkeypatch):
+    weights, drawn, of_weights = load(file), [], Weights.net
+
+    def counting(net):
+        def init(g):
+            params = net.init(g)
+            drawn.append(params["head.weight"].device.type)
+            return params
+
+        return net._replace(init=init)
+
+    monkeypatch.setattr(Weights, "net", lambda self, n_classes: counting(of_weights(self, n_classes)))
+    begun(weights.net(6), weights, known=True)
+    assert not only_head(installed(weights, (1, 28, 28), 9, "class", adapt="all"))
+    net = installed(weights, (1, 28, 28), 9, "class", adapt="head", head="new", views=4)
+    assert only_head(net)
+    for seed in range(3):
+        assert net.init(lifelong.randomness.generator(seed))["head.weight"].shape == (9, 4 * 16)
+    assert drawn.count("cpu") == 3
 
 
 def test_an_installed_network_answers_as_the_learned_one(file):

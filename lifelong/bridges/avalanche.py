@@ -267,6 +267,9 @@ def factory(name: str) -> Callable[..., Any]:
         if net.still:
             raise ValueError(f"avalanche.{name} trains what a gradient moves, which the statistics of batch "
                              "normalisation are not: use a network with norm='group'")
+        if net.draws:
+            raise ValueError(f"avalanche.{name} trains a network as it answers, without dropout: use a network "
+                             "without dropout")
         return Learner(strategy, hyper, net, shape, n_classes, n_tasks, seed, device, training, online)
 
     context = [p for p in inspect.signature(make).parameters.values() if p.kind is not p.VAR_KEYWORD]

@@ -270,7 +270,9 @@ class Experiment:
                             "device": self.device, "training": training}
         model = expression.build(setting.model, facts)
         if isinstance(model, nn.Module):
-            examples = torch.randn(3, *stream.shape, generator=generator("examples"))
+            # Examples that stay as they are, such as tokens, cannot be made up.
+            examples = (torch.randn(3, *stream.shape, generator=generator("examples")) if stream.problem.scaled
+                        else stream.x[:3])
             model = from_module(lambda: expression.build(setting.model, facts), examples)
         if not isinstance(model, Net):
             raise ValueError(f"{setting.model.name} makes a {type(model).__name__}, not a torch module")
