@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shutil
@@ -31,6 +32,12 @@ def test_dir_and_star_give_the_public_names():
     assert {"run", "prepare", "Options", "Run", "Stream", "Part", "View", "Learner", "Initialization", "failures", "metrics",
             "report", "cross_entropy", "quadratic", "squared_error", "rehearse", "reservoir", "class_balanced", "ring",
             } <= set(lifelong.__all__)
+
+
+def test_type_checkers_and_python_are_given_the_same_names():
+    block = next(node for node in ast.parse(Path(lifelong.__file__).read_text()).body if isinstance(node, ast.If))
+    typed = {(alias.name, alias.asname): node.module for node in block.body for alias in node.names}
+    assert typed == {(name, name): module for name, module in lifelong._MODULES.items()}
 
 
 @pytest.mark.parametrize("name", lifelong.__all__)

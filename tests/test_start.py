@@ -549,7 +549,7 @@ def test_a_file_can_be_looked_into(lifelong, file, tmp_path):
     (("glyphs(classes=0)", "supervised"), "classes must be a whole number of 1 or more, got 0"),
     (("glyphs", "supervised", "--precision", "half"), "--precision must be one of"),
     (("glyphs", "supervised", "--out", "nowhere/s.safetensors"), "there is no folder nowhere"),
-    (("glyphs", "supervised", "--out", "s.pt"), "--out is the file of a start, such as s.safetensors; got s.pt"),
+    (("glyphs", "supervised", "--out", "s.pt"), "--out must be a file such as s.safetensors, got s.pt"),
     (("glyphs", "supervised(model='er')"), "there is no model called 'er'; it is one of the strategies"),
 ])
 def test_what_the_command_refuses(lifelong, tmp_path, words, what):
@@ -579,7 +579,7 @@ def blows(steps: int = 400, lr: float = 1.3):
     said = lifelong("pretrain", "glyphs(classes=6)", "./mine.py:blows", "--save-every", "0", "--quiet")
     assert "A number that runs away." in lifelong("list", "./mine.py:blows").out
     fine = lifelong("pretrain", "glyphs(classes=6)", "./mine.py:blows(lr=0.1)").out
-    assert '"./mine.py:blows(file=' in fine and "odd nan at first and nan at last" in fine
+    assert '"./mine.py:blows(file=' in fine and "odd nan at the first and nan at the last step" in fine
     refused(said, "diverged", "the last good checkpoint is")
     named = said.err.split("the last good checkpoint is ")[1].split(";")[0]
     checkpoint = torch.load(tmp_path / named, weights_only=True)["content"]["inner"]

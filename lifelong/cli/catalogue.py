@@ -94,7 +94,9 @@ def _every_start() -> str:
     """The description of the hyper-parameters that all starts which are learned have in common."""
     from lifelong.starts.recipe import pretrained
 
-    return f"\n\nEvery start that is learned also has:\n{(inspect.getdoc(pretrained) or '').split(chr(10) * 2)[1]}"
+    text = (inspect.getdoc(pretrained) or "").partition("\nArgs:")[0]
+    lines = [line for line in text.splitlines() if line.startswith("    ")]
+    return "\n".join(["\n\nEvery start that is learned also has:", *lines])
 
 
 def _describe(entry: dict[str, Any]) -> None:
