@@ -102,7 +102,7 @@ def test_what_was_asked_wrongly_gets_one_sentence(words, said, lifelong, tmp_pat
      ["mine.py:mine", "`view.u` without `draws`", "line 2"]),
     ("from lifelong import Part\nfrom lifelong.learning.memory import reservoir\ndef mine():\n    m = reservoir(9)\n"
      "    return Part(init=lambda view: m.empty(), draws=3, step=lambda view: m.add(view.state, view.batch.rows, "
-     "view.batch.y, view.u))\n", ["as many uniform numbers", "got 3"]),
+     "view.batch.y, view.u))\n", ["uniform numbers, got 3"]),
     ("from lifelong import Part\ndef mine():\n    old = {}\n    def task(view):\n        old.update(view.params)\n"
      "        return view.state\n    def loss(view):\n        return sum(((view.params[k] - p) ** 2).sum() for k, p in "
      "old.items())\n    return Part(loss=loss, task=task)\n", ["mine.py:mine", "keeps something outside its state"]),
