@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from lifelong.store.records import Run
-
-if TYPE_CHECKING:
-    pass
-
 
 
 class Watcher:

@@ -41,4 +41,4 @@ def lwf(strength: float = 1.0, temperature: float = 2.0) -> Part:
     def remember(view: View) -> State:
         return {"teacher": dict(view.params)}
 
-    return Part(init=remember, loss=loss, task=remember, boundaries=True)
+    return Part(init=remember, loss=loss, task=remember, boundaries=True, classes=True)

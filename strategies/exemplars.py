@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lifelong.data.pool import Pool
-from lifelong.learning.learner import Batch, Learner, Params, State, real
-from lifelong.learning.losses import practice
+from lifelong.learning.learner import Batch, Learner, State
+from lifelong.learning.losses import batch_loss_and_statistics
 from lifelong.learning.memory import class_balanced
 from lifelong.learning.parts import Part, View
-from lifelong.networks.net import Net
+from lifelong.networks.net import Net, Params
 from lifelong.randomness import generator, many
 from lifelong.spec.bounds import above, at_least, below
 
@@ -53,6 +53,12 @@ def herd(z: Tensor, member: Tensor, picks: int) -> Tensor:
     return torch.stack(chosen)
 
 
+def _units(view: View, last: Tensor) -> Tensor:
+    """[C] bool, the units of the tasks up to number `last`."""
+    classes = view.pool.classes
+    return (classes & (torch.arange(len(classes), device=classes.device) <= last).unsqueeze(-1)).any(0)
+
+
 def icarl(capacity: int = 2000, replay: int = 0) -> Part:
     """iCaRL: exemplars chosen by herding, classes answered by the nearest mean of their exemplars' features.
 
@@ -85,11 +91,6 @@ def icarl(capacity: int = 2000, replay: int = 0) -> Part:
         unit_features(view.net, view.params, pool.fetch(empty[:1])[0])  # a network without features is refused now
         return {"rows": empty, "y": empty.clamp(min=0), "place": empty.clamp(min=0), "teacher": dict(view.params)}
 
-    def units(view: View, last: Tensor) -> Tensor:
-        """[C] bool, those of the tasks up to number `last`."""
-        classes = view.pool.classes
-        return (classes & (torch.arange(len(classes), device=classes.device) <= last).unsqueeze(-1)).any(0)
-
     def recall(view: View) -> Tensor:
         return keep.pick(view.state, view.u)
 
@@ -98,15 +99,15 @@ def icarl(capacity: int = 2000, replay: int = 0) -> Part:
         x, y, scores = (torch.cat(pair) for pair in ((batch.x, seen.x), (batch.y, seen.y), (batch.scores, seen.scores)))
         target = F.one_hot(y, view.pool.n_classes).to(scores.dtype)
         before = view.net.apply(view.state["teacher"], x).sigmoid()
-        target = torch.where(units(view, view.task - 1), before, target)
+        target = torch.where(_units(view, view.task - 1), before, target)
         each = F.binary_cross_entropy_with_logits(scores, target, reduction="none")
-        each = torch.where(units(view, view.task), each, 0.0).sum(-1)
+        each = torch.where(_units(view, view.task), each, 0.0).sum(-1)
         present = (torch.cat([batch.rows, seen.rows]) >= 0).to(scores.dtype)
         return (each * present).sum() / present.sum().clamp(min=1)
 
     def choose(view: View) -> State:
         state, pool, rows = view.state, view.pool, view.batch.rows
-        n_classes, share = pool.n_classes, capacity // units(view, view.task).sum()
+        n_classes, share = pool.n_classes, capacity // _units(view, view.task).sum()
         z = torch.cat([unit_features(view.net, view.params, pool.fetch(part)[0]) for part in rows.split(1024)])
         _, y = pool.fetch(rows)
         member = F.one_hot(y, n_classes).bool() & (rows >= 0).unsqueeze(-1)
@@ -131,7 +132,7 @@ def icarl(capacity: int = 2000, replay: int = 0) -> Part:
         return torch.where(member.any(0), -distance, -torch.inf)
 
     return Part(init=begin, draws=lambda batch: replay or batch, recall=recall, criterion=loss, task=choose,
-                predict=answer, boundaries=True)
+                predict=answer, boundaries=True, classes=True)
 
 
 def gdumb(net: Net, capacity: int = 500, steps: int = 300, replay: int = 32, lr: float = 0.05,
@@ -168,13 +169,15 @@ def gdumb(net: Net, capacity: int = 500, steps: int = 300, replay: int = 32, lr:
     def end_task(state: State, pool: Pool, batch: Batch) -> State:
         params = state["fresh"]
         speed = {k: torch.zeros_like(p) for k, p in params.items()}
-        picked = keep.pick(state["memory"], many(batch.u["gdumb"][0], steps * replay)).view(steps, replay)
-        for step, rows in enumerate(picked):
-            grads, moved = torch.func.grad(practice(net, pool, rows, real(rows, pool.dtype)), has_aux=True)(params)
+        picks, u = many(batch.u["gdumb"][0], steps * (replay + net.draws)).tensor_split([steps * replay])
+        picked = keep.pick(state["memory"], picks).view(steps, replay)
+        for step, (rows, own) in enumerate(zip(picked, u.view(steps, net.draws), strict=True)):
+            loss = batch_loss_and_statistics(net, pool, rows, u=own)
+            grads, moved = torch.func.grad(loss, has_aux=True)(params)
             speed = {k: momentum * v + grads[k] for k, v in speed.items()}
             rate = lr * (1 + math.cos(math.pi * step / steps)) / 2
             params = {k: p - rate * speed[k] for k, p in params.items()} | moved
         return state | {"params": params}
 
     return Learner(init, observe, lambda state, pool, x: net.apply(state["params"], x), end_task,
-                   lambda batch_size: {"gdumb": batch_size}, boundaries=True)
+                   lambda batch_size: {"gdumb": batch_size}, boundaries=True, classes=True)

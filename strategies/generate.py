@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lifelong.learning.learner import Params, State
-from lifelong.learning.losses import cross_entropy, distillation
+from lifelong.learning.learner import State
+from lifelong.learning.losses import Loss, cross_entropy, distillation
 from lifelong.learning.optim import adam
 from lifelong.learning.parts import Part, View
 from lifelong.networks.mlp import mlp
-from lifelong.networks.net import Net
+from lifelong.networks.net import Net, Params
 from lifelong.randomness import many
 from lifelong.spec.bounds import above, at_least
 
@@ -95,7 +95,7 @@ def dgr(distil: bool = False, temperature: float = 2.0, hidden: Sequence[int] = 
         own = Autoencoder(view.pool.shape, hidden, latent)
         return own.sample(view.state["earlier"]["decoder"], noise[0]), noise[1], noise[2]
 
-    def loss(view: View) -> Tensor:
+    def loss(view: View) -> Loss:
         pool, (x, _, _) = view.pool, invented(view)
         answers, scores = view.net.apply(view.state["earlier"]["net"], x), view.net.apply(view.params, x)
         before = torch.arange(pool.n_tasks, device=x.device) < view.task
@@ -128,4 +128,5 @@ def dgr(distil: bool = False, temperature: float = 2.0, hidden: Sequence[int] = 
     def hand_over(view: View) -> State:
         return view.state | {"earlier": earlier(view.state["generator"], view)}
 
-    return Part(init=begin, draws=1, criterion=loss, step=learn, task=hand_over, boundaries=True, pixels=True)
+    return Part(init=begin, draws=1, criterion=loss, step=learn, task=hand_over, boundaries=True, pixels=True,
+                classes=True)

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from lifelong.data.pool import Pool
-from lifelong.learning.learner import Params, State
+from lifelong.learning.learner import State
 from lifelong.learning.parts import Part, View
-from lifelong.networks.net import Net
+from lifelong.networks.net import Net, Params
 from lifelong.spec.bounds import above, at_least, below
 
 

@@ -84,15 +84,15 @@ def anml(steps: int = 20000, classes: int = 1, shots: int = 20, others: int = 0,
 
     def loss(net: Net, params: Params, episode: Episode) -> tuple[Tensor, dict[str, Tensor]]:
         k, x, y, second = episode["trajectory"], episode["x"], episode["y"], order == "second"
-        if net.mask is None or net.gated is None:
+        if net.gate is None:
             raise ValueError("anml needs a network with a gate, such as anml_net")
-        masks = net.mask(params, x)
+        masks = net.gate.mask(params, x)
         slow = {name: p for name, p in params.items() if not name.startswith("gate") and name not in net.head}
         fast = slow if second else {name: p.detach().requires_grad_() for name, p in slow.items()}
         head = OnlineHead(net, params, inner_lr, second)
         inner = masks[:k] if second else masks[:k].detach()
         for j in range(k):
-            phi = net.gated(fast, x[j:j + 1], inner[j:j + 1])
+            phi = net.gate.features(fast, x[j:j + 1], inner[j:j + 1])
             with torch.autocast(phi.device.type, enabled=False):
                 phi = phi[0].to(head.weight.dtype)
                 error = head.learn(phi, head.initial_scores(phi), y[j])
@@ -102,7 +102,7 @@ def anml(steps: int = 20000, classes: int = 1, shots: int = 20, others: int = 0,
                 fast = {name: p.detach().requires_grad_() for name, p in fast.items()}
         if not second:
             fast = {name: slow[name] + (p - slow[name]).detach() for name, p in fast.items()}
-        phi = net.gated(fast, x, masks)
+        phi = net.gate.features(fast, x, masks)
         with torch.autocast(phi.device.type, enabled=False):
             return _meta_loss(head, phi.to(head.weight.dtype), y, episode)
 

@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor
 
-from lifelong.learning.learner import Params, State, real
-from lifelong.learning.losses import fit
+from lifelong.learning.learner import State
+from lifelong.learning.losses import batch_loss
 from lifelong.learning.memory import reservoir
 from lifelong.learning.parts import Part, View
+from lifelong.networks.net import Params
 from lifelong.spec.bounds import at_least
 
 
@@ -28,7 +29,7 @@ def agem(capacity: int = 1000, reference: int = 256) -> Part:
 
     def project(view: View, grads: Params) -> Params:
         rows = keep.pick(view.state, view.u)
-        r = torch.func.grad(fit(view.net, view.pool, rows, real(rows, view.pool.dtype)))(view.params)
+        r = torch.func.grad(batch_loss(view.net, view.pool, rows))(view.params)
         dot = torch.stack([(grads[k] * r[k]).sum() for k in grads]).sum()
         length = torch.stack([r[k].square().sum() for k in grads]).sum()
         # An empty memory has r = 0: nothing to project on.
@@ -69,7 +70,7 @@ def gem(capacity: int = 1000, margin: float = 0.5) -> Part:
 
     def project(view: View, grads: Params) -> Params:
         def gradient(rows: Tensor) -> Params:
-            loss = fit(view.net, view.pool, rows, real(rows, view.pool.dtype))
+            loss = batch_loss(view.net, view.pool, rows)
             return torch.func.grad(lambda trained: loss(view.params | trained))({k: view.params[k] for k in grads})
 
         rows = view.state["rows"]

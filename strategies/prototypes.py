@@ -104,7 +104,7 @@ def ncm(net: Net, distance: str = "euclidean", shrinkage: float = 0.1) -> Learne
             near = -torch.cdist(z, _means(state), compute_mode="donot_use_mm_for_euclid_dist")
         return torch.where(state["count"] > 0, near, -torch.inf)
 
-    return Learner(init, observe, predict)
+    return Learner(init, observe, predict, classes=True)
 
 
 def slda(net: Net, shrinkage: float = 1e-4) -> Learner:
@@ -136,7 +136,7 @@ def slda(net: Net, shrinkage: float = 1e-4) -> Learner:
     def predict(state: State, pool: Pool, x: Tensor) -> Tensor:
         return _discriminants(state, seen(state, x), _shrunk(state, shrinkage, 1.0))
 
-    return Learner(init, observe, predict)
+    return Learner(init, observe, predict, classes=True)
 
 
 def gemcl(net: Net, head: str = "predictive", alpha: float | None = None, beta: float | None = None,
@@ -190,4 +190,4 @@ def gemcl(net: Net, head: str = "predictive", alpha: float | None = None, beta: 
         scores = scored(head, z, m, spread, n, a, b, pool.dtype)
         return torch.where(state["count"] > 0, scores, -torch.inf)
 
-    return Learner(init, observe, predict)
+    return Learner(init, observe, predict, classes=True)

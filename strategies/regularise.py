@@ -1,11 +1,12 @@
 """Strategies that hold parameters near where they served earlier tasks."""
 
 import torch
-from torch import Tensor
 
 from lifelong.learning.importance import LABELS, fisher, sensitivity
-from lifelong.learning.learner import Params, State, real
+from lifelong.learning.learner import State
+from lifelong.learning.losses import Loss, Penalty, mean_weights, penalty_gradient, quadratic
 from lifelong.learning.parts import Part, View
+from lifelong.networks.net import Params
 from lifelong.spec.bounds import above, at_least, at_most, one_of
 
 
@@ -17,19 +18,15 @@ def _begin(view: View) -> State:
     return {"importance": _zeros(view.params), "anchor": dict(view.params)}
 
 
-def _pull(state: State, params: Params, stiffness: float | Tensor) -> Params:
-    """The gradient of stiffness / 2 * sum of importance * (parameter - anchor)^2."""
-    anchor, importance = state["anchor"], state["importance"]
-    return {k: (p - anchor[k]).mul_(importance[k]).mul_(stiffness) for k, p in params.items()}
+def _stay(view: View, strength: float) -> Loss:
+    return quadratic(view.state["anchor"], view.state["importance"], strength)
 
 
-def _moved(view: View, stiffness: float | Tensor) -> tuple[Params, Params]:
-    """Of every trained parameter its last move, and minus the move times the gradient without this part's own pull:
-    by how much, to first order, the move lowered the loss."""
+def _gain(view: View, strength: float) -> Params:
+    """By how much the last move of each parameter lowered the loss without this part's own penalty, to first order."""
     before = {k: view.state["previous"][k] for k in view.grads}
-    own = _pull(view.state, before, stiffness)
-    move = {k: view.params[k] - b for k, b in before.items()}
-    return move, {k: (own[k] - g) * move[k] for k, g in view.grads.items()}
+    own = penalty_gradient(Penalty(strength, view.state["anchor"], view.state["importance"]), before)
+    return {k: (own[k] - g) * (view.params[k] - before[k]) for k, g in view.grads.items()}
 
 
 def l2(strength: float = 1.0) -> Part:
@@ -50,8 +47,7 @@ def l2(strength: float = 1.0) -> Part:
     def consolidate(view: View) -> State:
         return {"importance": {k: p.new_ones(()) for k, p in view.params.items()}, "anchor": dict(view.params)}
 
-    return Part(init=begin, pull=lambda view: _pull(view.state, view.params, strength), task=consolidate,
-                boundaries=True)
+    return Part(init=begin, loss=lambda view: _stay(view, strength), task=consolidate, boundaries=True)
 
 
 def ewc(strength: float = 10.0, decay: float = 1.0, mode: str = "separate", samples: int = 0,
@@ -88,7 +84,7 @@ def ewc(strength: float = 10.0, decay: float = 1.0, mode: str = "separate", samp
             chosen = torch.where(rows >= 0, u, -1.0).topk(samples).indices
             # The chosen ones have the largest numbers; their lower bits are as good as new.
             rows, u = rows.gather(0, chosen), (u.gather(0, chosen) * 2**20).frac()
-            weight = real(rows, weight.dtype)
+            weight = mean_weights(rows, weight.dtype)
         new = fisher(view.net, view.params, view.pool, rows, weight, labels, batch if labels == "batched" else 256, u)
         old, anchor = view.state["importance"], view.state["anchor"]
         if mode == "online":
@@ -98,8 +94,8 @@ def ewc(strength: float = 10.0, decay: float = 1.0, mode: str = "separate", samp
         share = {k: new[k] / total[k].clamp(min=torch.finfo(new[k].dtype).tiny) for k in new}
         return {"importance": total, "anchor": {k: torch.lerp(anchor[k], view.params[k], share[k]) for k in new}}
 
-    return Part(init=_begin, pull=lambda view: _pull(view.state, view.params, strength), task=consolidate,
-                boundaries=True)
+    return Part(init=_begin, loss=lambda view: _stay(view, strength), task=consolidate, boundaries=True,
+                classes=labels in ("sampled", "empirical"))
 
 
 def si(strength: float = 1.0, damping: float = 0.1) -> Part:
@@ -125,7 +121,7 @@ def si(strength: float = 1.0, damping: float = 0.1) -> Part:
 
     def follow(view: View) -> State:
         path = view.state["path"]
-        _, gain = _moved(view, 2 * strength)
+        gain = _gain(view, 2 * strength)
         return view.state | {"path": path | {k: path[k] + g for k, g in gain.items()}, "previous": dict(view.params)}
 
     def consolidate(view: View) -> State:
@@ -134,8 +130,8 @@ def si(strength: float = 1.0, damping: float = 0.1) -> Part:
         return {"importance": {k: state["importance"][k] + v for k, v in new.items()}, "anchor": dict(params),
                 "path": _zeros(params), "previous": dict(params)}
 
-    return Part(init=begin, pull=lambda view: _pull(view.state, view.params, 2 * strength), step=follow,
-                task=consolidate, boundaries=True)
+    return Part(init=begin, loss=lambda view: _stay(view, 2 * strength), step=follow, task=consolidate,
+                boundaries=True)
 
 
 def mas(strength: float = 1.0) -> Part:
@@ -156,8 +152,7 @@ def mas(strength: float = 1.0) -> Part:
         new = sensitivity(view.net, view.params, view.pool, view.batch.rows, view.batch.weight)
         return {"importance": {k: view.state["importance"][k] + v for k, v in new.items()}, "anchor": dict(view.params)}
 
-    return Part(init=_begin, pull=lambda view: _pull(view.state, view.params, 2 * strength), task=consolidate,
-                boundaries=True)
+    return Part(init=_begin, loss=lambda view: _stay(view, 2 * strength), task=consolidate, boundaries=True)
 
 
 def _unit_range(values: Params) -> Params:
@@ -206,7 +201,7 @@ def rwalk(strength: float = 1.0, share: float = 0.1, every: int = 10, damping: f
         old, params, batch = view.state, view.params, view.batch
         new = fisher(view.net, params, view.pool, batch.rows, batch.weight, "empirical")
         first = old["steps"] + old["tasks"] == 0
-        _, gain = _moved(view, 2 * strength)
+        gain = _gain(view, 2 * strength)
         state = old | {"fisher": {k: torch.where(first, new[k], f + share * (new[k] - f))
                                   for k, f in old["fisher"].items()},
                        "gain": old["gain"] | {k: old["gain"][k] + g for k, g in gain.items()},
@@ -227,5 +222,5 @@ def rwalk(strength: float = 1.0, share: float = 0.1, every: int = 10, damping: f
             "corner": dict(params), "gain": _zeros(params), "path": _zeros(params), "score": score,
             "steps": torch.zeros_like(state["steps"]), "tasks": state["tasks"] + 1}
 
-    return Part(init=begin, pull=lambda view: _pull(view.state, view.params, 2 * strength), step=follow,
-                task=consolidate, boundaries=True)
+    return Part(init=begin, loss=lambda view: _stay(view, 2 * strength), step=follow, task=consolidate,
+                boundaries=True, classes=True)

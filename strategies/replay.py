@@ -5,11 +5,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from lifelong.data.pool import Pool
 from lifelong.learning.importance import gradient_products
-from lifelong.learning.learner import Slice, State
-from lifelong.learning.losses import cross_entropy, cross_entropy_vjp, each, fit
+from lifelong.learning.learner import State
+from lifelong.learning.losses import Loss, Slice, batch_loss, cross_entropy, example_losses, squared_error
 from lifelong.learning.memory import RULES, Memory, greedy, reservoir
-from lifelong.learning.parts import Part, View, rehearsal
+from lifelong.learning.parts import BATCH, Count, Part, View, rehearse
 from lifelong.spec.bounds import above, at_least, at_most, one_of
 
 
@@ -33,30 +34,20 @@ def er(capacity: int = 500, replay: int = 0, memory: str = "reservoir", combine:
     rule = RULES[one_of("memory", memory, RULES)]
     one_of("combine", combine, ("sum", "mean", "tasks"))
 
-    def numbers(batch_size: int) -> int:  # for the ranks of the batch, then for the draw
-        return batch_size + (replay or batch_size)
+    def keep(pool: Pool) -> Memory:
+        return rule(capacity, pool.n_classes)
 
-    def keep(view: View) -> Memory:
-        return rule(capacity, view.pool.n_classes)
-
-    def recall(view: View) -> Tensor:
-        return keep(view).pick(view.state, view.u[len(view.batch.rows):])
-
-    def together(view: View) -> Tensor:
-        n, r = (view.batch.rows >= 0).sum(), (view.recalled.rows >= 0).sum()
+    def together(view: View) -> Loss:
         new, old = cross_entropy(view.batch), cross_entropy(view.recalled)
         if combine == "tasks":
             return (new + view.task * old) / (view.task + 1)
+        n, r = ((examples.rows >= 0).sum() for examples in (view.batch, view.recalled))
         return (n * new + r * old) / (n + r).clamp(min=1)
 
-    def remember(view: View) -> State:
-        batch = view.batch
-        return keep(view).add(view.state, batch.rows, batch.y, view.u[: len(batch.rows)])
-
-    part = Part(init=lambda view: keep(view).empty(), draws=numbers, recall=recall, step=remember)
     if combine == "sum":
-        return replace(part, loss=rehearsal)
-    return replace(part, criterion=together, boundaries=combine == "tasks")
+        return rehearse(keep, replay, classes=memory != "reservoir")
+    return rehearse(keep, replay, loss=None, criterion=together, boundaries=combine == "tasks",
+                    classes=memory != "reservoir")
 
 
 def er_ace(capacity: int = 500, replay: int = 0, memory: str = "reservoir") -> Part:
@@ -74,13 +65,13 @@ def er_ace(capacity: int = 500, replay: int = 0, memory: str = "reservoir") -> P
         examples compete with unseen classes too, as everywhere here.
     """
 
-    def criterion(view: View) -> Tensor:
-        batch = view.batch
+    def criterion(view: View) -> Loss:
+        batch, competing = view.batch, view.pool.rivals(view.batch.y)
         own = torch.nn.functional.one_hot(batch.y, view.pool.n_classes).bool()
-        there = (own & (batch.rows >= 0).unsqueeze(-1)).any(0) | own  # a pad's own class only keeps its loss finite
-        return cross_entropy(batch._replace(rivals=there if batch.rivals is None else there & batch.rivals))
+        present = (own & (batch.rows >= 0).unsqueeze(-1)).any(0) | own  # a pad's own class only keeps its loss finite
+        return cross_entropy(batch, competing=present if competing is None else present & competing)
 
-    return replace(er(capacity, replay, memory), criterion=criterion)
+    return replace(er(capacity, replay, memory), criterion=criterion, classes=True)
 
 
 def der(capacity: int = 500, replay: int = 0, alpha: float = 0.5) -> Part:
@@ -105,15 +96,12 @@ def der(capacity: int = 500, replay: int = 0, alpha: float = 0.5) -> Part:
     def begin(view: View) -> State:
         return keep.empty(scores=torch.zeros(capacity, view.pool.n_classes, dtype=view.pool.dtype))
 
-    def recall(view: View) -> Tensor:
-        return keep.pick(view.state, view.u[len(view.batch.rows):])
-
     def remember(view: View) -> State:
         batch = view.batch
-        return keep.add(view.state, batch.rows, batch.y, view.u[: len(batch.rows)], scores=batch.scores)
+        return keep.add(view.state, batch.rows, batch.y, view.u.keep, scores=batch.scores)
 
-    return Part(init=begin, draws=lambda batch: batch + (replay or batch), recall=recall, step=remember,
-                slope=lambda view: _change(keep, view, view.recalled, alpha))
+    return rehearse(keep, replay, init=begin, step=remember,
+                    loss=lambda view: _as_stored(keep, view, view.recalled, alpha))
 
 
 def derpp(capacity: int = 500, replay: int = 0, alpha: float = 0.5, beta: float = 0.5) -> Part:
@@ -132,30 +120,20 @@ def derpp(capacity: int = 500, replay: int = 0, alpha: float = 0.5, beta: float 
     at_least(0, beta=beta)
     keep = reservoir(capacity)
 
-    def slope(view: View) -> tuple[Tensor, Tensor]:
-        first, second = _halves(view.recalled)
-        change, back = _change(keep, view, first, alpha)
-        old, there = cross_entropy_vjp(second.scores, second.y, beta * second.weight, second.rivals)
-        return change + old, torch.cat([back, there])
+    def recall(view: View) -> dict[str, Tensor]:
+        return {"scores": keep.pick(view.state, view.u.pick), "labels": keep.pick(view.state, view.u.labels)}
 
-    # With twice the numbers for the draw `der` recalls twice the examples.
-    return replace(der(capacity, replay, alpha), draws=lambda batch: batch + 2 * (replay or batch), slope=slope)
+    def loss(view: View) -> Loss:
+        return _as_stored(keep, view, view.recalled["scores"], alpha) + beta * cross_entropy(view.recalled["labels"])
 
-
-def _change(keep: Memory, view: View, seen: Slice, strength: float | Tensor) -> tuple[Tensor, Tensor]:
-    """The mean squared change of scores since they were stored, times `strength`, and its gradient; `seen` is what was
-    recalled, or the first of it."""
-    places = keep.slots(view.state, view.u[len(view.batch.rows):][: len(seen.rows)])
-    gap = seen.scores - view.state["scores"].index_select(0, places)
-    weight = (2 * strength * seen.weight).unsqueeze(-1)
-    weight = weight / gap.shape[-1] if seen.rivals is None else weight * seen.rivals / seen.rivals.sum(-1, keepdim=True)
-    slope = weight * gap
-    return (gap * slope).sum() / 2, slope
+    draws = {"keep": BATCH, "pick": replay or BATCH, "labels": replay or BATCH}
+    return replace(der(capacity, replay, alpha), draws=draws, recall=recall, loss=loss)
 
 
-def _halves(seen: Slice) -> list[Slice]:
-    halves = zip(*(t.chunk(2) if t is not None else (None, None) for t in seen), strict=True)
-    return [Slice(*half)._replace(weight=2 * half[1]) for half in halves]
+def _as_stored(keep: Memory, view: View, recalled: Slice, strength: float) -> Loss:
+    """The mean squared change of the scores of `recalled`, which `view.u.pick` chose, since they were stored."""
+    stored = keep.stored(view.state, view.u.pick, "scores")
+    return squared_error(recalled, stored, strength, view.pool.rivals(recalled.y))
 
 
 def mir(capacity: int = 500, replay: int = 0, subsample: int = 50, lr: float = 0.1, memory: str = "reservoir") -> Part:
@@ -179,22 +157,19 @@ def mir(capacity: int = 500, replay: int = 0, subsample: int = 50, lr: float = 0
     at_least(1, subsample=subsample)
     above(0, lr=lr)
     at_most(subsample, replay=replay)
-    plain = er(capacity, subsample, memory)
-    rule = RULES[memory]
+    part, rule = er(capacity, subsample, memory), RULES[memory]
 
     def recall(view: View) -> Tensor:
         batch = view.batch
-        rows = rule(capacity, view.pool.n_classes).pick(view.state, view.u[len(batch.rows):])
-        grads = torch.func.grad(fit(view.net, view.pool, batch.rows, batch.weight))(view.params)
+        rows = rule(capacity, view.pool.n_classes).pick(view.state, view.u.pick)
+        grads = torch.func.grad(batch_loss(view.net, view.pool, batch.rows, batch.weight))(view.params)
         moved = {k: p - lr * grads[k] for k, p in view.params.items()}
-        losses = each(view.net, view.pool, rows)
-        order = (losses(moved) - losses(view.params)).argsort(descending=True, stable=True)
-        rows = rows.gather(0, order)
+        losses = example_losses(view.net, view.pool, rows)
+        rows = rows.gather(0, (losses(moved) - losses(view.params)).argsort(descending=True, stable=True))
         again = (rows.unsqueeze(0) == rows.unsqueeze(1)).tril(-1).any(1)
-        order = again.to(rows.dtype).argsort(stable=True)
-        return rows.gather(0, order)[: replay or len(batch.rows)]
+        return rows.gather(0, again.to(rows.dtype).argsort(stable=True))[: replay or len(batch.rows)]
 
-    return replace(plain, recall=recall)
+    return replace(part, recall=recall)
 
 
 def gss(capacity: int = 500, replay: int = 0, reference: int = 10) -> Part:
@@ -218,20 +193,14 @@ def gss(capacity: int = 500, replay: int = 0, reference: int = 10) -> Part:
     at_least(0, replay=replay)
     keep = greedy(capacity)
 
-    def numbers(batch_size: int) -> int:  # for the trades of the batch, then for the reference, then for the draw
-        return 2 * batch_size + reference + (replay or batch_size)
-
-    def recall(view: View) -> Tensor:
-        return keep.pick(view.state, view.u[2 * len(view.batch.rows) + reference:])
-
     def remember(view: View) -> State:
         batch, n = view.batch, len(view.batch.rows)
-        others = keep.pick(view.state, view.u[2 * n: 2 * n + reference])
+        others = keep.pick(view.state, view.u.compare)
         products = gradient_products(view.net, view.params, view.pool, torch.cat([batch.rows, others]))
         length = products.diagonal().clamp(min=torch.finfo(products.dtype).tiny).sqrt()
         cosine = products[:n, n:] / length[:n].unsqueeze(-1) / length[n:]
         score = 1 + torch.where(others >= 0, cosine, 0.0).amax(1).clamp(-1, 1)
-        return keep.add(view.state, batch.rows, batch.y, view.u[: 2 * n], score=score)
+        return keep.add(view.state, batch.rows, batch.y, view.u.trade, score=score)
 
-    return Part(init=lambda view: keep.empty(), draws=numbers, recall=recall,
-                loss=rehearsal, step=remember)
+    draws: dict[str, Count] = {"trade": lambda batch: 2 * batch, "compare": reference, "pick": replay or BATCH}
+    return rehearse(keep, replay, draws=draws, step=remember, classes=True)

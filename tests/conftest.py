@@ -10,8 +10,11 @@ from typing import NamedTuple
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from lifelong import cli
+from lifelong.learning.losses import Loss, Slice
 
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start: two with two threads each stand in their own way
 
@@ -64,3 +67,13 @@ def refused(said: Said, *words: str) -> None:
     assert "Traceback" not in said.err and "object at 0x" not in said.err
     for word in words:
         assert word in lines[0]
+
+
+def value_of(loss: Loss, *examples: Slice, competing: Tensor | None = None) -> Tensor:
+    """The value of a loss without penalties, computed by torch's own functions from the slices that it is about."""
+    total = sum((*loss.values, *loss.free), torch.zeros((), dtype=torch.float64))
+    for one in examples:
+        scores = one.scores if competing is None else one.scores.masked_fill(~competing, -torch.inf)
+        if one.name in loss.entropies:
+            total = total + (F.cross_entropy(scores, one.y, reduction="none") * loss.entropies[one.name]).sum()
+    return total

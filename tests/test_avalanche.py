@@ -272,6 +272,9 @@ def test_options_that_do_not_go_with_it_are_refused(tmp_path):
     (tmp_path / "net.py").write_text("from lifelong.networks.mlp import mlp\ndef normed(shape, n_classes):\n    return mlp("
                                      "shape, n_classes)._replace(still=('norm',), train=lambda *given: given)\n")
     assert "statistics of batch normalisation" in asked(model=f"{tmp_path}/net.py:normed")
+    (tmp_path / "drop.py").write_text("from torch import nn\ndef dropped(shape, n_classes):\n    return nn.Sequential("
+                                      "nn.Linear(shape[0], n_classes), nn.Dropout())\n")
+    assert "as it answers, without dropout" in asked(model=f"{tmp_path}/drop.py:dropped")
     (tmp_path / "own.py").write_text("from lifelong.learning.optim import sgd\ndef mine(lr: float = 0.1):\n    return sgd(lr)\n")
     assert "use sgd or adam" in asked(optimizer=f"{tmp_path}/own.py:mine")
     with pytest.raises(RuntimeError, match="classes of their own in every task"):
@@ -286,7 +289,7 @@ def test_it_is_stored_and_found_with_its_hyper_parameters_and_version(tmp_path, 
         with pytest.raises(SystemExit) as left:
             cli.main()
         out = capsys.readouterr().out
-        assert left.value.code == 0 and ("2 of 2 found" in out) == found and "avalanche.GEM" in out
+        assert left.value.code == 0 and ("2 of 2 runs were finished already" in out) == found and "avalanche.GEM" in out
     records = [json.loads(p.read_text()) for p in sorted(tmp_path.glob("*/run.json"))]
     assert len(records) == 2
     for record in records:

@@ -13,12 +13,12 @@ from lifelong.data.stream import Stream
 from lifelong.experiments.contract import BUDGET
 from lifelong.experiments.prepare import prepare
 from lifelong.learning import lanes as lift
+from lifelong.learning.composition import gradient_learner
 from lifelong.learning.lanes import Lanes
-from lifelong.learning.losses import fit
+from lifelong.learning.losses import batch_loss
 from lifelong.learning.optim import sgd
 from lifelong.learning.parts import Part
 from lifelong.learning.schedule import batches, plan
-from lifelong.learning.step import gradient_learner
 from lifelong.networks.conv import conv4
 from lifelong.networks.net import Net
 from lifelong.networks.precision import in_bfloat16
@@ -138,7 +138,7 @@ def test_a_gradient_of_remembered_rows_is_that_of_a_training_pass_over_them():
     pool = small().pool(dtype=torch.float64)
     rows, weight = torch.tensor([3, 20, -1]), torch.tensor([0.5, 0.5, 0.0], dtype=torch.float64)
     scores = F.linear(NET.fresh(params, pool.x[[3, 20]])[0], params["head.weight"], params["head.bias"])
-    torch.testing.assert_close(fit(NET, pool, rows, weight)(params), F.cross_entropy(scores, pool.y[[3, 20]]))
+    torch.testing.assert_close(batch_loss(NET, pool, rows, weight)(params), F.cross_entropy(scores, pool.y[[3, 20]]))
 
 
 def test_in_bfloat16_the_statistics_stay_in_full():

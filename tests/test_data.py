@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -157,6 +159,46 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytes
     with pytest.warns(UserWarning, match="disk full"):
         data.decoded("a", "source", Decoder())
     assert list(tmp_path.iterdir()) == []
+
+
+class Filler:
+    """A plan that counts how often it is carried out, and waits for `go`."""
+
+    def __init__(self) -> None:
+        self.begun, self.go, self.times = threading.Event(), threading.Event(), 0
+
+    def __call__(self) -> data.Plan:
+        return data.Plan((3, 4), {"of": "numbers"}, self.fill)
+
+    def fill(self, file: Path, offset: int) -> None:
+        self.times += 1
+        self.begun.set()
+        assert self.go.wait(30)
+        np.memmap(file, np.uint8, "r+", offset, (3, 4))[:] = np.arange(12).reshape(3, 4)
+
+
+def test_who_needs_an_array_that_another_is_making_waits_and_takes_it(tmp_path: Path) -> None:
+    plan, cache = Filler(), tmp_path / "cache/lifelong/arrays"
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(data.filled, "a", "source", plan)
+        assert plan.begun.wait(30)
+        second = pool.submit(data.filled, "a", "source", plan)
+        with pytest.raises(TimeoutError):
+            second.result(0.5)
+        assert len(list(cache.glob(".a.npy.*.tmp"))) == 1  # the one who waits does not take it for a leftover
+        plan.go.set()
+        for made in (first, second):
+            array, about = made.result(30)
+            np.testing.assert_array_equal(array, np.arange(12).reshape(3, 4))
+            assert about == {"of": "numbers"}
+    assert plan.times == 1
+    assert {path.name for path in cache.iterdir()} == {"a.npy", "a.json", ".a.lock"}
+
+
+def test_a_cache_that_cannot_be_locked_names_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "cache/lifelong/arrays/.a.lock").mkdir(parents=True)
+    with pytest.raises(OSError, match="cannot keep a in .*LIFELONG_CACHE"):
+        data.filled("a", "source", Filler())
 
 
 def test_a_fingerprint_changes_with_the_file(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ast
+import pkgutil
 import re
 import shlex
 import subprocess
@@ -41,7 +41,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             object.__setattr__(self, name, value)
 
     monkeypatch.setattr(Options, "__post_init__", shortened)
-    monkeypatch.setattr(cli, "_show", lambda *_: None)
+    monkeypatch.setattr(cli.run, "print_results", lambda *_: None)
     monkeypatch.chdir(tmp_path)
     loaded = set(sys.modules)
     yield tmp_path
@@ -93,10 +93,8 @@ def test_every_option_every_name_and_every_link_exists():
         for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
             assert "://" in link or (ROOT / "docs" / link).is_file(), (page, link)
         for name in re.findall(r"\.\. auto\w+:: ([\w.]+)|\{py:\w+\}`~?([\w.]+)`", text):
-            place = ROOT / "".join(name).replace(".", "/")
-            if not place.with_suffix(".py").is_file() and not (place / "__init__.py").is_file():
-                body = ast.parse(place.parent.with_suffix(".py").read_text()).body
-                assert place.name in {getattr(node, "name", None) for node in body}, name
+            if "bridges" not in "".join(name):  # which need what is not installed everywhere
+                assert pkgutil.resolve_name("".join(name)), name
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import copy
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,20 +16,23 @@ import torch.nn.functional as F
 from lifelong.streams import digits
 from torch import Tensor
 
+from lifelong import vmap
 from lifelong.data.stream import Stream
 from lifelong.experiments.compose import compose
 from lifelong.experiments.contract import tiny
 from lifelong.learning import engine
 from lifelong.learning import lanes as lifted
+from lifelong.learning.composition import gradient_learner
 from lifelong.learning.engine import Measured, Rhythm, evaluate, train
 from lifelong.learning.imperative import METHODS, train_object
 from lifelong.learning.lanes import Lanes
-from lifelong.learning.learner import Learner
-from lifelong.learning.optim import Optimizer, sgd
-from lifelong.learning.schedule import Budget, plan
+from lifelong.learning.learner import Initialization, Learner
+from lifelong.learning.optim import Optimizer, adam, sgd
+from lifelong.learning.schedule import Budget, batches, plan
 from lifelong.networks.conv import conv4
 from lifelong.networks.mlp import mlp
-from lifelong.networks.net import Net, from_module
+from lifelong.networks.module import from_module
+from lifelong.networks.net import Net
 from lifelong.randomness import generator
 from lifelong.spec import expression
 from lifelong.vmap import lift, tree
@@ -55,8 +59,15 @@ def lanes(strategy: str, seeds: list[int], stream: Stream | None = None, optimiz
 def trained(stack: Lanes, budget: Budget = BUDGET, eval_every: int = 0) -> tuple[Measured, list[dict[str, Any]]]:
     """What was measured, and the state after every task."""
     kept: list[dict[str, Any]] = []
-    rhythm = Rhythm(eval_every, save=lambda c: kept.append(tree(torch.clone, c["state"])))
-    return train(stack, budget, rhythm), kept
+    def keep(checkpoint: dict[str, Any]) -> None:
+        if checkpoint["step"] == 0:
+            kept.append(tree(torch.clone, checkpoint["state"]))
+
+    return train(stack, budget, Rhythm(eval_every, 0.0, keep)), kept
+
+
+def copied(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    return tree(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, checkpoint)
 
 
 def by_hand(seed: int, stream: Stream, budget: Budget, data: str = "task") -> tuple[Tensor, list[dict[str, Tensor]]]:
@@ -148,20 +159,60 @@ def pictures(side: int, n: int = 100) -> Stream:
                   torch.ones(2, 1, 2, dtype=torch.bool), (1, side, side))
 
 
-def test_large_images_are_measured_a_few_at_a_time_with_nothing_kept_for_a_derivative(monkeypatch):
-    monkeypatch.setattr(engine, "EVALUATED", {"cpu": 512})
-    stack = lanes("finetune", [0, 1], pictures(56), net=conv4((1, 56, 56), 2, width=1))
-    state, asked = stack.init(), list[int]()
-    answer = stack.predict
-    monkeypatch.setitem(stack.__dict__, "predict", lambda state, x, task: asked.append(x.shape[1]) or answer(
-        state, x, task))
+@pytest.mark.parametrize(("side", "most"), [(28, 100), (56, 16), (112, 16)])
+def test_the_larger_the_images_the_fewer_are_measured_at_once(side, most, monkeypatch):
+    monkeypatch.setattr(engine, "EVALUATED", {"cpu": 512})  # images of 28x28 for two lanes; of larger ones a quarter
+    asked: list[int] = []
+
+    def predict(state: Any, pool: Any, x: Tensor) -> Tensor:
+        asked.append(len(x))
+        return x.flatten(1)[:, :2]
+
+    watched = Learner(lambda seed, pool: {"n": torch.zeros(())}, lambda state, pool, batch: (state, {}), predict)
+    stack = Lanes(pictures(side), [0, 1], range(2), lambda hyper: watched)
+    evaluate(stack, stack.init())
+    assert max(asked) == most and sum(asked) == 100
+
+
+def test_measuring_keeps_nothing_for_a_derivative():
+    stack = lanes("finetune", [0, 1], pictures(28), net=conv4((1, 28, 28), 2, width=1))
+    state = stack.init()
 
     def kept(tensor: Tensor) -> Tensor:
         raise AssertionError("kept for a derivative")
 
     with torch.autograd.graph.saved_tensors_hooks(kept, lambda tensor: tensor):
         evaluate(stack, state)
-    assert asked == [16] * 6 + [4]  # a quarter of 512 times 784 numbers, over two lanes
+
+
+# What a lane of `finetune` takes: of its 8 * 12 + 12 + 12 * 6 + 6 = 186 float64 parameters a copy, what a step makes of
+# them, a gradient and a temporary; and of an example of 8 numbers, which is rehearsed with another one, two times its
+# place in the pool and nine numbers each on the way through the network.
+PARAMETERS = 186 * 8
+EXAMPLE = 2 * 8 * (9 + 8 * 8)
+
+
+@pytest.mark.parametrize(("strategy", "optimizer", "state"), [
+    ("finetune", sgd(0.1), PARAMETERS), ("finetune", sgd(0.1, momentum=0.9), 2 * PARAMETERS),
+    ("finetune", adam(0.1), 3 * PARAMETERS + 4),  # two moments, and a float32 that counts steps
+    ("er(capacity=100)", sgd(0.1), PARAMETERS + 100 * 3 * 8)])  # a row, a class and a rank of each
+def test_what_a_lane_takes_is_its_state_twice_a_gradient_and_a_temporary_and_the_examples(strategy, optimizer, state):
+    stack = lanes(strategy, [0, 1], optimizer=optimizer)
+    for batch_size in (5, 50):
+        needed, params = stack.needed(batch_size)
+        assert needed == 2 * state + 2 * PARAMETERS + batch_size * EXAMPLE
+        assert params == PARAMETERS
+    assert stack.size() == (state, PARAMETERS)
+
+
+def test_what_a_start_freezes_has_no_place_in_the_state_of_the_optimizer():
+    start = Initialization(lambda net, seed: net.init(generator(seed, "init")), lambda name: name.startswith("hidden"))
+    pool = tiny([0]).pool(dtype=torch.float64)
+    for optimizer, kept in ((adam(0.1), {"mean.head.weight", "mean.head.bias", "square.head.weight",
+                                         "square.head.bias", "step"}),
+                            (sgd(0.1, momentum=0.9), {"head.weight", "head.bias"})):
+        state = gradient_learner(NET, optimizer, {}, start).init(0, pool)
+        assert state["optimizer"].keys() == kept and len(state["params"]) == 4
 
 
 def test_what_a_lane_takes_grows_with_what_autograd_keeps_of_an_example():
@@ -288,6 +339,76 @@ def test_an_object_that_returns_its_loss_has_it_logged():
     assert measured.loss.tolist() == [[2.5] * 3]
 
 
+# ---- lanes that wait
+
+# Tasks of 12 and of 10 examples in batches of 5: the first seed makes six steps of a task, the second four, and waits.
+WAITING = [0, 2]
+
+
+@pytest.mark.parametrize(("strategy", "optimizer"), [
+    ("finetune", sgd(0.1, momentum=0.9)), ("er(capacity=8) + ewc", adam(0.01)), ("derpp(capacity=8)", sgd(0.1)),
+    ("er(memory='ring', capacity=8) + lwf", sgd(0.1, momentum=0.9)), ("agem", adam(0.01)), ("cumulative", sgd(0.1)),
+    ("ncm", sgd(0.1))])
+def test_a_lane_that_waits_for_a_longer_one_ends_as_its_run_alone(strategy, optimizer):
+    both, states = trained(lanes(strategy, WAITING, tiny(WAITING, length=12), optimizer))
+    for i, seed in enumerate(WAITING):
+        alone, own = trained(lanes(strategy, [seed], tiny([seed], length=12), optimizer, stacked=False))
+        assert torch.equal(both.accuracy[i], alone.accuracy[0]) and torch.equal(both.steps[i], alone.steps[0])
+        torch.testing.assert_close(both.loss[i], alone.loss[0], rtol=1e-10, atol=1e-12, equal_nan=True)
+        for many, one in zip(states, own, strict=True):  # parameters, the optimizer's state, and what is remembered
+            tree(partial(same, lane=i), many, one)
+    if strategy != "cumulative":
+        assert both.steps.tolist() == [[6] * 3, [4] * 3]
+
+
+def same(many: Tensor, one: Tensor, lane: int) -> None:
+    """Whether a lane's part of a state is that of its run alone; whole numbers are equal."""
+    if one.dtype.is_floating_point:
+        torch.testing.assert_close(many[lane], one, rtol=1e-9, atol=1e-11)
+    else:
+        assert torch.equal(many[lane], one)
+
+
+def test_the_loss_of_a_lane_that_waits_is_the_mean_of_its_own_steps():
+    logged: dict[int, list[float]] = {0: [], 2: []}
+    for seed, losses in logged.items():
+        stack = lanes("finetune", [seed], tiny([seed], length=12), stacked=False)
+        state = stack.init()
+        for _, batch in batches(stack, plan(stack.stream, [seed], 0, "task", BUDGET), 0, 0):
+            state, logs = stack.observe(state, batch)
+            losses.append(float(logs["loss"]))
+    assert [len(losses) for losses in logged.values()] == [6, 4]
+    measured, _ = trained(lanes("finetune", WAITING, tiny(WAITING, length=12)))
+    for i, losses in enumerate(logged.values()):
+        assert measured.loss[i, 0].item() == pytest.approx(sum(losses) / len(losses), rel=1e-10)
+
+
+def test_a_lane_that_waits_is_measured_as_it_was_when_it_stopped():
+    stream = tiny(WAITING, length=12)
+    measured, _ = trained(lanes("finetune", WAITING, stream), eval_every=1)
+    assert measured.curve_step[:5].tolist() == [[0, step] for step in range(1, 6)]
+    assert torch.equal(measured.curve[4, 1], measured.curve[3, 1])
+    assert torch.equal(measured.accuracy[1, 1], measured.curve[3, 1])
+    assert not torch.equal(measured.curve[:4, 1], measured.curve[:1, 1].expand(4, -1)), "it did learn before"
+
+
+def test_a_lane_that_waits_does_not_diverge():
+    """The loss of pads is no loss: it is neither counted nor looked at."""
+
+    def learner() -> Learner:
+        def observe(state: Any, pool: Any, batch: Any) -> Any:
+            real = (batch.rows >= 0).any()
+            return {"n": state["n"] + real}, {"loss": torch.where(real, 1.0, torch.nan)}
+
+        return Learner(lambda seed, pool: {"n": torch.zeros((), dtype=torch.int64)}, observe,
+                       lambda state, pool, x: x[:, :6])
+
+    stack = Lanes(tiny(WAITING, length=12), WAITING, range(2), lambda hyper: learner(), dtype=torch.float64)
+    measured, states = trained(stack)
+    assert measured.diverged.tolist() == [[-1, -1]] * 2 and measured.loss.tolist() == [[1.0] * 3] * 2
+    assert [state["n"].tolist() for state in states] == [[6, 4], [12, 8], [18, 12]]
+
+
 # ---- scenarios
 
 
@@ -375,10 +496,10 @@ def test_a_stream_without_boundaries_tells_neither_task_nor_end(boundaries, task
 @pytest.mark.parametrize("strategy", ["er + ewc", "slda", "joint + lwf"])
 def test_a_run_resumed_anywhere_ends_with_the_same_bits(strategy):
     taken: list[dict[str, Any]] = []
-    copied = lambda c: tree(lambda v: v.clone() if isinstance(v, Tensor) else v, c)  # noqa: E731
-    whole = train(lanes(strategy, [0, 1]), BUDGET, Rhythm(4, 0.0, lambda c: taken.append(copied(c))))
-    for checkpoint in taken[::3]:
-        again = train(lanes(strategy, [0, 1]), BUDGET, Rhythm(4), copied(checkpoint))
+    stream = tiny(WAITING, length=12)  # resumed, too, where one of the two waits
+    whole = train(lanes(strategy, WAITING, stream), BUDGET, Rhythm(4, 0.0, lambda c: taken.append(copied(c))))
+    for checkpoint in taken[::2]:
+        again = train(lanes(strategy, WAITING, stream), BUDGET, Rhythm(4), copied(checkpoint))
         for name, value in vars(whole).items():
             torch.testing.assert_close(getattr(again, name), value, rtol=0, atol=0, equal_nan=True, msg=name)
 
@@ -387,7 +508,6 @@ def test_a_diverged_lane_stays_so_when_resumed():
     taken: list[dict[str, Any]] = []
     make = lambda: Lanes(tiny([0, 1]), [0, 1], range(2), exploding(3), {(0, "boom"): [0.0, 1.0]},  # noqa: E731
                          dtype=torch.float64)
-    copied = lambda c: tree(lambda v: v.clone() if isinstance(v, Tensor) else v, c)  # noqa: E731
     whole = train(make(), BUDGET, Rhythm(0, 0.0, lambda c: taken.append(copied(c))))
     for checkpoint in taken[::4]:
         again = train(make(), BUDGET, Rhythm(), copied(checkpoint))
@@ -417,7 +537,8 @@ def test_what_was_learned_is_asked_again_where_the_stream_wants_it(stacked):
 
 
 def test_a_torch_module_trains_as_by_hand():
-    net = from_module(lambda: torch.nn.Sequential(torch.nn.Linear(8, 9), torch.nn.Tanh(), torch.nn.Linear(9, 6)))
+    net = from_module(lambda: torch.nn.Sequential(torch.nn.Linear(8, 9), torch.nn.Tanh(), torch.nn.Linear(9, 6)),
+                      torch.ones(2, 8))
     stream = tiny([3])
     params = {k: p.double().requires_grad_() for k, p in net.init(generator(3, "init")).items()}
     module = torch.nn.Sequential(torch.nn.Linear(8, 9), torch.nn.Tanh(), torch.nn.Linear(9, 6)).double()
@@ -520,19 +641,19 @@ def test_the_lift_refuses_what_is_no_tensor_and_stays_usable(value):
 def test_a_torch_without_the_lifts_internals_trains_the_same(strategy, monkeypatch):
     hyper = {("optimizer", "lr"): [0.1, 0.2, 0.3]} if strategy != "slda" else {}
     fast, fast_states = trained(lanes(strategy, [0, 1, 2], hyper=hyper))
-    monkeypatch.setattr(lifted, "_add_batch_dim", None)
+    monkeypatch.setattr(vmap, "_add_batch_dim", None)
     slow, slow_states = trained(lanes(strategy, [0, 1, 2], hyper=hyper))
     assert torch.equal(fast.accuracy, slow.accuracy)
     torch.testing.assert_close(fast_states[-1], slow_states[-1], rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("expression", [
-    "finetune", "er", "ewc", "er(replay=3) + ewc + lwf", "agem", "joint"])
+@pytest.mark.parametrize(("strategy", "scenario"), [
+    ("finetune", "class"), ("er", "task"), ("ewc", "task"), ("er(replay=3) + ewc + lwf", "class"),
+    ("er(replay=3) + ewc + lwf", "task"), ("agem", "class"), ("joint", "class")])
 @pytest.mark.parametrize(("model", "shape"), [
     ("mlp", (6,)), ("mlp(hidden=())", (6,)), ("mlp(hidden=(7,5,3))", (2, 3)), ("conv4(width=3)", (1, 6, 6))])
 @pytest.mark.parametrize("stacked", [True, False])
-@pytest.mark.parametrize("scenario", ["class", "task"])
-def test_the_fast_path_takes_the_steps_of_the_plain_one(expression, model, shape, stacked, scenario, monkeypatch):
+def test_the_fast_path_takes_the_steps_of_the_plain_one(strategy, scenario, model, shape, stacked, monkeypatch):
     g = torch.Generator().manual_seed(0)
     seeds = [0, 1] if stacked else [0]
     x, y = torch.randn(40, *shape, generator=g, dtype=torch.float64), torch.arange(40) % 4
@@ -543,7 +664,7 @@ def test_the_fast_path_takes_the_steps_of_the_plain_one(expression, model, shape
     net = expression.build(expression.parse(model, "models")[0], {"shape": shape, "n_classes": 4})
     for fast in (True, False):
         monkeypatch.setattr(lifted, "FAST", fast)
-        stack = lanes(expression, seeds, stream, sgd(0.05, 0.5), net, stacked=stacked)
+        stack = lanes(strategy, seeds, stream, sgd(0.05, 0.5), net, stacked=stacked)
         assert (stack.forward is not None) == (fast and (stacked or "mlp" in model))
         measured, kept = trained(stack)
         states.append({"state": kept[-1], "loss": measured.loss, "accuracy": measured.accuracy})

@@ -66,7 +66,10 @@ def test_lanes_beyond_the_memory_are_trained_in_turn_with_equal_results(tmp_path
     asked = {"stream": "split-digits(tasks=2)", "seeds": 3, "dtype": "float64", "eval_every": 3}
     strategy = "er(capacity=20) + ewc(strength=[1,2])"
     whole = outcome([strategy], **asked)
-    parts = outcome([strategy], tmp_path, watcher=Listens(), memory=0.0027, **asked)
+    todo = prepare(asked["stream"], [strategy], Options(**(QUICK | {k: v for k, v in asked.items() if k != "stream"})))
+    each, _ = todo.lanes(todo.settings).needed(todo.budget.batch_size)
+    room = todo.stream.x.nbytes + 2.5 * each  # beside the examples two lanes, and half of a third
+    parts = outcome([strategy], tmp_path, watcher=Listens(), memory=room / 2**30, **asked)
     assert stacks == [6, 2, 2, 2]
     assert len(told) == 1 and "6 lanes take about" in told[0] and "3 turns of 2" in told[0]
     for one, other in zip(whole.runs, parts.runs, strict=True):

@@ -217,7 +217,7 @@ def test_what_was_asked_before_is_found_and_not_measured_again(said: Any, monkey
     monkeypatch.setattr(Evaluation, "run", lambda *_: pytest.fail("measured again"))
     assert json.loads(said(*words)[1]) == json.loads(said(*words, "--no-transductive")[1]) == both
     code, out, _ = said(*words[:-1])
-    assert code == 0 and f"found in {file}" in out
+    assert code == 0 and f"reused from {file}" in out
     monkeypatch.setattr(Evaluation, "run", measured)
     assert said(*words[:-1], "--seed", "1")[0] == 0
     save(Path("a.safetensors"), start("conv4(width=4, norm='batch', down='pool')", (1, 28, 28), strategy="protonet"))

@@ -151,10 +151,11 @@ def pretraining_killed(folder: Path, kills: int) -> int:
             cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE)
 
     dice, after = random.Random(f"kill a start {kills}"), 0
-    for _ in range(kills):
+    for i in range(kills):
         process = start("killed")
+        sign = "checkpoint.json" if i % 2 else "stack.json"  # before the first checkpoint, or after it
         try:
-            while process.poll() is None and not list((folder / "killed").glob(".stacks/*/stack.json")):
+            while process.poll() is None and not list((folder / "killed").glob(f".stacks/*/{sign}")):
                 time.sleep(0.002)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(dice.uniform(0, 0.6))

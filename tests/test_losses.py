@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import value_of
 from lifelong.strategies.isolate import xdg
 from lifelong.strategies.regularise import ewc
 from torch import Tensor, nn
@@ -23,11 +24,22 @@ from lifelong.learning.importance import (
     gradient_products,
     sensitivity,
 )
-from lifelong.learning.losses import Slice, cross_entropy, distillation, each, fit
-from lifelong.learning.parts import View
+from lifelong.learning.losses import (
+    Loss,
+    Slice,
+    batch_loss,
+    cross_entropy,
+    cross_entropy_vjp,
+    distillation,
+    example_losses,
+    penalty_gradient,
+    squared_error,
+)
+from lifelong.learning.parts import Part, View
 from lifelong.networks.conv import conv4
 from lifelong.networks.mlp import mlp
-from lifelong.networks.net import Net, Params, from_module
+from lifelong.networks.module import from_module
+from lifelong.networks.net import Net, Params
 
 SIX = torch.arange(6)
 
@@ -45,34 +57,67 @@ def pool(scenario: str = "class", shape: tuple[int, ...] = (8,)) -> Pool:
     return Pool(numbers(30, *shape), torch.arange(30) % 6, shape, classes, scenario, dtype=torch.float64)
 
 
-def slice_of(scores: Tensor, y: Tensor, real: Tensor, rivals: Tensor | None = None) -> Slice:
+def slice_of(scores: Tensor, y: Tensor, real: Tensor) -> Slice:
     weight = real.double() / real.sum().clamp(min=1)
-    return Slice(torch.where(real, SIX[:len(y)], -1), weight, scores, y, scores, rivals)
+    return Slice(torch.where(real, SIX[:len(y)], -1), weight, scores, y, scores)
 
 
 def test_cross_entropy_is_torchs_mean_over_the_real_rows():
-    scores, y = numbers(5, 6), torch.tensor([0, 5, 2, 2, 1])
+    scores, y = numbers(5, 6).requires_grad_(), torch.tensor([0, 5, 2, 2, 1])
     real = torch.tensor([True, True, False, True, False])
-    torch.testing.assert_close(cross_entropy(slice_of(scores, y, real)), F.cross_entropy(scores[real], y[real]))
+    want = F.cross_entropy(scores[real], y[real])
+    weight = cross_entropy(slice_of(scores, y, real)).entropies["batch"]
+    value, gradient = cross_entropy_vjp(scores.detach(), y, weight, None)
+    torch.testing.assert_close(value, want.detach())
+    torch.testing.assert_close(gradient, torch.autograd.grad(want, scores)[0])
 
 
 def test_cross_entropy_of_no_rows_is_zero_and_has_no_gradient():
-    scores = numbers(3, 6).requires_grad_()
-    loss = cross_entropy(slice_of(scores, torch.zeros(3, dtype=torch.int64), torch.zeros(3, dtype=torch.bool)))
-    loss.backward()
-    assert loss.item() == 0
-    assert scores.grad is not None and not scores.grad.any()
+    empty = slice_of(numbers(3, 6), torch.zeros(3, dtype=torch.int64), torch.zeros(3, dtype=torch.bool))
+    value, gradient = cross_entropy_vjp(empty.scores, empty.y, cross_entropy(empty).entropies["batch"], None)
+    assert float(value) == 0 and not gradient.any()
 
 
-def test_cross_entropy_with_rivals_is_that_of_the_sub_head():
-    scores, y = numbers(4, 6), torch.tensor([2, 3, 3, 2])
-    rivals = (SIX // 2 == 1).expand(4, 6)
-    got = cross_entropy(slice_of(scores, y, torch.ones(4, dtype=torch.bool), rivals))
-    torch.testing.assert_close(got, F.cross_entropy(scores[:, 2:4], y - 2))
+def test_cross_entropy_among_competing_units_is_that_of_the_sub_head():
+    scores, y = numbers(4, 6).requires_grad_(), torch.tensor([2, 3, 3, 2])
+    competing = (SIX // 2 == 1).expand(4, 6)
+    loss = cross_entropy(slice_of(scores, y, torch.ones(4, dtype=torch.bool)), competing=competing)
+    want = F.cross_entropy(scores[:, 2:4], y - 2)
+    torch.testing.assert_close(loss.values[0], want.detach())
+    torch.testing.assert_close(loss.gradients["batch"], torch.autograd.grad(want, scores)[0])
+
+
+@pytest.mark.parametrize("among", [None, [2, 3]])
+def test_squared_error_is_the_mean_over_units_and_real_rows_and_its_gradient_is_torchs(among):
+    scores, target, y = numbers(4, 6).requires_grad_(), numbers(4, 6, seed=1), torch.tensor([2, 3, 3, 2])
+    real = torch.tensor([True, True, False, True])
+    competing = None if among is None else (SIX // 2 == 1).expand(4, 6)
+    loss = squared_error(slice_of(scores, y, real), target, 0.3, competing)
+    units = slice(None) if among is None else among
+    want = 0.3 * F.mse_loss(scores[real][:, units], target[real][:, units])
+    torch.testing.assert_close(loss.values[0], want.detach())
+    torch.testing.assert_close(loss.gradients["batch"], torch.autograd.grad(want, scores)[0])
+
+
+def test_losses_add_and_scale_as_the_numbers_that_they_stand_for():
+    scores, y, real = numbers(4, 6), torch.tensor([2, 3, 3, 2]), torch.ones(4, dtype=torch.bool)
+    batch, target, x = slice_of(scores, y, real), numbers(4, 6, seed=1), torch.tensor(0.7, dtype=torch.float64)
+    entropy, error = F.cross_entropy(scores, y), F.mse_loss(scores, target)
+    total = (2 * cross_entropy(batch) + x * squared_error(batch, target) + x + cross_entropy(batch) * x) / 4
+    torch.testing.assert_close(value_of(total, batch), (2 * entropy + x * error + x + x * entropy) / 4)
+    torch.testing.assert_close(total.gradients["batch"], x * squared_error(batch, target).gradients["batch"] / 4)
+    torch.testing.assert_close(total.entropies["batch"], batch.weight * (2 + x) / 4)
+
+
+def test_a_loss_that_is_no_number_is_refused():
+    with pytest.raises(ValueError, match=r"one number, a tensor without axes; got a tensor \[2\]"):
+        Loss() + torch.zeros(2)
+    with pytest.raises(ValueError, match="got a NoneType"):
+        Loss() + None  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("scenario", ["task", "class"])
-def test_fit_is_the_same_loss_as_a_function_of_the_parameters(scenario):
+def test_batch_loss_is_the_same_loss_as_a_function_of_the_parameters(scenario):
     net, lot = mlp((8,), 6, (5,)), pool(scenario)
     params = drawn(net)
     rows, weight = torch.tensor([3, 9, 14]), torch.tensor([0.5, 0.25, 0.25], dtype=torch.float64)
@@ -80,8 +125,8 @@ def test_fit_is_the_same_loss_as_a_function_of_the_parameters(scenario):
     want = sum(float(w) * F.cross_entropy(net.apply(params, x[i:i + 1])[:, a:b], y[i:i + 1] - a)
                for i, w in enumerate(weight)
                for a, b in [(int(y[i]) // 2 * 2, int(y[i]) // 2 * 2 + 2) if scenario == "task" else (0, 6)])
-    torch.testing.assert_close(fit(net, lot, rows, weight)(params), want)
-    torch.testing.assert_close((each(net, lot, rows)(params) * weight).sum(), want)
+    torch.testing.assert_close(batch_loss(net, lot, rows, weight)(params), want)
+    torch.testing.assert_close((example_losses(net, lot, rows)(params) * weight).sum(), want)
 
 
 def test_distillation_worked_by_hand():
@@ -120,7 +165,8 @@ def test_distillation_from_itself_is_zero():
 
 
 def sequential(bias: bool = True) -> Net:
-    return from_module(lambda: nn.Sequential(nn.Linear(8, 7, bias=bias), nn.Tanh(), nn.Linear(7, 6)))
+    return from_module(lambda: nn.Sequential(nn.Linear(8, 7, bias=bias), nn.Tanh(), nn.Linear(7, 6)),
+                       torch.ones(2, 8))
 
 
 NETS = {"mlp": mlp((8,), 6, (7, 5)), "linear": mlp((8,), 6, ()), "module": sequential(),
@@ -295,7 +341,7 @@ def test_products_of_gradients_are_those_of_one_gradient_after_another(net, scen
     grads = []
     for row in rows:
         leaves = {k: p.clone().requires_grad_() for k, p in params.items()}
-        loss = each(net, lot, row.unsqueeze(0))(leaves).sum()
+        loss = example_losses(net, lot, row.unsqueeze(0))(leaves).sum()
         grads.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(leaves.values()))]))
     flat = torch.stack(grads)
     torch.testing.assert_close(gradient_products(net, params, lot, rows), flat @ flat.mT, rtol=1e-11, atol=1e-12)
@@ -352,7 +398,7 @@ def test_sampled_fisher_averages_to_the_exact_one():
 def test_batched_fisher_is_the_mean_of_squares_of_mean_gradients(size, scenario):
     net, lot = NETS["mlp"], pool(scenario)
     params, rows = drawn(net), torch.arange(10)
-    pieces = [torch.func.grad(fit(net, lot, part, mean(len(part))))(params) for part in rows.split(size)]
+    pieces = [torch.func.grad(batch_loss(net, lot, part, mean(len(part))))(params) for part in rows.split(size)]
     padded = torch.cat([rows, torch.full((2 * size + 1,), -1)])
     weight = torch.cat([mean(10), torch.zeros(2 * size + 1, dtype=torch.float64)])
     for given in ((rows, mean(10)), (padded, weight)):
@@ -442,13 +488,19 @@ def view(net: Net, params: Params, state: dict[str, Any], rows: Tensor | None = 
                 batch=Slice(rows, weight, *[None] * 3))  # type: ignore[arg-type]
 
 
-def test_the_pull_worked_by_hand():
+def pull(part: Part, given: View) -> Params:
+    """The gradient of the penalties of a part with respect to the parameters of `given`."""
+    assert part.loss
+    (penalty,) = part.loss(given).penalties
+    return penalty_gradient(penalty, given.params)
+
+
+def test_the_gradient_of_the_penalty_worked_by_hand():
     # The gradient of 4/2 * (2 (x - 0)^2 + 0.5 (y - 4)^2) at x = 1, y = 2: 4 * 2 * 1 and 4 * 0.5 * -2.
     part = ewc(strength=4.0)
-    assert part.pull is not None
     here, anchor = torch.tensor([1.0, 2.0]), torch.tensor([0.0, 4.0])
     state = {"importance": {"x": torch.tensor([2.0, 0.5])}, "anchor": {"x": anchor}}
-    assert part.pull(view(NETS["linear"], {"x": here}, state))["x"].tolist() == [8.0, -4.0]
+    assert pull(part, view(NETS["linear"], {"x": here}, state))["x"].tolist() == [8.0, -4.0]
     assert here.tolist() == [1, 2] and anchor.tolist() == [0, 4], "what was given stays as it was"
 
 
@@ -458,18 +510,17 @@ def test_the_penalty_stands_in_for_a_quadratic_task():
     a, b, m, n = (numbers(5, seed=s) for s in range(4))
     a, b = a.square() + 0.1, b.square() + 0.1
     part = ewc(strength=1.0)
-    assert part.pull is not None
     solution = (a * m + b * n) / (a + b)
     state = {"importance": {"x": a}, "anchor": {"x": m}}
     for away in (torch.zeros(5, dtype=torch.float64), numbers(5, seed=9)):
         x = solution + away
-        gradient = b * (x - n) + part.pull(view(NETS["linear"], {"x": x}, state))["x"]
+        gradient = b * (x - n) + pull(part, view(NETS["linear"], {"x": x}, state))["x"]
         torch.testing.assert_close(gradient, (a + b) * away, rtol=1e-12, atol=1e-12)
 
 
-def test_the_merged_quadratic_pulls_as_the_penalties_of_all_tasks_do():
+def test_the_gradient_of_the_merged_quadratic_is_that_of_the_penalties_of_all_tasks():
     net, part = NETS["mlp"], ewc(strength=3.0)
-    assert part.init and part.task and part.pull
+    assert part.init and part.task
     state = part.init(view(net, drawn(net), {}))
     penalties = []
     for task in range(3):
@@ -477,7 +528,7 @@ def test_the_merged_quadratic_pulls_as_the_penalties_of_all_tasks_do():
         penalties.append((params, fisher(net, params, pool(), rows, torch.full((10,), 0.1, dtype=torch.float64))))
         state = part.task(view(net, params, state, rows))
     here = drawn(net, seed=50)
-    got = part.pull(view(net, here, state))
+    got = pull(part, view(net, here, state))
     for k in here:
         want = sum(3.0 * importance[k] * (here[k] - anchor[k]) for anchor, importance in penalties)
         torch.testing.assert_close(got[k], want, rtol=1e-12, atol=1e-12)

@@ -23,10 +23,10 @@ from lifelong.learning.optim import sgd
 from lifelong.networks.mlp import mlp
 from lifelong.spec import catalogue
 from lifelong.starts import recipe as start
-from lifelong.starts.install import installed
+from lifelong.starts.install import installed, only_head
 from lifelong.starts.pretrain import Pretraining, make_source, parse
 from lifelong.starts.recipe import Recipe, learn
-from lifelong.starts.weights import Weights, load, save
+from lifelong.starts.weights import Weights, begun, load, save
 from lifelong.store.checkpoints import Workshop
 
 LEARNED = "supervised(steps=3, batch=4)"
@@ -131,6 +131,21 @@ def test_an_outer_loop_that_diverges_stops_and_says_at_which_step(source):
 def test_parameters_that_the_last_step_broke_are_no_start(source):
     with pytest.raises(start.Diverged, match="w was not finite after step 1 of 1"):
         learn(line(1e10, lr=1e30, steps=1), mlp((28, 28), 2, ()), source)
+
+
+def test_the_statistics_of_a_start_are_the_mean_of_fifty_batches_of_its_source(source):
+    seen: list[int] = []
+
+    def fresh(params, x):
+        seen.append(len(x))
+        return x.flatten(1), {"norm.mean": torch.tensor([float(len(seen))])}
+
+    net = mlp((28, 28), 2, ())._replace(fresh=fresh, still=("norm.mean",))
+    params = {"norm.mean": torch.zeros(1, dtype=torch.float64), "head.weight": torch.ones(2)}
+    after = start.settled(net, params, sampler(source, 0))
+    assert seen == [256] * 50
+    assert after["norm.mean"].tolist() == [25.5] and after["norm.mean"].dtype == torch.float64  # (1 + 50) / 2
+    assert after["head.weight"] is params["head.weight"]
 
 
 @pytest.mark.parametrize("text", ["supervised(steps=60, batch=32, cosine=20.0, lr=0.01, model='mlp')",
@@ -267,6 +282,27 @@ def test_what_moves_is_what_was_asked_for(file):
     assert torch.equal(kept.init(g)["head.weight"], weights.params["head.weight"])
     with pytest.raises(ValueError, match="6 output units, but the stream needs 9"):
         installed(weights, (1, 28, 28), 9, "class", head="kept")
+
+
+def test_the_network_of_a_start_is_drawn_once_a_lane_and_never_to_learn_its_names(file, monkeypatch):
+    weights, drawn, of_weights = load(file), [], Weights.net
+
+    def counting(net):
+        def init(g):
+            params = net.init(g)
+            drawn.append(params["head.weight"].device.type)
+            return params
+
+        return net._replace(init=init)
+
+    monkeypatch.setattr(Weights, "net", lambda self, n_classes: counting(of_weights(self, n_classes)))
+    begun(weights.net(6), weights, known=True)
+    assert not only_head(installed(weights, (1, 28, 28), 9, "class", adapt="all"))
+    net = installed(weights, (1, 28, 28), 9, "class", adapt="head", head="new", views=4)
+    assert only_head(net)
+    for seed in range(3):
+        assert net.init(lifelong.randomness.generator(seed))["head.weight"].shape == (9, 4 * 16)
+    assert drawn.count("cpu") == 3
 
 
 def test_an_installed_network_answers_as_the_learned_one(file):
@@ -435,7 +471,7 @@ def test_what_was_learned_on_things_without_names_is_recorded_as_unknown(lifelon
     save(tmp_path / "mine.safetensors", Weights(former.params, dict(former.about) | {"content": []}))
     (setting,) = asked(tmp_path / "mine.safetensors", ("",)).settings
     assert setting.spec["overlap"] == "unknown" and "overlap" not in asked(file, ("",)).settings[0].spec
-    assert "no names, so it cannot be told" in lifelong("list", "mine.safetensors").out
+    assert "no names of classes" in lifelong("list", "mine.safetensors").out
 
 
 def test_what_the_start_that_learning_begins_with_has_seen_counts_as_seen(file, tmp_path):
@@ -513,7 +549,7 @@ def test_a_file_can_be_looked_into(lifelong, file, tmp_path):
     (("glyphs(classes=0)", "supervised"), "classes must be a whole number of 1 or more, got 0"),
     (("glyphs", "supervised", "--precision", "half"), "--precision must be one of"),
     (("glyphs", "supervised", "--out", "nowhere/s.safetensors"), "there is no folder nowhere"),
-    (("glyphs", "supervised", "--out", "s.pt"), "--out is the file of a start, such as s.safetensors; got s.pt"),
+    (("glyphs", "supervised", "--out", "s.pt"), "--out must be a file such as s.safetensors, got s.pt"),
     (("glyphs", "supervised(model='er')"), "there is no model called 'er'; it is one of the strategies"),
 ])
 def test_what_the_command_refuses(lifelong, tmp_path, words, what):
@@ -543,7 +579,7 @@ def blows(steps: int = 400, lr: float = 1.3):
     said = lifelong("pretrain", "glyphs(classes=6)", "./mine.py:blows", "--save-every", "0", "--quiet")
     assert "A number that runs away." in lifelong("list", "./mine.py:blows").out
     fine = lifelong("pretrain", "glyphs(classes=6)", "./mine.py:blows(lr=0.1)").out
-    assert '"./mine.py:blows(file=' in fine and "odd nan at first and nan at last" in fine
+    assert '"./mine.py:blows(file=' in fine and "odd nan at the first and nan at the last step" in fine
     refused(said, "diverged", "the last good checkpoint is")
     named = said.err.split("the last good checkpoint is ")[1].split(";")[0]
     checkpoint = torch.load(tmp_path / named, weights_only=True)["content"]["inner"]

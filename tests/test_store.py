@@ -21,6 +21,7 @@ import pytest
 import torch
 
 from lifelong import store
+from lifelong.store import checkpoints, records
 from lifelong.store.checkpoints import Busy, Workshop
 from lifelong.store.files import StoreError
 from lifelong.store.records import Run
@@ -190,7 +191,7 @@ def test_a_damaged_run_is_named_skipped_and_left_as_it_is(kind, tmp_path):
 
 def test_an_archive_that_unpacks_to_too_much_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
     place = store.save(tmp_path, a_run())
-    monkeypatch.setattr(store, "LARGEST", 100)
+    monkeypatch.setattr(records, "LARGEST", 100)
     monkeypatch.setattr(np, "load", lambda *_, **__: pytest.fail("unpacked"))
     with pytest.raises(StoreError, match="unpacks to more than"):
         store.load(place)
@@ -220,7 +221,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, where: str, number: int) -> None:
 
         def opened(file: Any, mode: str = "r", *args: Any, **more: Any) -> Any:
             handle = real(file, mode, *args, **more)
-            if "w" in mode:
+            if "x" in mode:
                 handle = type("Full", (), {"write": fail, "__enter__": lambda self: self, "__exit__":
                                            lambda self, *_: handle_close(), "flush": fail})()
             return handle
@@ -230,7 +231,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, where: str, number: int) -> None:
         monkeypatch.setattr(builtins, "open", opened)
     elif where == "open":
         real_open = builtins.open
-        monkeypatch.setattr(builtins, "open", lambda file, mode="r", *a, **k: fail() if "w" in mode else
+        monkeypatch.setattr(builtins, "open", lambda file, mode="r", *a, **k: fail() if "x" in mode else
                             real_open(file, mode, *a, **k))
     else:
         monkeypatch.setattr(os, where, fail)
@@ -378,7 +379,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(harm, tmp_path
 
 def test_a_checkpoint_of_another_version_is_named_and_not_gone_on_from(tmp_path, monkeypatch):
     shop = filled(tmp_path)
-    monkeypatch.setattr(store, "CHECKPOINTS", store.CHECKPOINTS + 1)
+    monkeypatch.setattr(checkpoints, "CHECKPOINTS", checkpoints.CHECKPOINTS + 1)
     step, problems = step_of(shop)
     assert step is None and len(problems) == 1 and "another version of lifelong" in problems[0]
     with shop.open():

@@ -187,7 +187,7 @@ def test_where_everything_diverges_nothing_is_chosen(lifelong, tmp_path):
 
 
 def test_a_choice_is_run_and_becomes_part_of_the_record(lifelong, tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "_show", lambda *_: None)  # figures take longer than all the rest
+    monkeypatch.setattr(cli.run, "print_results", lambda *_: None)  # figures take longer than all the rest
     words = ("split-digits", "er(capacity=[5,20])", "finetune", "--optimizer", "sgd(lr=[0.05,0.2])", "--tasks", "2")
     said = lifelong("tune", *words, *SMALL[:4])
     assert said.code == 0 and "er.capacity" in said.out and "chosen" in said.out

@@ -267,14 +267,19 @@ def factory(name: str) -> Callable[..., Any]:
         if net.still:
             raise ValueError(f"avalanche.{name} trains what a gradient moves, which the statistics of batch "
                              "normalisation are not: use a network with norm='group'")
+        if net.draws:
+            raise ValueError(f"avalanche.{name} trains a network as it answers, without dropout: use a network "
+                             "without dropout")
         return Learner(strategy, hyper, net, shape, n_classes, n_tasks, seed, device, training, online)
 
     context = [p for p in inspect.signature(make).parameters.values() if p.kind is not p.VAR_KEYWORD]
     every = [p.replace(kind=p.KEYWORD_ONLY) for p in (*context, *settable)]
     make.__signature__ = inspect.Signature(every)  # type: ignore[attr-defined]
     make.__name__ = f"avalanche.{name}"
-    make.__doc__ = (f"{name} of Avalanche {VERSION}.\n\nonline: every batch is an experience, in place of every task. "
-                    f"None: must be given.\n\n{inspect.getdoc(strategy) or ''}")
+    required = f"    {', '.join(needed)}: required; there is no default.\n" if needed else ""
+    make.__doc__ = (f"{name} of Avalanche {VERSION}.\n\nArgs:\n    online: whether every batch is an experience, "
+                    f"instead of every task.\n{required}\nThe docstring in Avalanche:\n\n"
+                    f"{inspect.getdoc(strategy) or ''}")
     return make
 
 
@@ -417,6 +422,8 @@ class Learner:
 
     A task is one experience, or, `online`, as many as it has batches: what Avalanche's `split_online_stream` makes.
     """
+
+    classes = True
 
     def __init__(self, strategy: type, hyper: Mapping[str, Any], net: Net, shape: tuple[int, ...], n_classes: int,
                  n_tasks: int, seed: int, device: torch.device, training: Training, online: bool = False) -> None:

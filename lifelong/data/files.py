@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import random
 import shutil
-import tempfile
-import time
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 import numpy as np
+
+from lifelong.files import lock, replacing, sweep
 
 _PORTION = 1 << 24  # bytes under one checksum
 
@@ -136,7 +134,8 @@ def decoded(name: str, source: str, decode: Callable[[], np.ndarray]) -> np.ndar
 def filled(name: str, source: str, plan: Callable[[], Plan]) -> tuple[np.ndarray, Mapping[str, Any]]:
     """A large array and what is known of it, decoded once and straight into the cache, never whole in memory.
 
-    Decoding that is interrupted begins again: what it left does not count, and goes.
+    One process at a time decodes; another that needs the same array waits for it (see `lifelong.files.lock`). Decoding
+    that is interrupted begins again: what it left does not count, and is removed.
 
     Args:
         name, source: see `decoded`.
@@ -152,12 +151,16 @@ def filled(name: str, source: str, plan: Callable[[], Plan]) -> tuple[np.ndarray
     todo = plan()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path)
-        _check_room(path.parent, name, int(np.prod(todo.shape)))
-        with _replacing(path.with_suffix(".npy")) as file:
-            todo.fill(Path(file.name), _begin(file, todo.shape))
-            manifest = _manifest(Path(file.name), source, todo.about)
-        _certify(path, manifest)
+        with lock(path.with_name(f".{name}.lock")):
+            found = _stored(path, source)  # another process may have made it meanwhile
+            if found is not None:
+                return found
+            sweep(path.parent, f"{name}.")
+            _check_room(path.parent, name, int(np.prod(todo.shape)))
+            with replacing(path.with_suffix(".npy")) as file:
+                todo.fill(Path(file.name), _begin(file, todo.shape))
+                manifest = _manifest(Path(file.name), source, todo.about)
+            _certify(path, manifest)
     except OSError as problem:
         if isinstance(problem, FileNotFoundError) or "LIFELONG_CACHE" in str(problem):
             raise
@@ -199,15 +202,6 @@ def _check_room(home: Path, name: str, needed: int) -> None:
                       f"make room, or point LIFELONG_CACHE at another folder")
 
 
-def _sweep(path: Path) -> None:
-    """Removes what a process that was killed left of `path` half written; a living one holds a lock."""
-    for left in path.parent.glob(f"{path.name}.*.part"):
-        with suppress(OSError), left.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if time.time() - left.stat().st_mtime > 5:  # younger ones may not have been locked yet
-                left.unlink()
-
-
 def _user_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "lifelong"
 
@@ -243,7 +237,7 @@ def _stored(path: Path, source: str) -> tuple[np.ndarray, Mapping[str, Any]] | N
 
 def _keep(path: Path, source: str, array: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _replacing(path.with_suffix(".npy")) as file:
+    with replacing(path.with_suffix(".npy")) as file:
         np.save(file, array, allow_pickle=False)
         file.flush()
         manifest = _manifest(Path(file.name), source, {})
@@ -261,7 +255,7 @@ def _manifest(file: Path, source: str, about: Mapping[str, Any]) -> dict[str, An
 def _certify(path: Path, manifest: Mapping[str, Any]) -> None:
     """Writes the manifest, last: without it, or with an older one, the array does not count."""
     content = {**manifest, "time": path.with_suffix(".npy").stat().st_mtime_ns}
-    with _replacing(path.with_suffix(".json")) as file:
+    with replacing(path.with_suffix(".json")) as file:
         file.write(json.dumps(content, indent=1).encode())
 
 
@@ -276,22 +270,3 @@ def _digests(kept: Path, array: np.ndarray, portions: Iterable[int]) -> Iterator
         for portion in portions:
             file.seek(begin + portion * _PORTION)
             yield hashlib.sha256(file.read(min(_PORTION, array.nbytes - portion * _PORTION))).hexdigest()
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write that takes the place of `path` all at once, or not at all where writing fails."""
-    handle, made = tempfile.mkstemp(prefix=f"{path.stem}.", suffix=".part", dir=path.parent)
-    os.close(handle)
-    try:
-        with open(made, "wb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        # A temporary file is for its maker alone, but a cache folder may be shared.
-        Path(made).chmod(0o644)
-        os.replace(made, path)
-    except BaseException:
-        Path(made).unlink(missing_ok=True)
-        raise

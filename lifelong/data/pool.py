@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lifelong.data.augment import Augmentation
 from lifelong.data.prefetch import gathered
+from lifelong.data.problem import CLASSIFICATION, Problem
 from lifelong.randomness import many
 
 
@@ -23,7 +24,7 @@ class Pool:
 
     Attributes:
         x: examples [N, *shape], or [N, D + 1] where `warp` is given (D pixels and one blank).
-        y: class of each example [N], int64.
+        y: target of each example: its class [N], int64, or numbers [N, K].
         shape: shape of one fetched example, without the batch axis.
         classes: [T, C] bool, the output units that belong to each task.
         scenario: 'task', 'domain' or 'class' incremental (van de Ven & Tolias 2019, arXiv:1904.07734, table 1).
@@ -34,6 +35,7 @@ class Pool:
         host: whether `x` stays in the host's memory, whatever device the rest is on.
         warp: [V, D] int64, the source pixel of each pixel in each variant; D stands for the blank. None: as stored.
         label: [V, K] int64, the output unit of each class in each variant. None: the class itself.
+        problem: what a right answer is.
     """
 
     x: Tensor
@@ -48,6 +50,7 @@ class Pool:
     shift: Tensor | None = None
     augment: Augmentation | None = None
     host: bool = False
+    problem: Problem = CLASSIFICATION
 
     @property
     def n_tasks(self) -> int:
@@ -61,10 +64,12 @@ class Pool:
 
     def lane(self, tensors: Mapping[str, Any]) -> Pool:
         """The same examples with one lane's own `classes`, `warp` and `label`."""
-        return replace(self, **tensors)
+        lane = object.__new__(Pool)  # `replace` would take longer than a hook that is called with the pool
+        lane.__dict__.update(self.__dict__, **tensors)
+        return lane
 
     def fetch(self, rows: Tensor, u: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Examples [B, *shape] and their output units [B] for `rows` [B]; a pad (-1) gives an arbitrary example.
+        """Examples [B, *shape] and their targets [B] or [B, K] for `rows` [B]; a pad (-1) gives an arbitrary example.
 
         Args:
             rows: of the pool.
@@ -110,7 +115,10 @@ class Pool:
         return x, y if self.label is None else self.label[variant, y]
 
     def real(self, x: Tensor) -> Tensor:
-        """Stored examples in the precision of training, integers scaled, or every channel normalised."""
+        """Stored examples in the precision of training, integers scaled, or every channel normalised; as they are
+        where the problem wants that."""
+        if not self.problem.scaled:
+            return x
         if self.shift is not None:
             return x.to(self.dtype, copy=True).mul_(self.scale).add_(self.shift)
         return x if x.dtype == self.dtype else x.to(self.dtype).mul_(self.scale)

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from lifelong.data.augment import NONE, augmentation
 from lifelong.data.pool import Pool
+from lifelong.data.problem import CLASSIFICATION, Problem
+from lifelong.spec.evaluation import Evaluation
 
 SCENARIOS = ("task", "domain", "class")
 
@@ -21,8 +23,9 @@ class Stream:
 
     Attributes:
         name: with its version, as `split-mnist-v1`; changed content is a new version.
-        x: [N, *shape] uint8 or float, or [N, D + 1] where `warp` is given.
-        y: [N] int64, classes 0..K-1 without gaps.
+        x: [N, *shape] uint8 or float, or [N, D + 1] where `warp` is given; of any type where the problem leaves
+            examples as they are.
+        y: [N] int64, classes 0..K-1 without gaps; [N, C] numbers where the problem's targets are no classes.
         train: [S, T, n] rows, -1 pads at the end of a task.
         test: [S, T, m] rows, likewise.
         classes: [S, T, C] bool, the output units that belong to each task.
@@ -30,7 +33,9 @@ class Stream:
         scenario: 'task', 'domain' or 'class'.
         boundaries: whether the learner is told where a task ends.
         ordered: whether the rows of a task are learned in the order given, in place of one drawn for each pass.
-        retention: whether accuracy on the training rows of the tasks so far is measured as well.
+        retention: whether the training rows of the tasks so far are evaluated too, whenever these tasks are.
+        evaluation: which tasks are evaluated after which task, see `lifelong.spec.evaluation.Evaluation`.
+        problem: what a right answer is: the loss, the score, and how `x` is read.
         spare: output units, the last ones, that belong to no task: a learner may answer them, and is wrong.
         scale: what integer pixels are multiplied by, for example 1/255.
         mean, std: of each channel, for examples [C, H, W]: pixels are, once scaled, (pixel - mean) / std; None: as they
@@ -67,14 +72,19 @@ class Stream:
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
     augment: str = NONE
+    evaluation: str = "all"
+    problem: Problem = CLASSIFICATION
 
     def __post_init__(self) -> None:
+        Evaluation.parse(self.evaluation)
         if self.scenario not in SCENARIOS:
             raise ValueError(f"{self.name}: scenario {self.scenario!r} is none of {', '.join(SCENARIOS)}")
         self._check_channels()
         self._check_examples()
         self._check_rows()
-        self._check_labels()
+        self._check_units()
+        if self.problem.classes:
+            self._check_labels()
 
     @property
     def n_seeds(self) -> int:
@@ -95,8 +105,9 @@ class Stream:
         """The shared part of every lane's pool, on `device`, with `host` save for the examples; `lanes` has the part
         that differs."""
         x = self.x if host else self.x.to(device)
-        pool = Pool(x, self.y.to(device), self.shape, self.classes[0].to(device), self.scenario, self.scale, dtype,
-                    augment=augmentation(self.augment), host=host)
+        y = self.y.to(device) if self.problem.classes else self.y.to(device, dtype)
+        pool = Pool(x, y, self.shape, self.classes[0].to(device), self.scenario, self.scale, dtype,
+                    augment=augmentation(self.augment), host=host, problem=self.problem)
         if self.mean is None or self.std is None:
             return pool
         mean, std = (torch.tensor(v, dtype=torch.float64, device=device).view(-1, 1, 1) for v in (self.mean, self.std))
@@ -113,12 +124,19 @@ class Stream:
         own = {"classes": self.classes, "warp": self.warp, "label": self.label}
         return {name: value[at].to(device) for name, value in own.items() if value is not None}
 
+    def evaluated(self, learned: int) -> range:
+        """The tasks, counted from 0, that are evaluated once `learned` tasks have been learned."""
+        return Evaluation.parse(self.evaluation).tasks(learned, self.n_tasks)
+
     def _variants(self) -> int:
         return next((v.shape[1] for v in (self.warp, self.label) if v is not None), 1)
 
     def _check_channels(self) -> None:
         if (self.mean is None) != (self.std is None):
             raise ValueError(f"{self.name}: give mean and std, or neither")
+        if self.mean is not None and not self.problem.scaled:
+            raise ValueError(f"{self.name}: mean and std are for pixels, and {self.problem.name} leaves examples as "
+                             "they are")
         if self.mean is not None and self.std is not None and not (
                 len(self.shape) == 3 and len(self.mean) == len(self.std) == self.shape[0] and min(self.std) > 0):
             raise ValueError(f"{self.name}: mean and std must be a number for each channel, std above 0, got "
@@ -128,19 +146,35 @@ class Stream:
                              f"shape {tuple(self.shape)}; use --augment none")
 
     def _check_examples(self) -> None:
-        n = len(self.y)
-        if self.y.dtype != torch.int64 or len(self.x) != n or n == 0:
-            raise ValueError(f"{self.name}: needs as many int64 labels as examples, got {len(self.x)} examples and "
-                             f"{n} labels of {self.y.dtype}")
+        if len(self.x) != len(self.y) or len(self.y) == 0:
+            raise ValueError(f"{self.name}: needs as many targets as examples, got {len(self.x)} examples and "
+                             f"{len(self.y)} targets")
+        if self.problem.classes:
+            self._check_classes()
+        else:
+            self._check_numbers()
+        if self.warp is not None:
+            pixels = self.x.shape[1] - 1
+            if self.warp.shape[2] != pixels or int(self.warp.min()) < 0 or int(self.warp.max()) > pixels:
+                raise ValueError(f"{self.name}: the warp must hold {pixels} pixel numbers from 0 to {pixels}")
+
+    def _check_classes(self) -> None:
+        if self.y.dtype != torch.int64 or self.y.dim() != 1:
+            raise ValueError(f"{self.name}: needs an int64 label for each example, got labels {list(self.y.shape)} of "
+                             f"{self.y.dtype}")
         counts = torch.bincount(self.y) if int(self.y.min()) >= 0 else torch.zeros(1)
         if bool((counts == 0).any()):
             gap = int((counts == 0).nonzero()[0]) if len(counts) > 1 else int(self.y.min())
             raise ValueError(f"{self.name}: labels must run from 0 without a gap, but there is no example of class "
                              f"{gap} (largest label: {int(self.y.max())})")
-        if self.warp is not None:
-            pixels = self.x.shape[1] - 1
-            if self.warp.shape[2] != pixels or int(self.warp.min()) < 0 or int(self.warp.max()) > pixels:
-                raise ValueError(f"{self.name}: the warp must hold {pixels} pixel numbers from 0 to {pixels}")
+
+    def _check_numbers(self) -> None:
+        if not self.y.is_floating_point() or self.y.shape[1:] != (self.n_classes,) or not bool(self.y.isfinite().all()):
+            raise ValueError(f"{self.name}: {self.problem.name} needs finite targets [N, {self.n_classes}], a number "
+                             f"for each of the {self.n_classes} outputs, got {list(self.y.shape)} of {self.y.dtype}")
+        if self.scenario != "domain" or self.label is not None or self.spare:
+            raise ValueError(f"{self.name}: the targets of {self.problem.name} are no classes: the scenario must be "
+                             "domain, and there can be no label and no spare unit")
 
     def _check_rows(self) -> None:
         limit = len(self.y) * self._variants()
@@ -167,9 +201,11 @@ class Stream:
                 example = int((asked[asked >= 0] % len(self.y))[both][0])
                 raise ValueError(f"{self.name}: example {example} is both trained and tested on (seed {s})")
 
-    def _check_labels(self) -> None:
-        if self.classes.dtype != torch.bool or self.classes.shape[:2] != self.train.shape[:2]:
-            raise ValueError(f"{self.name}: classes must be bool [S, T, C], got {list(self.classes.shape)}")
+    def _check_units(self) -> None:
+        if (self.classes.dtype != torch.bool or self.classes.dim() != 3
+                or self.classes.shape[:2] != self.train.shape[:2]):
+            raise ValueError(f"{self.name}: classes must be bool [S, T, C], got {self.classes.dtype} "
+                             f"{list(self.classes.shape)}")
         used = self.n_classes - self.spare
         if self.spare < 0 or not bool(self.classes[..., :used].any(1).all()):
             raise ValueError(f"{self.name}: an output unit belongs to no task")
@@ -177,6 +213,8 @@ class Stream:
             raise ValueError(f"{self.name}: a spare output unit belongs to a task")
         if self.scenario == "task" and bool((self.classes.sum(1) > 1).any()):
             raise ValueError(f"{self.name}: task-incremental needs output units of their own for every task")
+
+    def _check_labels(self) -> None:
         n = len(self.y)
         for s in range(self.n_seeds):
             for kind, rows in (("train", self.train[s]), ("test", self.test[s])):
@@ -185,7 +223,7 @@ class Stream:
                 if self.label is not None:
                     unit = self.label[s][at // n, unit]
                 wrong = (rows >= 0) & ~self.classes[s].gather(1, unit.clamp(0, self.n_classes - 1))
-                if bool(wrong.any()) or int(unit.max()) >= self.n_classes:
-                    task = int(wrong.any(-1).nonzero()[0]) if bool(wrong.any()) else 0
-                    raise ValueError(f"{self.name}: task {task} has {kind} examples whose unit is not one of its "
-                                     f"classes (seed {s})")
+                wrong |= (unit < 0) | (unit >= self.n_classes)  # of pads as well, for their units are looked up too
+                if bool(wrong.any()):
+                    raise ValueError(f"{self.name}: task {int(wrong.any(-1).nonzero()[0])} has {kind} examples whose "
+                                     f"unit is not one of its classes (seed {s})")

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from inspect import signature
 from typing import Any
 
+from lifelong.learning.composition import gradient_learner
 from lifelong.learning.learner import Initialization, Learner
 from lifelong.learning.parts import Part
-from lifelong.learning.step import gradient_learner
 from lifelong.spec import expression
 from lifelong.spec.expression import Term
 

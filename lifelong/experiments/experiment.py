@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from lifelong import __version__, store
+from lifelong import store
 from lifelong.data.augment import NONE
 from lifelong.data.stream import Stream
 from lifelong.experiments import contract as checks
@@ -25,8 +26,11 @@ from lifelong.learning.learner import Initialization, Learner
 from lifelong.learning.room import free, keep_pages
 from lifelong.learning.schedule import Budget
 from lifelong.networks.mlp import mlp
-from lifelong.networks.net import Net, Params, from_module
+from lifelong.networks.module import from_module
+from lifelong.networks.net import Net, Params, shapes_of
 from lifelong.networks.precision import in_bfloat16
+from lifelong.progress import Watcher
+from lifelong.provenance import commit, environment
 from lifelong.randomness import generator
 from lifelong.spec import expression
 from lifelong.spec.run import Options, Setting
@@ -35,12 +39,10 @@ from lifelong.starts.weights import Weights
 from lifelong.store.checkpoints import Busy, Workshop
 from lifelong.store.files import StoreError
 from lifelong.store.records import Run
+from lifelong.version import __version__
 
 if TYPE_CHECKING:
     from lifelong.starts.pretrain import Pretraining
-
-from lifelong.progress import Watcher
-from lifelong.provenance import commit, environment
 
 # Bytes of parameters that a processor's cache holds: beyond, more lanes at once take longer each (reports/speed).
 CACHED = 6 * 2**20
@@ -252,7 +254,7 @@ class Experiment:
             x = encoded(net, stream.pool(self.device, self.dtype, self.host), used).cpu()
             stream = replace(stream, x=x, shape=tuple(x.shape[1:]), scale=1.0, mean=None, std=None)
             net = _line(stream, net)
-        beside = set(weights.params) - set(weights.net(stream.n_classes).init(generator(0, "init")))
+        beside = set(weights.params) - set(shapes_of(weights.net(stream.n_classes)))
         if use["length"] or use["power"] != 1 or use["quarter_turns"] != 1:
             beside = set()  # it was learned about the features as they are
         return stream, Initialization(lambda net, seed: net.init(generator(seed, "init")), net=self._precise(net),
@@ -268,7 +270,10 @@ class Experiment:
                             "device": self.device, "training": training}
         model = expression.build(setting.model, facts)
         if isinstance(model, nn.Module):
-            model = from_module(lambda: expression.build(setting.model, facts))
+            # Examples that stay as they are, such as tokens, cannot be made up.
+            examples = (torch.randn(3, *stream.shape, generator=generator("examples")) if stream.problem.scaled
+                        else stream.x[:3])
+            model = from_module(lambda: expression.build(setting.model, facts), examples)
         if not isinstance(model, Net):
             raise ValueError(f"{setting.model.name} makes a {type(model).__name__}, not a torch module")
         if model.still and model.train is None:
@@ -333,18 +338,19 @@ class Experiment:
         most = resume["most"] if resume else self._together(stack, watcher) if pure else 1
         done: list[dict[str, Any]] = list(resume["done"]) if resume else []
         current = resume["current"] if resume else None
-        for first in range(sum(len(d["loss"]) for d in done), n, most):
+
+        def keep(checkpoint: dict[str, Any]) -> None:
+            if save:
+                save({"done": done, "current": checkpoint, "most": most})
+
+        def tell(task: int, step: int, steps: int) -> None:
+            ended = _lanes(done)
+            watcher.advance((ended + (task + step / steps) / n_tasks * min(most, n - ended)) / n)
+
+        # One for all turns: where each is shorter than the seconds between checkpoints, these are counted on.
+        rhythm = Rhythm(self.options.eval_every, self.options.save_every, keep if save else None, tell)
+        for first in range(_lanes(done), n, most):
             part = slice(first, min(first + most, n))
-
-            def keep(checkpoint: dict[str, Any]) -> None:
-                if save:
-                    save({"done": done, "current": checkpoint, "most": most})
-
-            def tell(task: int, step: int, steps: int, part: slice = part) -> None:
-                share = (task + step / steps) / n_tasks
-                watcher.advance((part.start + share * (part.stop - part.start)) / n)
-
-            rhythm = Rhythm(self.options.eval_every, self.options.save_every, keep if save else None, tell)
             if pure:
                 measured = train(self.lanes(stack, part), self.budget, rhythm, current)
             else:
@@ -378,22 +384,26 @@ class Experiment:
             "seconds": round(earlier + time.monotonic() - begun, 3),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
+        problem = self.stream.problem
+        if problem.score_name != "accuracy":
+            about["score"] = {"name": problem.score_name, "percent": problem.percent}
         if isinstance(self.make(stack[0])({}), Learner):
             about["state_bytes"] = self.lanes(stack).size()[0]
         runs = []
         for i, setting in enumerate(stack):
             own = slice(i * n, (i + 1) * n)
+            tables = replace(measured, values=measured.values[:, own], loss=measured.loss[own])
             logs = {"loss": measured.loss[own].numpy(), "steps": measured.steps[own].numpy()}
             several = self.stream.scenario == "class" and bool((self.stream.classes.sum(-1) > 1).any())
             if several and not self.stream.ordered:  # the tasks of an ordered stream are where it was measured
-                logs["accuracy_task"] = measured.told[own].numpy()
+                logs["accuracy_task"] = tables.told.numpy()
             if self.stream.retention:
-                logs["accuracy_train"] = measured.retained[own].numpy()
+                logs["accuracy_train"] = tables.retained.numpy()
             if len(measured.curve):
                 logs |= {"curve": measured.curve[:, own].transpose(0, 1).numpy(),
                          "curve_step": measured.curve_step.numpy()}
             fate = _status(measured.diverged[own])
-            runs.append(Run(setting.spec, measured.accuracy[own].numpy(), about | fate, logs))
+            runs.append(Run(setting.spec, tables.accuracy.numpy(), about | fate, logs))
         return runs
 
     def _failed(self, stack: list[Setting], error: BaseException, root: Path | None) -> str:
@@ -405,9 +415,17 @@ class Experiment:
         return sentence
 
 
+def _lanes(parts: list[dict[str, Any]]) -> int:
+    """How many lanes the parts of a stack have together."""
+    return sum(len(part["loss"]) for part in parts)
+
+
 def _joined(parts: list[dict[str, Any]]) -> Measured:
     """What was measured of lanes that were trained in turn."""
-    merged = {k: torch.cat([part[k] for part in parts]) for k in parts[0] if k not in ("curve", "curve_step")}
+    merged = {k: torch.cat([part[k] for part in parts]) for k in ("loss", "diverged", "steps")}
+    merged["place"] = max((part["place"] for part in parts), key=len)  # where all lanes diverged there are fewer
+    merged["values"] = torch.cat([F.pad(part["values"], (0, len(merged["place"]) - len(part["place"])),
+                                        value=torch.nan) for part in parts], 1)
     places = sorted({tuple(place) for part in parts for place in part["curve_step"].tolist()})
     n, n_tasks = merged["loss"].shape
     curve, first = torch.full((len(places), n, n_tasks), torch.nan, dtype=torch.float64), 0

@@ -18,10 +18,12 @@ from lifelong.data.augment import terms as augmenting
 from lifelong.data.stream import Stream
 from lifelong.experiments import contract as checks
 from lifelong.experiments.experiment import Experiment
+from lifelong.learning.composition import GradientLearner
 from lifelong.learning.learner import Initialization, Learner
 from lifelong.learning.parts import Part
 from lifelong.learning.schedule import Budget
 from lifelong.spec import bounds, catalogue, expression
+from lifelong.spec.evaluation import Evaluation
 from lifelong.spec.expression import Term
 from lifelong.spec.run import Options, Setting
 from lifelong.starts.pretrain import Pretraining, from_file, make_source
@@ -90,6 +92,10 @@ def prepare(stream: str | Stream, strategies: Sequence[Any], options: Options = 
     own = written(stream.augment)
     if options.augment is not None:
         stream = replace(stream, augment=written(options.augment))
+    usual = Evaluation.parse(stream.evaluation)
+    if options.evaluate is not None:
+        stream = replace(stream, evaluation=options.evaluate)
+    _check_size(stream)
     where = device(options.device)
     default = stream.defaults
     epochs = options.epochs if options.epochs is not None else int(default.get("epochs", 1))
@@ -100,6 +106,8 @@ def prepare(stream: str | Stream, strategies: Sequence[Any], options: Options = 
     optimizers = _singles(options.optimizer or default.get("optimizer", "sgd"), "optimizers")
     starts: dict[str, Weights | Pretraining] = {}
     more = {"augment": stream.augment} if written(stream.augment) != own else {}
+    if (chosen := Evaluation.parse(stream.evaluation)) != usual:
+        more["evaluation"] = str(chosen)
     settings = [_setting(stream, _with_start(stream, terms, options, where, starts), model, optimizer, options,
                          budget, starts, more)
                 for strategy in strategies for terms in expression.settings(_terms(strategy))
@@ -110,6 +118,15 @@ def prepare(stream: str | Stream, strategies: Sequence[Any], options: Options = 
     for setting in unique:
         _check(trial, setting)
     return experiment
+
+
+def _check_size(stream: Stream) -> None:
+    """Refuses a stream whose run, with an accuracy for every seed, row and task, a store could not read back."""
+    size = stream.n_seeds * (1 + stream.n_tasks) * stream.n_tasks * 8 * (2 + stream.retention)
+    if size > store.LARGEST:
+        raise ValueError(f"{stream.name}: the accuracies of {stream.n_seeds} seeds after each of {stream.n_tasks} "
+                         f"tasks take {size / 2**30:.1f} GiB, and a run may take {store.LARGEST / 2**30:.0f}: use "
+                         "fewer seeds or fewer tasks")
 
 
 def _singles(text: str, kind: str) -> list[list[Term]]:
@@ -175,6 +192,9 @@ def _with_start(stream: Stream, terms: list[Term], options: Options, where: torc
         raise ValueError("a sum can have one start: learning begins in one place")
     for term in learned:
         use = term.resolved()
+        if not stream.problem.classes:
+            raise ValueError(f"{term.name} is learned to tell classes apart, and the targets of {stream.name} are "
+                             "numbers: leave the start out")
         if str(term) in starts:
             continue
         if options.model:
@@ -201,11 +221,17 @@ def _check(experiment: Experiment, setting: Setting) -> None:
     learner = experiment.make(setting)({})
     if hasattr(learner, "learn_task") and not experiment.stream.boundaries:
         raise ValueError(f"{name} must be told where a task ends, and this stream does not tell")
-    low = experiment.options.dtype == "bfloat16"
-    if low and (not isinstance(learner, Learner) or (learner.stages and learner.stages.net.dtype is None)):
+    problem, low = experiment.stream.problem, experiment.options.dtype == "bfloat16"
+    if not problem.classes and getattr(learner, "classes", False) is True:
+        raise ValueError(f"{name} learns classes, and the targets of {problem.name} are numbers: use another strategy, "
+                         "for example er or ewc")
+    if low and not problem.scaled:
+        raise ValueError(f"--dtype bfloat16 rounds examples, and {problem.name} leaves them as they are: leave it out")
+    net = learner.net if isinstance(learner, GradientLearner) else None
+    if low and (not isinstance(learner, Learner) or (net and net.dtype is None)):
         raise ValueError(f"{name} trains a network of its own, which --dtype bfloat16 would leave as it is: leave it "
                          "out")
-    if experiment.stream.augment != NONE and getattr(learner, "stages", None) is None:
+    if experiment.stream.augment != NONE and not isinstance(learner, GradientLearner):
         raise ValueError(f"{name} fetches its examples itself, as they are, so {experiment.stream.augment} would not "
                          "reach it: use --augment none")
     if not isinstance(learner, Learner):

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lifelong import __version__, metrics, store
+from lifelong import metrics, store
 from lifelong.data.stream import Stream
 from lifelong.experiments.experiment import Experiment
 from lifelong.experiments.prepare import make_stream, prepare
@@ -25,6 +25,7 @@ from lifelong.randomness import generator
 from lifelong.spec import bounds, expression
 from lifelong.spec.run import Options, Setting
 from lifelong.store.records import Run
+from lifelong.version import __version__
 
 FIRST = 1_000_000  # the first seed that is tuned on; runs count theirs from 0
 TESTED = range(10)  # seeds of runs whose test examples a tuning stream is held against
@@ -150,6 +151,9 @@ def _images(stream: Stream, whole: bool = False) -> set[bytes]:
 
 def _drawn(stream: Stream, rows: Tensor, seed: int) -> Tensor:
     """Which examples [N] of one seed's training rows validate: of every class a fifth, at least one."""
+    if not stream.problem.classes:
+        raise ValueError(f"tuning holds out examples of every class, and the targets of {stream.name} are numbers: "
+                         "choose on another stream with --on")
     there = torch.unique(rows[rows >= 0] % len(stream.y))
     there = there[torch.randperm(len(there), generator=generator(seed, "validation"))]
     validates = torch.zeros(len(stream.y), dtype=torch.bool)
@@ -295,6 +299,8 @@ def tune(stream: str, strategies: Sequence[str], options: Options = Options(), e
     else:
         there = make_stream(stream, options, extra, [*TESTED])
         held = search_stream(on, there, options)
+    if held.evaluated(held.n_tasks) != range(held.n_tasks):  # the choice is by all tasks after the last one
+        held = replace(held, evaluation=f"all:{held.n_tasks}")
     experiments = []
     for text in strategies:
         if on is not None:

@@ -31,18 +31,18 @@ class Measured:
     """What is known of a stack so far; plain tensors, so that a checkpoint holds it.
 
     Attributes:
-        accuracy: [L, 1 + T, T] float64, NaN where not measured.
-        told: the same with the task told at test time.
-        retained: the same on the training rows of the tasks so far, where the stream asks for it.
+        place: [M, 2], for every evaluation of a task so far its row (how many tasks were learned) and the task.
+        values: [K, L, M] float64, the accuracies found: as asked, with the task told, and, where the stream has
+            `retention` (K = 3), on the task's training rows. What is not evaluated takes no room.
         loss: [L, T], mean training loss of each task.
         diverged: [L, 2], task and step of the first loss or score that was not finite; -1 where there was none.
-        curve: [E, L, T] accuracies inside tasks, and `curve_step` [E, 2], the task and step each was measured after.
+        curve: [E, L, T] accuracies inside tasks, of the tasks that are evaluated after the task, NaN of the others;
+            `curve_step` [E, 2], the task and step each was found after.
         steps: [L, T], steps made on each task; 0 where it was not learned to its end.
     """
 
-    accuracy: Tensor
-    told: Tensor
-    retained: Tensor
+    place: Tensor
+    values: Tensor
     loss: Tensor
     diverged: Tensor
     curve: Tensor
@@ -50,23 +50,49 @@ class Measured:
     steps: Tensor
 
     @classmethod
-    def nothing(cls, n_lanes: int, n_tasks: int) -> Measured:
-        """Before the first measurement."""
-        rows = torch.full((n_lanes, 1 + n_tasks, n_tasks), torch.nan, dtype=torch.float64)
-        return cls(rows, rows.clone(), rows.clone(), rows[:, 0].clone(), torch.full((n_lanes, 2), -1),
+    def nothing(cls, n_lanes: int, n_tasks: int, retention: bool = False) -> Measured:
+        """Before the first evaluation."""
+        return cls(torch.zeros(0, 2, dtype=torch.int64), torch.zeros(2 + retention, n_lanes, 0, dtype=torch.float64),
+                   torch.full((n_lanes, n_tasks), torch.nan, dtype=torch.float64), torch.full((n_lanes, 2), -1),
                    torch.zeros(0, n_lanes, n_tasks, dtype=torch.float64), torch.zeros(0, 2, dtype=torch.int64),
                    torch.zeros(n_lanes, n_tasks, dtype=torch.int64))
 
-    def note(self, row: int, accuracy: Tensor, told: Tensor) -> None:
-        """Fills row `row` with [L, T]; lanes that have diverged stay NaN."""
-        alive = (self.diverged[:, :1] < 0)
-        self.accuracy[:, row] = torch.where(alive, accuracy, torch.nan)
-        self.told[:, row] = torch.where(alive, told, torch.nan)
+    @property
+    def accuracy(self) -> Tensor:
+        """Accuracy as asked, [L, 1 + T, T] float64; NaN where not evaluated."""
+        return self._table(0)
 
-    def retain(self, row: int, accuracy: Tensor) -> None:
-        """Fills the first tasks of row `row` of `retained` with [L, t]; lanes that have diverged stay NaN."""
-        alive = (self.diverged[:, :1] < 0)
-        self.retained[:, row, :accuracy.shape[1]] = torch.where(alive, accuracy, torch.nan)
+    @property
+    def told(self) -> Tensor:
+        """Accuracy with the task told at test time, as `accuracy`."""
+        return self._table(1)
+
+    @property
+    def retained(self) -> Tensor:
+        """Accuracy on the training rows of the tasks so far, as `accuracy`; NaN where the stream has no retention."""
+        return self._table(2)
+
+    def _table(self, kind: int) -> Tensor:
+        n_lanes, n_tasks = self.loss.shape
+        table = torch.full((n_lanes, 1 + n_tasks, n_tasks), torch.nan, dtype=torch.float64)
+        if kind < len(self.values):
+            table[:, self.place[:, 0], self.place[:, 1]] = self.values[kind]
+        return table
+
+    def note(self, row: int, tasks: range, *accuracies: Tensor) -> None:
+        """Adds what was found of `tasks` once `row` tasks were learned, [L, len(tasks)] of each kind; lanes that have
+        diverged get NaN."""
+        alive = self.diverged[:, :1] < 0
+        found = torch.stack([torch.where(alive, accuracy, torch.nan) for accuracy in accuracies])
+        self.values = torch.cat([self.values, found], -1)
+        self.place = torch.cat([self.place, torch.tensor([[row, task] for task in tasks])])
+
+    def inside(self, task: int, step: int, tasks: range, accuracy: Tensor) -> None:
+        """Adds the accuracy on `tasks`, [L, len(tasks)], after `step` steps of task `task` to the curve."""
+        point = torch.full((1, *self.loss.shape), torch.nan, dtype=torch.float64)
+        point[0, :, tasks.start:tasks.stop] = accuracy
+        self.curve = torch.cat([self.curve, point])
+        self.curve_step = torch.cat([self.curve_step, torch.tensor([[task, step]])])
 
     def lost(self, lanes: Tensor, task: int, step: int) -> None:
         """Marks `lanes` [L] bool as diverged, unless they already were."""
@@ -80,20 +106,23 @@ class Measured:
 
 
 @torch.no_grad()
-def evaluate(lanes: Lanes, state: State, asked: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Accuracy of all lanes on all tasks now, as asked and with the task told: [L, T] each; NaN where scores are NaN.
+def evaluate(lanes: Lanes, state: State, tasks: range | None = None, learned: bool = False) -> tuple[Tensor, Tensor]:
+    """Accuracy of all lanes on some tasks now, as asked and with the task told: [L, len(tasks)] each; NaN where scores
+    are NaN.
 
     It draws no random number, so it cannot change what is learned.
 
     Args:
         lanes, state: who answers.
-        asked: rows [S, T, m] of tasks 0 to T - 1; None: the test rows of all tasks.
+        tasks: which tasks; None: all.
+        learned: whether the tasks' training rows are asked about in place of their test rows.
     """
     stream, at = lanes.stream, torch.as_tensor(list(lanes.at))
-    examined = asked is None
-    asked = stream.test if asked is None else asked
+    tasks = range(stream.n_tasks) if tasks is None else tasks
+    asked = (stream.train if learned else stream.test)[:, tasks.start:tasks.stop]
     n_tasks, m = asked.shape[1:]
-    task = torch.arange(n_tasks, device=lanes.device).repeat_interleave(m)
+    first = tasks.start * m
+    task = torch.arange(tasks.start, tasks.stop, device=lanes.device).repeat_interleave(m)
     rows, classes = (t[at].to(lanes.device) for t in (asked.flatten(1), stream.classes))
     seen = {k: v for k, v in state.items() if k != "optimizer"}
     size = max(256, EVALUATED[lanes.device.type] // lanes.n)
@@ -102,48 +131,64 @@ def evaluate(lanes: Lanes, state: State, asked: Tensor | None = None) -> tuple[T
     # A learner that is told the task answers one task's examples at a time.
     cuts = range(0, n_tasks * m, size) if not lanes.learner.told else [t * m + a for t in range(n_tasks)
                                                                        for a in range(0, m, size)]
-    right: list[Tensor] = []
-    right_told: list[Tensor] = []
+    free: list[Tensor] = []
+    given: list[Tensor] = []
     bad = torch.zeros(lanes.n, dtype=torch.bool, device=lanes.device)
     for a, b in zip(cuts, [*cuts[1:], n_tasks * m], strict=True):
         part, which = rows[:, a:b], task[a:b]
-        x, y = lanes.examined(part, a, b) if examined else lanes.fetch(part if lanes.stacked else part[0])
+        x, y = (lanes.fetch(part if lanes.stacked else part[0]) if learned else
+                lanes.examined(part, first + a, first + b))
         scores = lanes.predict(seen, x, which[0]).view(lanes.n, b - a, -1)
-        y = y.view(lanes.n, b - a)
-        told = answered = scores.argmax(-1) == y
+        y, real, score = y.view(lanes.n, b - a, *stream.y.shape[1:]), part >= 0, stream.problem.score
+        told = answered = torch.where(real, score(scores, y), 0.0)
         if stream.scenario != "domain":
-            told = scores.masked_fill(~classes[:, which], -torch.inf).argmax(-1) == y
+            told = torch.where(real, score(scores.masked_fill(~classes[:, which], -torch.inf), y), 0.0)
         bad |= scores.isnan().flatten(1).any(1)
-        right.append((told if stream.scenario == "task" else answered) & (part >= 0))
-        right_told.append(told & (part >= 0))
+        free.append(told if stream.scenario == "task" else answered)
+        given.append(told)
     count = (rows >= 0).unflatten(1, (n_tasks, m)).sum(-1)
 
-    def share(hits: list[Tensor]) -> Tensor:
-        found = torch.cat(hits, 1).unflatten(1, (n_tasks, m)).sum(-1)
-        return torch.where(bad.unsqueeze(-1), torch.nan, found.double() / count).cpu()
+    def mean(scored: list[Tensor]) -> Tensor:
+        found = torch.cat(scored, 1).double().unflatten(1, (n_tasks, m)).sum(-1)
+        return torch.where(bad.unsqueeze(-1), torch.nan, found / count).cpu()
 
-    return share(right), share(right_told)
+    return mean(free), mean(given)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Rhythm:
-    """When the loop looks up from its work.
+    """When training is interrupted by evaluations and checkpoints.
 
     Attributes:
-        eval_every: also measure every this many steps; 0: only after tasks.
-        save_every: seconds between checkpoints inside a task; one is always made after a task.
+        eval_every: inside a task also evaluate every this many steps; 0: only after tasks.
+        save_every: seconds between checkpoints, which are made after a step or a task, and not when training ends;
+            0: after every step and every task, the last one too.
         save: takes a checkpoint, nested dicts of tensors and numbers; None: nothing is saved.
         tell: called with task, step and steps of the task.
+        saved: when the last checkpoint was made, as `time.monotonic` counts.
     """
 
     eval_every: int = 0
     save_every: float = 30.0
     save: Save | None = None
     tell: Tell = field(default=lambda task, step, steps: None)
+    saved: float = field(default_factory=time.monotonic, init=False)
+
+    def due(self, ended: bool = False) -> bool:
+        """Whether a checkpoint is to be made now; `ended`: training is at its end."""
+        if self.save is None or not self.save_every:
+            return self.save is not None
+        return not ended and time.monotonic() - self.saved >= self.save_every
+
+    def keep(self, checkpoint: dict[str, Any]) -> None:
+        """Saves a checkpoint."""
+        if self.save is not None:
+            self.save(checkpoint)
+            self.saved = time.monotonic()
 
 
 def train(lanes: Lanes, budget: Budget, rhythm: Rhythm = Rhythm(), resume: dict[str, Any] | None = None) -> Measured:
-    """Trains all lanes on their stream and measures every task after every task.
+    """Trains all lanes on their stream, and evaluates the tasks that the stream wants evaluated.
 
     A lane that diverges is stopped in place: its later measurements are NaN, its neighbours go on.
 
@@ -156,8 +201,8 @@ def train(lanes: Lanes, budget: Budget, rhythm: Rhythm = Rhythm(), resume: dict[
     n_tasks = lanes.stream.n_tasks
     if resume is None:
         state, task, step = lanes.init(), 0, 0
-        measured = Measured.nothing(lanes.n, n_tasks)
-        measured.note(0, *_finite(evaluate(lanes, state), measured, 0, 0))
+        measured = Measured.nothing(lanes.n, n_tasks, lanes.stream.retention)
+        _measure(lanes, state, measured, 0, 0)
     else:
         state = lanes.resume(resume["state"])
         task, step, measured = resume["task"], resume["step"], Measured(**resume["measured"])
@@ -169,9 +214,19 @@ def train(lanes: Lanes, budget: Budget, rhythm: Rhythm = Rhythm(), resume: dict[
     return measured
 
 
-def _finite(accuracies: tuple[Tensor, Tensor], measured: Measured, task: int, step: int) -> tuple[Tensor, Tensor]:
-    measured.lost(accuracies[0].isnan().all(1), task, step)
-    return accuracies
+def _measure(lanes: Lanes, state: State, measured: Measured, row: int, step: int) -> None:
+    """Evaluates what the stream wants evaluated once `row` tasks were learned, the last one in `step` steps."""
+    tasks = lanes.stream.evaluated(row)
+    if not tasks:
+        return
+    found = [*evaluate(lanes, state, tasks)]
+    measured.lost(found[0].isnan().all(1), max(row - 1, 0), step)
+    if lanes.stream.retention:
+        met = range(tasks.start, min(tasks.stop, row))
+        found.append(torch.full_like(found[0], torch.nan))
+        if met:
+            found[-1][:, :len(met)] = evaluate(lanes, state, met, learned=True)[0]
+    measured.note(row, tasks, *found)
 
 
 def _one_task(lanes: Lanes, budget: Budget, rhythm: Rhythm, state: State, measured: Measured, task: int,
@@ -179,7 +234,7 @@ def _one_task(lanes: Lanes, budget: Budget, rhythm: Rhythm, state: State, measur
     """Trains on one task from step `first` on, ends it, and measures."""
     todo = plan(lanes.stream, lanes.seeds, task, lanes.learner.data, budget)
     length = todo.length[torch.as_tensor(list(lanes.at))]
-    shortest, saved = int(length.min()), time.monotonic()
+    shortest = int(length.min())
     total = torch.zeros(lanes.n, dtype=torch.float64) if first == 0 else measured.loss[:, task].clone()
     on_cpu = lanes.device.type == "cpu"  # elsewhere reading a loss waits for the device, so 64 are read at once
     unread: list[Tensor] = []
@@ -193,6 +248,8 @@ def _one_task(lanes: Lanes, budget: Budget, rhythm: Rhythm, state: State, measur
             total.add_(row)
         unread.clear()
 
+    if first == 0 and lanes.learner.begin_task and lanes.stream.boundaries:
+        state = lanes.begin_task(state, whole_task(lanes, task, when="begin"))
     for step, batch in batches(lanes, todo, task, first):
         if step < shortest:
             state, logs = lanes.observe(state, batch)
@@ -212,21 +269,18 @@ def _one_task(lanes: Lanes, budget: Budget, rhythm: Rhythm, state: State, measur
         done = step + 1
         rhythm.tell(task, done, todo.steps)
         if rhythm.eval_every and done % rhythm.eval_every == 0 and done < todo.steps:
-            _inside(measured, evaluate(lanes, state)[0], task, done)
-        if rhythm.save and done < todo.steps and time.monotonic() - saved > rhythm.save_every:
+            _measure_inside(lanes, state, measured, task, done)
+        if done < todo.steps and rhythm.due():
             if unread:
                 read(step)
             measured.loss[:, task] = total  # the sum so far; it becomes a mean below
-            rhythm.save(_checkpoint(state, task, done, measured))
-            saved = time.monotonic()
+            rhythm.keep(_checkpoint(state, task, done, measured))
     measured.loss[:, task], measured.steps[:, task] = total / length, length
     if lanes.stream.boundaries:
         state = lanes.end_task(state, whole_task(lanes, task))
-    measured.note(1 + task, *_finite(evaluate(lanes, state), measured, task, todo.steps))
-    if lanes.stream.retention:
-        measured.retain(1 + task, evaluate(lanes, state, lanes.stream.train[:, :1 + task])[0])
-    if rhythm.save:
-        rhythm.save(_checkpoint(state, task + 1, 0, measured))
+    _measure(lanes, state, measured, 1 + task, todo.steps)
+    if rhythm.due(ended=task + 1 == lanes.stream.n_tasks):
+        rhythm.keep(_checkpoint(state, task + 1, 0, measured))
     return state
 
 
@@ -234,9 +288,10 @@ def _where(lanes: Tensor, new: Tensor, old: Tensor) -> Tensor:
     return torch.where(lanes.reshape(lanes.shape + (1,) * (new.dim() - 1)), new, old)
 
 
-def _inside(measured: Measured, accuracy: Tensor, task: int, step: int) -> None:
-    measured.curve = torch.cat([measured.curve, accuracy.unsqueeze(0)])
-    measured.curve_step = torch.cat([measured.curve_step, torch.tensor([[task, step]])])
+def _measure_inside(lanes: Lanes, state: State, measured: Measured, task: int, step: int) -> None:
+    tasks = lanes.stream.evaluated(1 + task)
+    if tasks:
+        measured.inside(task, step, tasks, evaluate(lanes, state, tasks)[0])
 
 
 def _checkpoint(state: State, task: int, step: int, measured: Measured) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import math
 import random
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
@@ -45,7 +44,7 @@ class _Lost(Exception):
 def train_object(make: Callable[[], Any], stream: Stream, at: int, seed: int, budget: Budget,
                  rhythm: Rhythm = Rhythm(), device: torch.device | str = "cpu",
                  resume: dict[str, Any] | None = None, dtype: torch.dtype = torch.float32) -> Measured:
-    """Trains one object on one seed's stream and measures every task after every task.
+    """Trains one object on one seed's stream, and evaluates the tasks that the stream wants evaluated.
 
     The object has `observe(x, y, task)`, called with every batch (task is None where boundaries are not told; a
     returned loss that is not finite stops the run), `end_task()`, and `predict(x) -> scores [n, C]`. With
@@ -72,7 +71,7 @@ def train_object(make: Callable[[], Any], stream: Stream, at: int, seed: int, bu
         if not callable(getattr(learner, method, None)):
             raise TypeError(f"{type(learner).__name__} has no method {method}: an object that learns has "
                             "observe(x, y, task), end_task() and predict(x)")
-    measured, first, begin = Measured.nothing(1, stream.n_tasks), 0, 0
+    measured, first, begin = Measured.nothing(1, stream.n_tasks, stream.retention), 0, 0
     if resume is not None and resume.get("object") is not None:
         learner.load_state_dict(resume["object"])
         measured, first, begin = Measured(**resume["measured"]), resume["task"], resume["step"]
@@ -93,7 +92,6 @@ def _one_task(learner: Any, stream: Stream, at: int, seed: int, budget: Budget, 
     pool = stream.pool(device, dtype).lane({k: v[0] for k, v in stream.lanes([at], device).items()})
     part = _only(stream, at)
     todo = plan(part, [seed], task, "task", budget)
-    saved = time.monotonic()
     total = 0.0 if begin == 0 else float(measured.loss[0, task])
     for step in range(begin, todo.steps):
         rows = todo.rows[0, step * todo.batch_size:(step + 1) * todo.batch_size]
@@ -108,16 +106,15 @@ def _one_task(learner: Any, stream: Stream, at: int, seed: int, budget: Budget, 
         rhythm.tell(task, done, todo.steps)
         if rhythm.eval_every and done % rhythm.eval_every == 0 and done < todo.steps:
             _inside(learner, stream, at, device, dtype, measured, task, done)
-        if rhythm.save and done < todo.steps and time.monotonic() - saved > rhythm.save_every:
+        if done < todo.steps and rhythm.due():
             measured.loss[0, task] = total  # the sum so far; it becomes a mean below
-            rhythm.save(_checkpoint(learner, measured, task, done))
-            saved = time.monotonic()
+            rhythm.keep(_checkpoint(learner, measured, task, done))
     measured.loss[0, task], measured.steps[0, task] = total / max(todo.steps, 1), todo.steps
     if stream.boundaries:
         learner.end_task()
     _measure(learner, stream, at, device, dtype, measured, 1 + task)
-    if rhythm.save:
-        rhythm.save(_checkpoint(learner, measured, task + 1, 0))
+    if rhythm.due(ended=task + 1 == stream.n_tasks):
+        rhythm.keep(_checkpoint(learner, measured, task + 1, 0))
 
 
 def _whole_task(learner: Any, stream: Stream, at: int, seed: int, budget: Budget, rhythm: Rhythm,
@@ -147,15 +144,16 @@ def _whole_task(learner: Any, stream: Stream, at: int, seed: int, budget: Budget
     measured.loss[0, task] = sum(losses) / len(losses) if losses else math.nan
     measured.steps[0, task] = len(losses)
     _measure(learner, stream, at, device, dtype, measured, 1 + task)
-    if rhythm.save:
-        rhythm.save(_checkpoint(learner, measured, task + 1, 0))
+    if rhythm.due(ended=task + 1 == stream.n_tasks):
+        rhythm.keep(_checkpoint(learner, measured, task + 1, 0))
 
 
 def _inside(learner: Any, stream: Stream, at: int, device: torch.device | str, dtype: torch.dtype, measured: Measured,
             task: int, done: int) -> None:
-    accuracy, _ = _accuracy(learner, stream, stream.test, at, device, dtype)
-    measured.curve = torch.cat([measured.curve, accuracy.view(1, 1, -1)])
-    measured.curve_step = torch.cat([measured.curve_step, torch.tensor([[task, done]])])
+    tasks = stream.evaluated(1 + task)
+    if tasks:
+        accuracy, _ = _accuracy(learner, stream, stream.test, tasks, at, device, dtype)
+        measured.inside(task, done, tasks, accuracy.view(1, -1))
 
 
 def _number(learner: Any, loss: Any, how: str = "observe must return its loss, a number, or nothing") -> float:
@@ -175,34 +173,41 @@ def _only(stream: Stream, at: int) -> Any:
 
 def _measure(learner: Any, stream: Stream, at: int, device: torch.device | str, dtype: torch.dtype, measured: Measured,
              row: int) -> None:
-    accuracy, told = _accuracy(learner, stream, stream.test, at, device, dtype)
-    measured.lost(accuracy.isnan().all().view(1), max(row - 1, 0), 0)
-    measured.note(row, accuracy.view(1, -1), told.view(1, -1))
-    if stream.retention and row:
-        measured.retain(row, _accuracy(learner, stream, stream.train[:, :row], at, device, dtype)[0].view(1, -1))
+    tasks = stream.evaluated(row)
+    if not tasks:
+        return
+    found = [*_accuracy(learner, stream, stream.test, tasks, at, device, dtype)]
+    measured.lost(found[0].isnan().all().view(1), max(row - 1, 0), 0)
+    if stream.retention:
+        met = range(tasks.start, min(tasks.stop, row))
+        found.append(torch.full_like(found[0], torch.nan))
+        found[-1][:len(met)] = _accuracy(learner, stream, stream.train, met, at, device, dtype)[0]
+    measured.note(row, tasks, *(accuracy.view(1, -1) for accuracy in found))
 
 
 @torch.no_grad()
-def _accuracy(learner: Any, stream: Stream, asked: Tensor, at: int, device: torch.device | str,
+def _accuracy(learner: Any, stream: Stream, asked: Tensor, tasks: range, at: int, device: torch.device | str,
               dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Accuracy on `asked` [S, T, m], [T], as asked and with the task told; global generators are left as they were."""
+    """Accuracy on the rows `asked` [S, T, m] of some tasks, as asked and with the task told, [len(tasks)] each; global
+    generators are left as they were."""
     before = _generators()
     pool = stream.pool(device, dtype).lane({k: v[0] for k, v in stream.lanes([at], device).items()})
-    free = torch.full(asked.shape[1:2], torch.nan, dtype=torch.float64)
+    free = torch.full((len(tasks),), torch.nan, dtype=torch.float64)
     told = free.clone()
-    for task in range(len(free)):
+    for i, task in enumerate(tasks):
         rows = asked[at, task]
         rows = rows[rows >= 0].to(device)
         hits = torch.zeros(2, dtype=torch.float64)
         for part in rows.split(4096):
             x, y = pool.fetch(part)
             scores = _scores(learner, x, stream.n_classes, task if stream.scenario == "task" else None)
-            own = scores.masked_fill(~pool.classes[task], -torch.inf).argmax(-1) == y
-            anything = own if stream.scenario == "task" else scores.argmax(-1) == y
-            hits += torch.stack([anything.sum(), own.sum()]).cpu()
+            score = stream.problem.score
+            own = score(scores.masked_fill(~pool.classes[task], -torch.inf), y)
+            anything = own if stream.scenario == "task" else score(scores, y)
+            hits += torch.stack([anything.double().sum(), own.double().sum()]).cpu()
             if bool(scores.isnan().any()):
                 hits += torch.nan
-        free[task], told[task] = hits / len(rows)
+        free[i], told[i] = hits / len(rows)
     _set_generators(before)
     return free, told
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from lifelong.data.pool import Pool
-from lifelong.learning.losses import each, log_probabilities
+from lifelong.data.problem import log_probabilities
+from lifelong.learning.losses import example_losses
 from lifelong.networks.net import Net, Params
 from lifelong.spec.bounds import one_of
 
@@ -40,11 +41,19 @@ def fisher(net: Net, params: Params, pool: Pool, rows: Tensor, weight: Tensor, l
     Returns:
         importance >= 0 of the shape of each parameter.
 
+    Where targets are numbers, the network's own answers are Gaussian around its scores, with the variance K / 2 whose
+    negative log-likelihood is the mean squared error of K outputs: 'exact' is the sum over outputs of 2 / K times the
+    squared gradient of the output.
+
     Source: Kirkpatrick et al. 2017, arXiv:1612.00796; Martens 2020, arXiv:1412.1193 for the expectations. 'batched' is
         what Avalanche computes: it shrinks as the batch grows, so a strength that suits it suits one batch size.
     """
     if one_of("labels", labels, LABELS) == "batched":
         return _batch_squares(net, params, pool, rows, weight, size)
+    if not pool.problem.classes:
+        if labels != "exact":
+            raise ValueError(f"labels={labels!r} is about classes: for {pool.problem.name} use 'exact' or 'batched'")
+        return _over_examples(net, params, pool, rows, weight, "gaussian", size)
     return _over_examples(net, params, pool, rows, weight, "exact" if labels == "exact" else "empirical", size,
                           u if labels == "sampled" else None)
 
@@ -88,7 +97,7 @@ def _batch_squares(net: Net, params: Params, pool: Pool, rows: Tensor, weight: T
     for part, w in chunks(rows, weight, size):
         share = w.sum()
         w = w / share.clamp(min=torch.finfo(w.dtype).tiny)
-        losses = each(net, pool, part)
+        losses = example_losses(net, pool, part)
         grads = torch.func.grad(lambda params, losses=losses, w=w: (losses(params) * w).sum())(params)
         total = {k: total[k] + g.square() for k, g in grads.items()}
         count = count + (share > 0)  # a batch of pads alone is none
@@ -123,13 +132,23 @@ def _length(scores: Tensor, allowed: Tensor) -> Tensor:
 
 
 def _only(values: Tensor, y: Tensor, weight: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    yield torch.zeros_like(y), weight
+    yield torch.zeros_like(weight, dtype=torch.int64), weight
+
+
+def _outputs(values: Tensor, y: Tensor, weight: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    for k in range(values.shape[-1]):
+        yield torch.full_like(weight, k, dtype=torch.int64), weight
+
+
+def _standardised(scores: Tensor, allowed: Tensor) -> Tensor:
+    return scores * (2 / scores.shape[-1]) ** 0.5
 
 
 _MEASURES = {
     "exact": _Measure(log_probabilities, _every, torch.square),
     "empirical": _Measure(log_probabilities, _stored, torch.square),
     "norm": _Measure(_length, _only, torch.abs),
+    "gaussian": _Measure(_standardised, _outputs, torch.square),
 }
 
 

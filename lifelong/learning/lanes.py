@@ -16,10 +16,11 @@ from lifelong.data.augment import NONE
 from lifelong.data.pool import Pool
 from lifelong.data.prefetch import Ahead, gathered
 from lifelong.data.stream import Stream
-from lifelong.learning.learner import AUGMENT, Batch, Learner, Params, State, apart
+from lifelong.learning.composition import GradientLearner
+from lifelong.learning.learner import AUGMENT, NETWORK, Batch, Learner, State
 from lifelong.learning.room import free
-from lifelong.learning.step import Way, gradient_step
-from lifelong.networks.net import Back, Net, looped, looped_train
+from lifelong.learning.step import Step, unaliased
+from lifelong.networks.net import Back, Net, Params, looped, looped_train
 from lifelong.vmap import lift, tree
 
 CPU = torch.device("cpu")
@@ -79,17 +80,10 @@ class Lanes:
         """The learner of lane 0, for what does not depend on hyper-parameters: draws, data, boundaries."""
         return self.make({k: v[0] for k, v in self.hyper.items()})
 
-    @cached_property
-    def stages(self) -> dict[str, Callable[..., Any]]:
-        """The stages of a gradient learner for all lanes."""
-        names = ("recall", "apply", "train", "loss", "slope", "transform", "after")
-        return {name: self.each(lambda learner, pool, *args, name=name: getattr(learner.stages, name)(pool, *args))
-                for name in names}
-
-    @cached_property
-    def outer(self) -> Any:
-        """The stages whose optimizer sees every lane's own step size."""
-        return (self.make(self.numbers) if self.stacked else self.learner).stages
+    @property
+    def net(self) -> Net | None:
+        """The network of a gradient learner; None for another learner."""
+        return self.learner.net if isinstance(self.learner, GradientLearner) else None
 
     def each(self, f: Callable[..., Any]) -> Callable[..., Any]:
         """`f(learner, pool, *args)` of one lane as a function of all lanes' stacked `args`."""
@@ -118,12 +112,9 @@ class Lanes:
     def draws(self, batch_size: int) -> dict[str, int]:
         """How many uniform numbers a step needs, by source."""
         draws = self.learner.draws(batch_size)
-        if self.stream.augment == NONE:
-            return draws
-        if AUGMENT in draws:
-            raise ValueError(f"a part cannot be called {AUGMENT}, for these random numbers change the images: give it "
-                             "another name")
-        return draws | {AUGMENT: 1}
+        if self.net and self.net.draws:
+            draws = draws | {NETWORK: self.net.draws}
+        return draws if self.stream.augment == NONE else draws | {AUGMENT: 1}
 
     def fetch(self, rows: Tensor, more: Sequence[Tensor] = (), u: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Examples [L, B, *shape] and their units [L, B] for rows [L, B], in one gather; unstacked without L.
@@ -146,7 +137,8 @@ class Lanes:
             pool, offset = self._everyone
             at = (every.clamp(min=0) + offset).flatten()
         x, y = pool.stored(at, None if ready is None else ready.flatten(0, every.dim() - 1))
-        return pool.real(pool.augmented(x.view(*every.shape, *pool.shape), u)), y.view(every.shape)
+        x = pool.real(pool.augmented(x.view(*every.shape, *pool.shape), u))
+        return x, y.view(*every.shape, *y.shape[1:])
 
     @cached_property
     def _examined(self) -> tuple[Tensor, Tensor] | None:
@@ -164,7 +156,7 @@ class Lanes:
             return None
         rows = (test[sorted(set(self.at))].to(self.device).clamp(min=0) + offset).flatten()
         x, y = pool.stored(rows)
-        return x.view(n, test.shape[1], -1), y.view(n, -1)
+        return x.view(n, test.shape[1], -1), y.view(n, test.shape[1], *y.shape[1:])
 
     def examined(self, rows: Tensor, a: int, b: int) -> tuple[Tensor, Tensor]:
         """Test examples a to b of all tasks together, for all lanes; `rows` [L, b - a] are theirs. As `fetch`."""
@@ -176,7 +168,7 @@ class Lanes:
             at = torch.tensor([order[seed] for seed in self.at], device=self.device)
             x, y = x.index_select(0, at), y.index_select(0, at)
         shape = (self.n,) if self.stacked else ()
-        return self.pool.real(x.reshape(*shape, b - a, *self.stream.shape)), y.reshape(*shape, b - a)
+        return self.pool.real(x.reshape(*shape, b - a, *self.stream.shape)), y.reshape(*shape, b - a, *y.shape[2:])
 
     def init(self) -> State:
         """The state of all lanes before the first task."""
@@ -220,8 +212,8 @@ class Lanes:
         """
         one, state, params = self._one()
         example = math.prod(self.stream.shape) * (9 + 8 * self.dtype.itemsize)
-        if self.learner.stages and self.learner.stages.net.vjp is None:
-            example += self._kept(self.learner.stages.net, one["params"])
+        if self.net and self.net.vjp is None:
+            example += self._kept(self.net, one["params"])
         return 2 * state + 2 * params + 2 * batch_size * example, params
 
     def _kept(self, net: Net, params: Params) -> int:
@@ -235,7 +227,7 @@ class Lanes:
                 kept.append(tensor.numel() * tensor.element_size())
                 return tensor
 
-            x = torch.zeros(n, *self.stream.shape, dtype=self.dtype, device=self.device)
+            x = self.pool.real(torch.zeros(n, *self.stream.shape, dtype=self.stream.x.dtype, device=self.device))
             with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
                 net.apply(leaves, x)
             sizes.append(sum(kept))
@@ -243,37 +235,35 @@ class Lanes:
 
     def observe(self, state: State, batch: Batch) -> tuple[State, dict[str, Tensor]]:
         """One step of all lanes; the state given is used up."""
-        if self.learner.stages is None:
-            with torch.no_grad():
-                new, logs = self._observe(state, batch)
-            return new, logs
-        return gradient_step(self.outer, self.way, state, batch)
+        if isinstance(self.learner, GradientLearner):
+            return self.step(state, batch)
+        with torch.no_grad():
+            new, logs = self._observe(state, batch)
+        return new, logs
 
     @cached_property
-    def way(self) -> Way:
-        """How a step of a sum of parts is carried out here."""
-        net, train = self.learner.stages.net if self.learner.stages else None, None
-        if net is not None and net.train and self.forward is not None:
-            train = looped_train(net)
-        return Way(self.stages.__getitem__, self.fetch, self.rivals, self.forward, train)
+    def step(self) -> Step:
+        """The step of a gradient learner, whose optimizer sees every lane's own numbers."""
+        learner = self.make(self.numbers) if self.stacked and self.numbers else self.learner
+        train = looped_train(self.net) if self.net and self.net.train and self.forward is not None else None
+        return Step(learner, self.each, self.fetch, self.rivals, self.forward, train, self.stream.problem)
 
     @cached_property
     def forward(self) -> Callable[[Params, Tensor], tuple[Tensor, Back]] | None:
         """The network of all lanes without the lift, in the form that is fastest on this device; None: lifted."""
-        stages = self.learner.stages
-        if stages is None or stages.told or not FAST:
+        if self.net is None or self.learner.told or not FAST:
             return None
-        if stages.net.vjp is None and self.stacked and self.device.type == "cpu":
-            return looped(stages.net)
-        return stages.net.vjp
+        if self.net.vjp is None and self.stacked and self.device.type == "cpu":
+            return looped(self.net)
+        return self.net.vjp
 
     @cached_property
     def predict(self) -> Callable[[State, Tensor, Tensor], Tensor]:
         """(state, x [L, n, *shape], task 0-d) -> scores [L, n, C] of all lanes; unstacked without L."""
-        forward, stages = self.forward, self.learner.stages
-        if forward is not None and stages is not None and not any(p.predict for p in stages.parts.values()):
-            if stages.net.vjp is None:  # lane by lane, and without what a derivative would need
-                net = stages.net
+        forward, learner, net = self.forward, self.learner, self.net
+        if forward and net and isinstance(learner, GradientLearner) and not any(
+                part.predict for part in learner.parts.values()):
+            if net.vjp is None:  # lane by lane, and without what a derivative would need
                 return lambda state, x, task: torch.stack(
                     [net.apply({k: p[i] for k, p in state["params"].items()}, x[i]) for i in range(len(x))])
             return lambda state, x, task: forward(state["params"], x)[0]
@@ -303,12 +293,21 @@ class Lanes:
     def _end_task(self) -> Callable[..., Any]:
         return self.each(lambda learner, pool, state, batch: learner.end_task(state, pool, batch))
 
+    @cached_property
+    def _begin_task(self) -> Callable[..., Any]:
+        return self.each(lambda learner, pool, state, batch: learner.begin_task(state, pool, batch))
+
+    @torch.no_grad()
+    def begin_task(self, state: State, batch: Batch) -> State:
+        """All lanes' state before a task whose rows are in `batch`."""
+        return self._apart(self._begin_task(state, batch))
+
+    @torch.no_grad()
     def end_task(self, state: State, batch: Batch) -> State:
         """All lanes' state after a task whose rows are in `batch`."""
-        with torch.no_grad():
-            return self._apart(self._end_task(state, batch))
+        return self._apart(self._end_task(state, batch))
 
     def _apart(self, state: State) -> State:
-        if "parts" not in state or self.learner.stages is None:
+        if self.net is None:
             return state
-        return state | {"parts": apart(state["parts"], state["params"])}
+        return state | {"parts": unaliased(state["parts"], state["params"])}

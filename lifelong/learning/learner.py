@@ -1,4 +1,4 @@
-"""What a strategy is: a Learner, or Parts that `gradient_learner` sums to one; written for one lane."""
+"""What everything that learns from a stream has in common: pure functions of a state, written for one learner."""
 
 from __future__ import annotations
 
@@ -6,25 +6,24 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from lifelong.data.pool import Pool
-from lifelong.learning.losses import Slice as Slice
-from lifelong.networks.net import Net
-from lifelong.networks.net import Params as Params
+from lifelong.networks.net import Net, Params
 
 AUGMENT = "augment"  # the source of the numbers that a step's examples are augmented by
-State = dict[str, Any]  # nested dicts of tensors, so that it stacks, is saved, and is compared
+NETWORK = "network"  # the source of the numbers that the network itself draws, for example for dropout
+State = dict[str, Any]  # nested dicts of tensors, so that it can be stacked, saved and compared
 
 
 class Batch(NamedTuple):
-    """What a learner is given at a step, or, at the end of a task, all the rows of that task.
+    """What a learner is given at a step; before and after a task, all rows of that task.
 
     Attributes:
-        rows: [B] rows of the pool; -1 where a batch is shorter than its lane-mates'.
+        rows: [B] rows of the pool; -1 where a batch is shorter than those of the lanes beside it.
         weight: [B], sums to 1 over the real rows, 0 at pads: a mean is `(value * weight).sum()`.
-        u: source name -> uniform numbers in [0, 1), as many as `Learner.draws` asked for; after a task one a row.
+        u: source name -> uniform numbers in [0, 1), as many as `Learner.draws` asked for; before and after a task one
+            for each row.
         task: 0-d, the number of the task; always 0 where boundaries are not told.
     """
 
@@ -36,19 +35,20 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Learner:
-    """The waist: everything that learns from a stream, as pure functions of a state (nested dicts of tensors).
+    """Everything that learns from a stream, as pure functions of a state (nested dicts of tensors).
 
     Attributes:
         init: (seed, pool) -> state.
         observe: (state, pool, batch) -> state, logs; logs is a dict of 0-d tensors, with `loss` where there is one.
-        predict: (state, pool, x [n, *shape]) -> scores [n, C]; with `told`, (state, pool, x, task), the 0-d number of
-            the task that all of `x` belong to.
-        end_task: (state, pool, batch) -> state; batch has all rows of the task.
-        draws: (B) -> how many uniform numbers a step needs, by source name.
-        data: which rows a task trains on: its own ('task'), those of all tasks so far ('seen'), or of all ('all').
+        predict: (state, pool, x [n, *shape]) -> scores [n, C]; with `told`, (state, pool, x, task), where task is the
+            0-d number of the task that all of `x` belong to.
+        end_task: (state, pool, batch) -> state; the batch has all rows of the task.
+        begin_task: (state, pool, batch) -> state, before a task's first step, likewise; None: nothing happens then.
+        draws: (batch size) -> how many uniform numbers a step needs, by source name.
+        data: the rows that a task trains on: its own ('task'), those of all tasks so far ('seen'), or of all ('all').
         boundaries: whether it must be told where tasks end.
         told: whether it must be told the task to answer, as in task-incremental streams.
-        stages: of a sum of parts, the pieces of its step, which the engine lifts faster than `observe`.
+        classes: whether it needs targets that are classes, and so cannot learn regression.
     """
 
     init: Callable[[int, Pool], State]
@@ -59,20 +59,21 @@ class Learner:
     data: str = "task"
     boundaries: bool = False
     told: bool = False
-    stages: Any = None
+    begin_task: Callable[[State, Pool, Batch], State] | None = None
+    classes: bool = False
 
 
 @dataclass(frozen=True)
 class Initialization:
-    """Where learning starts (a "start" for short): parameters, and which of them stay.
+    """Where learning begins (a "start" for short): the first parameters, and which of them stay.
 
     Attributes:
         params: (net, seed) -> params.
         frozen: (name) -> whether training must leave this parameter; OML freezes its representation, ANML its gate.
-        net: the network that the start brings along; None: the one chosen for the run.
-        recipe: how it is learned, of a start that must be: see `lifelong.start`.
-        use: how such a start is used, by name.
-        learned: what it learned beside its network's parameters, for whole learners on its features.
+        net: the network that the start brings along; None: the network chosen for the run.
+        recipe: of a start that must be learned, how it is learned: see `lifelong.starts`.
+        use: of such a start, how it is used on a stream, by name.
+        learned: what was learned beside the network's parameters, for whole learners on the start's features.
     """
 
     params: Callable[[Net, int], Params]
@@ -81,22 +82,3 @@ class Initialization:
     recipe: Any = None
     use: Mapping[str, Any] = field(default_factory=dict)
     learned: Mapping[str, Tensor] = field(default_factory=dict)
-
-
-def real(rows: Tensor, dtype: torch.dtype) -> Tensor:
-    """Weights [..., R] that are equal over the real rows and sum to 1; all 0 where there is none."""
-    present = (rows >= 0).to(dtype)
-    return present / present.sum(-1, keepdim=True).clamp(min=1)
-
-
-def apart(state: State, params: Params) -> State:
-    """`state` with a copy wherever it shares memory with `params`, which the next step overwrites."""
-    taken = {p.untyped_storage().data_ptr() for p in params.values()}
-
-    def own(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {k: own(v) for k, v in value.items()}
-        return value.clone() if value.untyped_storage().data_ptr() in taken else value
-
-    copied: State = own(state)
-    return copied

@@ -35,6 +35,10 @@ class Memory(NamedTuple):
     pick: Callable[[State, Tensor], Tensor]
     slots: Callable[[State, Tensor], Tensor]
 
+    def stored(self, state: State, u: Tensor, name: str) -> Tensor:
+        """What is kept as `name` [R, ...] beside the rows that `pick` draws by the same `u` [R]."""
+        return state[name].index_select(0, self.slots(state, u))
+
 
 def _slots(state: State, u: Tensor) -> Tensor:
     # u * n never rounds up to n: for the largest u below 1 it is n minus more than half a unit in the last place.
@@ -49,9 +53,10 @@ def _seen(state: State, rows: Tensor, y: Tensor, rank: Tensor, more: State) -> S
     """The state's entries followed by the new ones; padding has rank -1, below every real rank."""
     if rank.shape != rows.shape:
         raise ValueError(f"adding {len(rows)} rows to a memory needs {len(rows)} uniform numbers, got {len(rank)}; "
-                         "count them in `draws` besides those of `pick`, and give each its own part of `view.u`")
+                         "name them in `draws`, for example draws={'keep': BATCH}, and pass `view.u.keep`")
     real = rows >= 0
-    new = {"rows": rows, "y": torch.where(real, y, 0), "rank": torch.where(real, rank, -1.0)}
+    y = torch.where(real, y, 0) if y.dim() == 1 else torch.zeros_like(rows)  # only classes are remembered by
+    new = {"rows": rows, "y": y, "rank": torch.where(real, rank, -1.0)}
     new |= {k: torch.where(real.view(-1, *[1] * (v.dim() - 1)), v, 0) for k, v in more.items()}
     return {k: torch.cat([v, new[k]]) for k, v in state.items()}
 

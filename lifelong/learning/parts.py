@@ -1,94 +1,212 @@
-"""What a strategy's author writes: a Part, whose hooks see a View."""
+"""What a strategy's author writes: a Part, whose hooks see a View of one learner.
+
+A sum of parts learns by steps. This is a step, in order, and where the hooks of its parts stand in it:
+
+    before a task      begin                 all rows of the task are known; may change the parameters
+
+    at every step   1  recall                each part names the rows that it rehearses now
+                    2  (fetch)               the batch and all recalled rows are fetched in one gather
+                    3  (forward) weights     scores of all of them, in one pass
+                    4  criterion, loss       the losses of the parts are added to the batch's cross-entropy
+                    5  (gradient)            of the sum with respect to the trained parameters
+                    6  grads                 each part in turn may transform the gradient
+                    7  (update)              the optimizer moves the parameters
+                    8  step                  each part's state is renewed; may change the parameters
+
+    after a task       task                  all rows of the task are known; may change the parameters
+
+    to answer          weights, predict
+
+Steps in parentheses are the learner's own. `init` makes a part's state before the first task.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lifelong.data.pool import Pool
-from lifelong.learning.learner import State
-from lifelong.learning.losses import Slice as Slice
-from lifelong.learning.losses import cross_entropy
-from lifelong.networks.net import Net
-from lifelong.networks.net import Params as Params
+from lifelong.learning.learner import Initialization, State
+from lifelong.learning.losses import Loss, Slice, cross_entropy
+from lifelong.learning.memory import Memory
+from lifelong.networks.net import Net, Params
+from lifelong.vmap import Deferred, resolved
 
-_NONE: Any = None  # what a view's field is for a hook that it makes no sense for
+_NONE: Any = None  # a field of a view that its hook does not have
+Count = int | Callable[[int], int]  # a number, or (batch size) -> number
 
 
-class View(NamedTuple):
-    """What a hook of a part sees. Fields that make no sense for a hook are None.
+def BATCH(batch_size: int) -> int:  # noqa: N802
+    """As many numbers as the batch has rows, in `Part.draws`."""
+    return batch_size
+
+
+class _View(NamedTuple):
+    state: Any
+    params: Any
+    net: Net
+    pool: Pool
+    u: Any = _NONE
+    task: Tensor = _NONE
+    batch: Slice = _NONE
+    recalled: Any = _NONE
+    grads: Any = _NONE
+    own: Any = _NONE
+    generator: torch.Generator = _NONE
+
+
+class View(_View):
+    """What a hook of a part sees. A field that a hook does not have is None.
 
     Attributes:
         state: the part's own state.
         params: the network's parameters; after the update in `step` and `task`.
-        net: the network: `net.apply(params, x)`; of a sum in which a part has `weights`, as it is applied in this task.
+        net: the network: `net.apply(params, x)` are scores. In a sum with a part that has `weights`, it applies the
+            weights of this task.
         pool: examples by row: `pool.fetch(rows)`, and `n_classes`, `n_tasks`, `classes`, `scenario`.
-        u: the part's own uniform numbers [draws]; in `task` one for each row of the task.
-        task: 0-d, number of the task.
-        batch: the task's batch; in `recall` and `task` only its `rows` and `weight`.
-        recalled: what this part recalled, in `loss` and `slope`.
+        u: the part's own uniform numbers in [0, 1). Of a part whose `draws` is a dict, `u.name` are the numbers of
+            that name; of another, a tensor. In `begin` and `task` a tensor with one number for each row of the task.
+        task: 0-d, the number of the task; always 0 where boundaries are not told.
+        batch: the task's batch. In `recall`, `grads`, `begin` and `task` it has `rows` and `weight` only.
+        recalled: what this part recalled, in `criterion` and `loss`; a dict of slices where `recall` returned a dict.
         grads: the gradient that moved the parameters, in `step`.
-        generator: for random initial state, in `init`.
+        own: the part's own trained parameters, of a part with `params`.
+        generator: for random initial values, in `init` and `params`.
     """
 
-    state: State
-    params: Params
-    net: Net
-    pool: Pool
-    u: Tensor = _NONE
-    task: Tensor = _NONE
-    batch: Slice = _NONE
-    recalled: Slice = _NONE
-    grads: Params = _NONE
-    generator: torch.Generator = _NONE
+    __slots__ = ()
+    state: State = property(lambda self: resolved(self[0]))  # type: ignore[assignment]
+    params: Params = property(lambda self: resolved(self[1]))  # type: ignore[assignment]
+    u: Any = property(lambda self: resolved(self[4]))
+    grads: Params = property(lambda self: resolved(self[8]))  # type: ignore[assignment]
+    own: Params = property(lambda self: resolved(self[9]))  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
 class Part:
-    """One ingredient of a gradient learner; every hook is optional and takes a `View`.
+    """One ingredient of a gradient learner, written for one learner: no tensor here has an axis of seeds.
+
+    Every hook is optional and takes a `View`. A hook that returns a state may return `(state, params)` in its place:
+    the parameters in the dict `params` replace those of the learner. The order of the hooks is drawn at the head of
+    this module (`help(lifelong.learning.parts)`).
 
     Attributes:
-        init: (view) -> state, before the first task.
-        draws: uniform numbers that a step needs: a number, or (B) -> number.
-        recall: (view) -> rows [R] to rehearse now; -1 for none. They share one forward pass with the batch.
-        criterion: (view) -> 0-d, in place of the batch's cross-entropy; at most one part of a sum has it.
-        loss: (view) -> 0-d, added to the task's loss.
-        slope: (view) -> 0-d, [R, C]: a loss of the scores of what it recalled, added to the task's, and its gradient by
-            them; as a `loss` without autograd, which takes longer than all else in a small step.
-        pull: (view) -> the gradient of a penalty on the parameters alone; like a loss, but several times cheaper than
-            differentiating one. It is added to the gradient before any transform; the logged loss leaves it out.
-        grads: (view, grads) -> grads, a transform of the summed gradient, in the order of the sum.
+        init: (view) -> state, a dict of tensors whose shapes stay; before the first task.
+        params: (view) -> further parameters by name that the optimizer trains; hooks see them as `view.own`.
+        draws: the uniform numbers that a step needs: how many, or by name how many. `BATCH` stands for as many as the
+            batch has rows; (batch size) -> number is any other function of it.
+        begin: (view) -> state, before each task, with all rows of the task in `view.batch.rows`.
+        recall: (view) -> rows [R] to rehearse in this step, or a dict of such rows by name; -1 is no row. They share
+            one forward pass with the batch.
+        criterion: (view) -> loss in place of the batch's cross-entropy; at most one part of a sum has it.
+        loss: (view) -> loss that is added. A loss is a `Loss` (`cross_entropy`, `squared_error`, `quadratic`, and
+            their sums), whose gradient is known, or a 0-d tensor, which autograd differentiates at about twice the
+            price of a small network's step.
+        grads: (view, grads) -> grads, a transform of the gradient; parts in the order of the sum.
         step: (view) -> state, after each update.
-        task: (view) -> state, after each task, with all its rows in `view.batch.rows`.
-        weights: (view, params) -> params that the network is applied with in task `view.task`, in training, where the
-            gradient flows back through it, and in prediction, which must then be told the task.
+        task: (view) -> state, after each task, with all rows of the task in `view.batch.rows`.
+        weights: (view, params) -> the parameters that the network is applied with in task `view.task`, in training,
+            where the gradient flows back through it, and in prediction, which must then be told the task.
         predict: (view, x [n, *shape]) -> scores [n, C], in place of the network's; at most one part of a sum has it.
-        data: which rows a task trains on: 'task', 'seen' (so far) or 'all'.
-        boundaries: whether it must be told where tasks end; a part with a `task` hook usually must.
+        data: the rows that a task trains on: its own ('task'), those of all tasks so far ('seen') or of all ('all').
+        boundaries: whether it must be told where tasks end; a part with `begin` or `task` usually must.
         pixels: whether it needs examples as they are, not as the features of a start that stays as it is.
+        classes: whether it needs targets that are classes, and so cannot learn regression.
     """
 
     init: Callable[[View], State] | None = None
-    draws: int | Callable[[int], int] = 0
-    recall: Callable[[View], Tensor] | None = None
-    criterion: Callable[[View], Tensor] | None = None
-    loss: Callable[[View], Tensor] | None = None
-    slope: Callable[[View], tuple[Tensor, Tensor]] | None = None
-    pull: Callable[[View], Params] | None = None
+    draws: Count | Mapping[str, Count] = 0
+    recall: Callable[[View], Any] | None = None
+    criterion: Callable[[View], Loss | Tensor] | None = None
+    loss: Callable[[View], Loss | Tensor] | None = None
     grads: Callable[[View, Params], Params] | None = None
-    step: Callable[[View], State] | None = None
-    task: Callable[[View], State] | None = None
+    step: Callable[[View], Any] | None = None
+    task: Callable[[View], Any] | None = None
     weights: Callable[[View, Params], Params] | None = None
     predict: Callable[[View, Tensor], Tensor] | None = None
+    begin: Callable[[View], Any] | None = None
+    params: Callable[[View], Params] | None = None
     data: str = "task"
     boundaries: bool = False
     pixels: bool = False
+    classes: bool = False
+
+    def __add__(self, other: object) -> Sum:
+        return Sum((self,)) + other
+
+    def __radd__(self, other: object) -> Sum:
+        return Sum(()) + other + self
 
 
-def rehearsal(view: View) -> Tensor:
-    """The `loss` of a part that learns what it recalls: cross-entropy. The engine knows its derivative."""
-    return cross_entropy(view.recalled)
+class Sum(tuple[Any, ...]):
+    """Parts, and at most one start, to be trained together: `er() + ewc()`."""
+
+    __slots__ = ()
+
+    def __add__(self, other: object) -> Sum:
+        if isinstance(other, Sum):
+            return Sum((*self, *other))
+        if isinstance(other, (Part, Initialization)):
+            return Sum((*self, other))
+        what = f"the {type(other).__name__} {other!r}"
+        if isinstance(other, (int, float)):
+            what = f"the number {other}"
+        elif callable(other) and hasattr(other, "__name__"):
+            what = f"the class or function {other.__name__}: call it first"
+        raise TypeError(f"a part can be added to parts and to a start, and this is {what}")
+
+    def __radd__(self, other: object) -> Sum:
+        return Sum(()) + other + self
+
+
+class Numbers:
+    """The uniform numbers of a part in one step, by the names in its `draws`: `view.u.pick`."""
+
+    def __init__(self, u: Tensor | Deferred, counts: Mapping[str, int]) -> None:
+        self._u, self._counts = u, counts
+
+    def __getattr__(self, name: str) -> Tensor:
+        first = 0
+        for other, count in self._counts.items():
+            if other == name:
+                return resolved(self._u)[first:first + count]
+            first += count
+        raise AttributeError(f"this part draws no numbers called {name!r}; its `draws` has {', '.join(self._counts)}")
+
+
+def counted(draws: Count | Mapping[str, Count], batch_size: int) -> int | dict[str, int]:
+    """How many uniform numbers a part's `draws` asks for with batches of this size, in all or by name."""
+    def number(count: Count) -> int:
+        return count(batch_size) if callable(count) else count
+
+    if isinstance(draws, Mapping):
+        return {name: number(count) for name, count in draws.items()}
+    return number(draws)
+
+
+def rehearse(memory: Memory | Callable[[Pool], Memory], replay: int = 0, **hooks: Any) -> Part:
+    """The part that remembers the stream and learns each batch together with remembered examples.
+
+    Its state is the memory's. At every step it recalls `replay` remembered rows, adds their cross-entropy to the loss,
+    and then shows the batch to the memory.
+
+    Args:
+        memory: what is remembered, or (pool) -> what is remembered, where the rule depends on the number of classes.
+        replay: remembered examples rehearsed at every step, drawn with replacement; 0: as many as the batch has.
+        hooks: fields of `Part` in place of those that rehearsal has, for example another `loss`. The numbers of
+            `view.u.keep` go to `memory.add`, those of `view.u.pick` to `memory.pick`.
+    """
+    def of(view: View) -> Memory:
+        return memory if isinstance(memory, Memory) else memory(view.pool)
+
+    part = Part(
+        init=lambda view: of(view).empty(),
+        draws={"keep": BATCH, "pick": replay or BATCH},
+        recall=lambda view: of(view).pick(view.state, view.u.pick),
+        loss=lambda view: cross_entropy(view.recalled),
+        step=lambda view: of(view).add(view.state, view.batch.rows, view.batch.y, view.u.keep))
+    return replace(part, **hooks)

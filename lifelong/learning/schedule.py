@@ -154,12 +154,15 @@ def batches(lanes: Lanes, plan: Plan, task: int, first: int) -> Iterator[tuple[i
             yield start + k, Batch(step_rows[k], step_weight[k], {name: v[k] for name, v in step_u.items()}, number)
 
 
-def whole_task(lanes: Lanes, task: int, limit: int | None = None) -> Batch:
-    """One batch per lane with all rows of a task, or its first `limit`, and one uniform number per row and part."""
+def whole_task(lanes: Lanes, task: int, limit: int | None = None, when: str = "end") -> Batch:
+    """One batch per lane with all rows of a task, or its first `limit`, and one uniform number per row and part.
+
+    The numbers before a task (`when='begin'`) differ from those after it (`when='end'`).
+    """
     rows = lanes.stream.train[:, task]
     rows = rows[:, :int((rows >= 0).sum(-1).max())][:, :limit]
     at = torch.as_tensor(list(lanes.at))
-    u = {name: torch.stack([torch.rand(rows.shape[1], dtype=torch.float64, generator=generator(s, "end", name, task))
+    u = {name: torch.stack([torch.rand(rows.shape[1], dtype=torch.float64, generator=generator(s, when, name, task))
                             for s in lanes.seeds])[at].to(lanes.device) for name in lanes.learner.draws(1)}
     rows = rows[at].to(lanes.device)
     weight = (rows >= 0).to(lanes.dtype)

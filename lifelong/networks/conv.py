@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lifelong.networks.net import Net, Params, classifier, layer
+from lifelong.networks.net import Gate, Net, Params, classifier, layer
 from lifelong.networks.norms import NORMS, norm_layer, normalised
 from lifelong.spec.bounds import one_of
 
@@ -182,5 +182,4 @@ def anml_net(shape: tuple[int, ...], n_classes: int, width: int = 256, gate: int
     def apply(params: Params, x: Tensor) -> Tensor:
         return F.linear(features(params, x), *(params[k] for k in _HEAD))
 
-    # A step of ANML takes 0.9 (float32) or 0.5 (bfloat16) of the time that it takes with channels last.
-    return Net(init, apply, features, _HEAD, mask=mask, gated=gated, layout=torch.contiguous_format)
+    return Net(init, apply, features, _HEAD, gate=Gate(mask, gated))

@@ -1,20 +1,34 @@
-"""Networks as pure functions of their parameters, and how any torch module becomes one."""
+"""What a network is: pure functions of its parameters."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from lifelong.networks.norms import moved
+from lifelong.randomness import generator
 from lifelong.vmap import lifted
 
 Params = dict[str, Tensor]
 Back = Callable[[Tensor, Collection[str]], Params]
+
+
+class Gate(NamedTuple):
+    """The gate of a network whose features are multiplied by a mask that the network calculates, as in ANML.
+
+    Attributes:
+        mask: (params, x) -> what the features are multiplied by, [B, F].
+        features: (params, x, mask) -> `Net.features` with this mask.
+    """
+
+    mask: Callable[[Params, Tensor], Tensor]
+    features: Callable[[Params, Tensor, Tensor], Tensor]
 
 
 class Net(NamedTuple):
@@ -32,15 +46,14 @@ class Net(NamedTuple):
             `still`; None for networks without batch normalisation. `features` and `apply` use the statistics in
             `params`, so that an example's scores do not depend on its batch.
         still: names of parameters that no gradient moves: the statistics of batch normalisation.
-        mask: (params, x) -> what a gate multiplies the features by, [B, F]; None where there is no gate.
-        gated: (params, x, mask) -> `features` with this mask in place of the gate's own.
-        dtype: what it calculates in; None: in the precision of its parameters.
-        layout: how the weights of convolutions lie in memory while a start is learned, as measured on a CPU.
-        train: (params, x [B, *shape], real [B] bool) -> scores [B, C] in training, normalised by the statistics of the
-            batch's real examples, and the parameters in `still` after it: running statistics, moved as
-            torch.nn.BatchNorm2d does by default. None: scores are those of `apply`. In a sum one pass serves the batch
-            and all rehearsed examples, so the statistics are of both together, where some published code passes them
-            one after the other.
+        train: (params, x [B, *shape], real [B] bool, u [draws] or None) -> scores [B, C] in training, and the
+            parameters in `still` after it. Batch normalisation uses the statistics of the batch's real examples, and
+            moves the running ones as torch.nn.BatchNorm2d does by default. In a sum one pass serves the batch and all
+            rehearsed examples, so the statistics are of both together, where some published code passes them one
+            after the other. None: scores in training are those of `apply`.
+        draws: how many uniform numbers, float64 in [0, 1), `train` needs as its `u`, for example for dropout; 0: none.
+        gate: the gate of the features; None where there is none.
+        dtype: the precision of the calculation; None: that of the parameters.
     """
 
     init: Callable[[torch.Generator], Params]
@@ -50,11 +63,34 @@ class Net(NamedTuple):
     vjp: Callable[[Params, Tensor], tuple[Tensor, Back]] | None = None
     fresh: Callable[[Params, Tensor], tuple[Tensor, Params]] | None = None
     still: tuple[str, ...] = ()
-    mask: Callable[[Params, Tensor], Tensor] | None = None
-    gated: Callable[[Params, Tensor, Tensor], Tensor] | None = None
+    train: Callable[[Params, Tensor, Tensor, Tensor | None], tuple[Tensor, Params]] | None = None
+    draws: int = 0
+    gate: Gate | None = None
     dtype: torch.dtype | None = None
-    layout: torch.memory_format = torch.channels_last
-    train: Callable[[Params, Tensor, Tensor], tuple[Tensor, Params]] | None = None
+
+    def passes(self, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Net:
+        """The network in which every pass, a function (params, x, ...), is replaced by `wrap` of it."""
+        every: dict[str, Any] = self._asdict()
+        every |= {name: wrap(f) for name, f in every.items() if callable(f) and name != "init"}
+        return Net(**every | {"gate": self.gate and Gate(wrap(self.gate.mask), wrap(self.gate.features))})
+
+
+def shapes_of(net: Net) -> dict[str, tuple[int, ...]]:
+    """The shape of every parameter by name, without drawing the parameters where `Net.init` can do without."""
+    try:
+        with torch.device("meta"), _Undrawn():
+            params = net.init(generator(0, "init"))
+    except Exception:  # it reads a number out of a tensor, or makes one elsewhere than in torch
+        params = net.init(generator(0, "init"))
+    return {name: tuple(p.shape) for name, p in params.items()}
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leaves out the generators of random tensors on the meta device, which have no numbers and take none."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        return func(*args, **{k: v for k, v in kwargs.items() if k != "generator" or "device" in kwargs})
 
 
 def _uniform(shape: tuple[int, ...], fan_in: int, g: torch.Generator) -> Tensor:
@@ -78,11 +114,15 @@ def looped(net: Net) -> Callable[[Params, Tensor], tuple[Tensor, Back]]:
     return vjp
 
 
-def looped_train(net: Net) -> Callable[[Params, Tensor, Tensor], tuple[Tensor, Back, Params]]:
-    """The same of `Net.train`: (params, x, real) -> scores, back, and the parameters in `still` after it."""
+def looped_train(net: Net) -> Callable[[Params, Tensor, Tensor, Tensor | None], tuple[Tensor, Back, Params]]:
+    """`Net.train` and its derivative for a stack by autograd, lane after lane.
+
+    (params, x, real, u) -> scores, back as in `Net.vjp`, and the parameters in `still` after the pass.
+    """
     train = net.train
     assert train is not None
-    return lambda params, x, real: _by_lane(params, len(x), lambda i, lane: train(lane, x[i], real[i]))
+    return lambda params, x, real, u: _by_lane(
+        params, len(x), lambda i, lane: train(lane, x[i], real[i], None if u is None else u[i]))
 
 
 def _by_lane(params: Params, n: int, f: Callable[[int, Params], tuple[Tensor, Params]]) -> tuple[Tensor, Back, Params]:
@@ -107,7 +147,7 @@ def classifier(init: Callable[[torch.Generator], Params], through: Through, stil
     """The network whose scores are linear in the features of images.
 
     Args:
-        init: as of `Net`; with `head.weight` and `head.bias`.
+        init: as of `Net`, with `head.weight` and `head.bias`.
         through: (params, x, own, real) -> features [B, F]; for the last two, which default to None, see `normalised`.
         still: names of the statistics of batch normalisation; () where there are none.
     """
@@ -121,7 +161,7 @@ def classifier(init: Callable[[torch.Generator], Params], through: Through, stil
         z = through(params, x, own)
         return z, {k: own[k] for k in still}
 
-    def train(params: Params, x: Tensor, real: Tensor) -> tuple[Tensor, Params]:
+    def train(params: Params, x: Tensor, real: Tensor, u: Tensor | None = None) -> tuple[Tensor, Params]:
         own: Params = {}
         # Where it costs nothing to know which are real, the others are left out, and torch's fused normalisation does.
         at = real.nonzero().flatten() if x.device.type == "cpu" and not lifted() else real[:0]
@@ -135,46 +175,3 @@ def classifier(init: Callable[[torch.Generator], Params], through: Through, stil
     if not still:
         return Net(init, apply, through, head)
     return Net(init, apply, through, head, fresh=fresh, still=still, train=train)
-
-
-def from_module(make: Callable[[], nn.Module]) -> Net:
-    """The network that `make()` builds; every lane gets weights of its own, drawn as the module draws them.
-
-    A module may name its last hidden layer by a method `features(x)`; learners without gradients need it.
-
-    Raises:
-        ValueError: for a module with state outside its parameters (batch normalisation with running statistics) or
-            with randomness of its own (dropout): neither can be stacked or resumed.
-    """
-    example = make()
-    if list(example.buffers()):
-        raise ValueError(f"{type(example).__name__} keeps buffers ({next(iter(example.named_buffers()))[0]}): use "
-                         "GroupNorm, or BatchNorm with track_running_stats=False")
-    for module in example.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
-            raise ValueError(f"{type(example).__name__} has dropout, whose random numbers cannot be repeated: set p=0")
-
-    def init(g: torch.Generator) -> Params:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(torch.randint(2**62, (), generator=g)))
-            return {name: p.detach().clone() for name, p in make().named_parameters()}
-
-    def apply(params: Params, x: Tensor) -> Tensor:
-        return torch.func.functional_call(example, params, (x,))
-
-    def features(params: Params, x: Tensor) -> Tensor:
-        return torch.func.functional_call(_Features(example), {f"module.{k}": p for k, p in params.items()}, (x,))
-
-    linear = [name for name, m in example.named_modules() if isinstance(m, nn.Linear)]
-    head = tuple(n for n, _ in example.named_parameters() if linear and n.rpartition(".")[0] == linear[-1])
-    return Net(init, apply, features if hasattr(example, "features") else None, head)
-
-
-class _Features(nn.Module):
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, x: Tensor) -> Tensor:
-        features: Tensor = self.module.features(x)  # type: ignore[operator]
-        return features

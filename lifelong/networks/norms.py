@@ -6,12 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lifelong.vmap import lifted
+
 Params = dict[str, Tensor]
 
 NORMS = ("group", "batch", "instance", "none")
 MOMENTUM = 0.1  # share of the way that running statistics go towards a batch's
 _EPS = 1e-5
-_lifted = getattr(torch._C._functorch, "maybe_current_level", lambda: 0)  # None outside of vmap and grad
 
 
 def norm_layer(params: Params, name: str, width: int, how: str) -> None:
@@ -41,23 +42,37 @@ def normalised(params: Params, name: str, x: Tensor, how: str, own: Params | Non
     if how != "batch":
         return F.group_norm(x, 1 if how == "group" else len(weight), weight, bias, _EPS)
     if own is None:
-        mean, var = (params[f"{name}.{k}"].detach() for k in ("mean", "var"))  # torch has no derivative by these
-        if x.dtype != mean.dtype and _lifted() is not None:  # nor under vmap precisions that differ
-            return F.batch_norm(x.to(mean.dtype), mean, var, weight, bias, eps=_EPS).to(x.dtype)
-        return F.batch_norm(x, mean, var, weight, bias, eps=_EPS)
-    own[f"{name}.count"] = _count(x, real)
+        return by_running(x, params[f"{name}.mean"], params[f"{name}.var"], weight, bias)
+    x, mean, var, own[f"{name}.count"] = by_batch(x, weight, bias, real)
+    own[f"{name}.mean"], own[f"{name}.var"] = mean, var
+    return x
+
+
+def by_batch(x: Tensor, weight: Tensor, bias: Tensor, real: Tensor | None = None,
+             eps: float = _EPS) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Images normalised by the batch's own statistics, then scaled and shifted; and these statistics.
+
+    Args:
+        x: images [B, C, H, W].
+        weight, bias: [C], scale and shift.
+        real: [B] bool, the images that the statistics are of; None: all.
+        eps: added to the variance.
+
+    Returns:
+        The images; the mean and the variance [C], without gradient; and of how many numbers a channel they are, 0-d.
+    """
+    count = _count(x, real)
     if real is not None:
-        return _of_some(weight, bias, name, x, own, real)
-    if _lifted() is not None:
+        return *_of_some(weight, bias, x, real, eps), count
+    if lifted():
         # Its fused form has wrong second derivatives under vmap (torch 2.14).
         mean = x.mean((0, 2, 3))
         x = x - mean.view(-1, 1, 1)
         var = x.square().mean((0, 2, 3))
-        own[f"{name}.mean"], own[f"{name}.var"] = mean.detach(), var.detach()
-        return x * (weight * (var + _EPS).rsqrt()).view(-1, 1, 1) + bias.view(-1, 1, 1)
-    x, mean, scale = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, _EPS)
-    own[f"{name}.mean"], own[f"{name}.var"] = mean.detach(), scale.detach()**-2 - _EPS
-    return x
+        x = x * (weight * (var + eps).rsqrt()).view(-1, 1, 1) + bias.view(-1, 1, 1)
+        return x, mean.detach(), var.detach(), count
+    x, mean, scale = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
+    return x, mean.detach(), scale.detach()**-2 - eps, count
 
 
 def _count(x: Tensor, real: Tensor | None) -> Tensor:
@@ -65,7 +80,7 @@ def _count(x: Tensor, real: Tensor | None) -> Tensor:
     return x.new_tensor(len(x) * area, dtype=torch.float64) if real is None else area * real.sum().double()
 
 
-def _of_some(weight: Tensor, bias: Tensor, name: str, x: Tensor, own: Params, real: Tensor) -> Tensor:
+def _of_some(weight: Tensor, bias: Tensor, x: Tensor, real: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     given = x.dtype
     x = x.to(weight.dtype)
     share = (real.to(x.dtype) / real.sum().clamp(min=1)).unsqueeze(-1)
@@ -73,23 +88,42 @@ def _of_some(weight: Tensor, bias: Tensor, name: str, x: Tensor, own: Params, re
     mean = (x.mean((2, 3)) * share).sum(0)
     x = x - mean.view(-1, 1, 1)
     var = (x.square().mean((2, 3)) * share).sum(0)
-    own[f"{name}.mean"], own[f"{name}.var"] = mean.detach(), var.detach()
-    return (x * (weight * (var + _EPS).rsqrt()).view(-1, 1, 1) + bias.view(-1, 1, 1)).to(given)
+    x = (x * (weight * (var + eps).rsqrt()).view(-1, 1, 1) + bias.view(-1, 1, 1)).to(given)
+    return x, mean.detach(), var.detach()
+
+
+def by_running(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None,
+               eps: float = _EPS) -> Tensor:
+    """A batch [B, C, ...] normalised by running statistics [C], which get no gradient, then scaled and shifted."""
+    mean, var = mean.detach(), var.detach()  # torch has no derivative by these
+    if x.dtype != mean.dtype and lifted():  # nor under vmap precisions that differ
+        return F.batch_norm(x.to(mean.dtype), mean, var, weight, bias, eps=eps).to(x.dtype)
+    return F.batch_norm(x, mean, var, weight, bias, eps=eps)
+
+
+def followed(mean: Tensor, var: Tensor, own_mean: Tensor, own_var: Tensor, count: Tensor,
+             momentum: float = MOMENTUM) -> tuple[Tensor, Tensor]:
+    """Running statistics after a batch, as torch.nn.BatchNorm2d has them, without gradient.
+
+    They go the share `momentum` of the way to the batch's mean and unbiased variance; where no example counted, they
+    stay.
+
+    Args:
+        mean, var: before the batch.
+        own_mean, own_var, count: of the batch, as `by_batch` returns them.
+        momentum: in [0, 1]; 0 leaves them as they are.
+    """
+    def step(old: Tensor, new: Tensor) -> Tensor:
+        old = old.detach()
+        return torch.where(count > 0, old + momentum * (new.to(old.dtype) - old), old)
+
+    return step(mean, own_mean), step(var, own_var * (count / (count - 1).clamp(min=1)))
 
 
 def moved(params: Params, own: Params) -> Params:
-    """The running statistics in `params` after a batch whose statistics are `own`, as torch.nn.BatchNorm2d has them.
-
-    They go the share `MOMENTUM` of the way to the batch's mean and unbiased variance; where no image counted, nowhere.
-    """
+    """The running statistics in `params` after a batch whose statistics, as of `normalised`, are `own`."""
     after: Params = {}
-    for key, count in own.items():
-        if not key.endswith(".count"):
-            continue
-        name = key.removesuffix(".count")
-        fair = {"mean": own[f"{name}.mean"], "var": own[f"{name}.var"] * (count / (count - 1).clamp(min=1))}
-        for what, new in fair.items():
-            old = params[f"{name}.{what}"].detach()
-            went = old + MOMENTUM * (new.to(old.dtype) - old)
-            after[f"{name}.{what}"] = torch.where(count > 0, went, old)
+    for name in [key.removesuffix(".count") for key in own if key.endswith(".count")]:
+        mean, var = f"{name}.mean", f"{name}.var"
+        after[mean], after[var] = followed(params[mean], params[var], own[mean], own[var], own[f"{name}.count"])
     return after

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lifelong.networks.net import Back, Net, Params
+from lifelong.networks.net import Net, Params
 from lifelong.vmap import lifted
 
 LOW = torch.bfloat16
-
-
-Vjp = Callable[[Params, Tensor], tuple[Tensor, Back]]
 
 
 def in_bfloat16(net: Net) -> Net:
@@ -22,31 +19,25 @@ def in_bfloat16(net: Net) -> Net:
 
     Parameters, gradients once they are made, optimizers, losses and whatever parts remember stay in float32.
     """
-    kept = tuple(name.rpartition(".")[0] + "." for name in net.still)  # a running mean would lose what a step adds
+    # Scales, shifts and statistics of batch normalisation stay: a running mean would lose what a step adds to it.
+    kept = tuple(name.rpartition(".")[0] + "." for name in net.still)
 
     def rounded(f: Callable[..., Any]) -> Callable[..., Any]:
-        def call(params: Params, *x: Tensor) -> Any:
-            low = {k: p if k.startswith(kept) else _packed(p) for k, p in params.items()}
-            return _wide(f(low, *(t if t.dtype == torch.bool else _packed(t) for t in x)), x[0].dtype)
+        def call(params: Params, x: Tensor, *more: Tensor | None) -> Any:
+            low = {k: p if k in net.still or k.startswith(kept) else _packed(p) for k, p in params.items()}
+            # What has the precision of the examples, such as a gate's mask, is rounded with them; truth values and the
+            # random numbers of a step, which are float64, are not.
+            given = (_packed(t) if t is not None and t.dtype == x.dtype else t for t in more)
+            return _wide(f(low, _packed(x) if x.is_floating_point() else x, *given), _precision(params, x))
 
         return call
 
-    return net._replace(apply=rounded(net.apply), features=net.features and rounded(net.features),
-                        vjp=net.vjp and _by_hand(net.vjp), fresh=net.fresh and rounded(net.fresh),
-                        mask=net.mask and rounded(net.mask), gated=net.gated and rounded(net.gated), dtype=LOW,
-                        train=net.train and rounded(net.train))
+    return net.passes(rounded)._replace(dtype=LOW)
 
 
-def _by_hand(vjp: Vjp) -> Vjp:
-    def low(params: Params, x: Tensor) -> tuple[Tensor, Back]:
-        scores, back = vjp({k: p.to(LOW) for k, p in params.items()}, x.to(LOW))
-
-        def wide(grad: Tensor, names: Collection[str]) -> Params:
-            return {k: g.to(grad.dtype) for k, g in back(grad.to(LOW), names).items()}
-
-        return scores.to(x.dtype), wide
-
-    return low
+def _precision(params: Params, x: Tensor) -> torch.dtype:
+    """The precision of what is returned: that of the examples or, where these are integers, of the parameters."""
+    return x.dtype if x.is_floating_point() else next(iter(params.values())).dtype
 
 
 def _packed(value: Tensor) -> Tensor:
@@ -56,8 +47,11 @@ def _packed(value: Tensor) -> Tensor:
 
 
 def _wide(value: Any, dtype: torch.dtype) -> Any:
+    """What a pass returns: its tensors in `dtype`, and its derivative as a function between tensors in `dtype`."""
     if isinstance(value, Tensor):
         return value.to(dtype)
     if isinstance(value, dict):
         return {k: _wide(v, dtype) for k, v in value.items()}
+    if callable(value):
+        return lambda grad, names: _wide(value(grad.to(LOW), names), grad.dtype)
     return tuple(_wide(v, dtype) for v in value)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lifelong.files import write as write_file
 from lifelong.report import figures
 from lifelong.report.canvas import looks, prepare
 from lifelong.report.document import Block, Picture, Table, Words, csv_text, table_csv
@@ -70,7 +71,8 @@ def write(runs: Sequence[Run], folder: str | os.PathLike[str], *, reference: str
     target = Path(folder)
     for place in {(target / name).parent for name in files}:
         place.mkdir(parents=True, exist_ok=True)
-    return [_replaced(target / name, content) for name, content in files.items()]
+    # Not forced to the disk, for a report can be made again.
+    return [write_file(target / name, content, sync=False) for name, content in files.items()]
 
 
 def _table_files(blocks: Sequence[Block]) -> dict[str, bytes]:
@@ -99,16 +101,6 @@ def _drawn(found: Sequence[Group], names: Sequence[str]) -> dict[str, dict[str, 
     else:
         several = [figures.draw(*one) for one in todo]
     return {f"{group.slug}-{name}": kinds for (name, group, _), kinds in zip(todo, several, strict=True)}
-
-
-def _replaced(path: Path, content: bytes) -> Path:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)  # not forced to the disk: a report can be made again
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
 
 
 def markdown(runs: Sequence[Run], reference: str | None = None, other: Sequence[str] = (),

@@ -137,9 +137,11 @@ def encoded(figure: Figure, kind: str) -> bytes:
 
 
 def curve(axes: Axes, group: Group, i: int, values: Array, look: Look, first: int, band: bool) -> Array:
-    """Run `i`: mean over seeds of `values` [S, P] against tasks from `first` on, as far as every seed was measured."""
-    mean, half_width = (100 * found for found in metrics.mean_interval(values))
-    x = first + np.arange(len(mean))
+    """Run `i`: mean over seeds of `values` [S, P] against tasks from `first` on, where every seed was measured; lines
+    join these points. Returns the mean [P]."""
+    every_mean, every_half = (group.score.scale * found for found in metrics.mean_interval(values))
+    measured = np.flatnonzero(np.isfinite(every_mean))
+    x, mean, half_width = first + measured, every_mean[measured], every_half[measured]
     every = max(1, len(x) // 10)
     some = slice(i % every, None, every)  # markers of neighbouring curves at different tasks
     axes.plot(x, mean, marker=look.marker, markevery=(i % every, every), label=group.labels[i], color=look.colour,
@@ -148,11 +150,9 @@ def curve(axes: Axes, group: Group, i: int, values: Array, look: Look, first: in
         axes.fill_between(x, mean - half_width, mean + half_width, color=look.colour, alpha=0.15, linewidth=0)
     elif len(values) > 1:
         axes.vlines(x[some], mean[some] - half_width[some], mean[some] + half_width[some], look.colour, linewidth=0.8)
-    measured = np.flatnonzero(np.isfinite(mean))
     if diverged(group.runs[i]) and len(measured):
-        last = measured[-1]
-        axes.plot(x[last], mean[last], "x", color=look.colour, markersize=9, markeredgewidth=2, zorder=4)
-    return mean
+        axes.plot(x[-1], mean[-1], "x", color=look.colour, markersize=9, markeredgewidth=2, zorder=4)
+    return every_mean
 
 
 def blank(height: float) -> Figure:
@@ -275,11 +275,13 @@ def apart(wanted: Sequence[float], heights: Sequence[float]) -> list[float]:
     return placed
 
 
-def frame_ticks(axes: Axes, accuracy: bool = True) -> None:
-    """Whole numbers of tasks below; at the side what was measured, 10 points at least."""
+def frame_ticks(axes: Axes, percent: bool, accuracy: bool = True) -> None:
+    """Whole numbers of tasks below; at the side what was measured, 10 points at least of percent."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+    if not percent:
+        return
     low, high = axes.get_ylim()
     spare = max(0.0, 10 - (high - low)) / 2
     floor = -3.0 if accuracy else -103.0  # 3: a marker at 0 or 100 is not cut

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from lifelong.report.canvas import BANDS
 from lifelong.report.figures import compared, shown
 from lifelong.report.group import Group
 from lifelong.report.sentences import counted
+from lifelong.store.records import Run
 
-TITLES = {"curves": "Average accuracy as the stream goes on", "forgetting": "Average forgetting as the stream goes on",
-           "tasks": "Accuracy of each task as the stream goes on", "matrix": "Accuracy matrices",
-           "transfer": "Backward and forward transfer", "within": "Accuracy inside tasks",
-           "plane": "Final accuracy against forgetting", "cost": "Final accuracy against cost"}
+_TITLES = {"curves": "Average accuracy as the stream goes on", "forgetting": "Average forgetting as the stream goes on",
+            "tasks": "Accuracy of each task as the stream goes on", "matrix": "Accuracy matrices",
+            "transfer": "Backward and forward transfer", "within": "Accuracy inside tasks",
+            "plane": "Final accuracy against forgetting", "cost": "Final accuracy against cost"}
 _DEFINED = {
     "curves": "(1/t) Σ_{k≤t} a[t,k] after task t",
     "forgetting": "(1/(t-1)) Σ_{k<t} (max_{1≤s<t} a[s,k] - a[t,k]) after task t (Chaudhry et al. 2018, eq. 3)",
@@ -28,10 +31,21 @@ _DEFINED = {
 }
 
 
+def titled(group: Group, name: str) -> str:
+    """The title of a group's figure, by the figure's name."""
+    return group.score.named(_TITLES[name])
+
+
+def _gaps(run: Run) -> bool:
+    """Whether nothing was measured after some task, and something after a later one."""
+    after = np.isfinite(run.accuracy[:, 1:]).any((0, 2))
+    return bool((np.diff(after.astype(int)) > 0).any() or (after.any() and not after[0]))
+
+
 def caption(group: Group, name: str) -> str:
     """The caption of a group's figure, by the figure's name."""
     which = shown(group)
-    text = f"{TITLES[name]}: {_DEFINED[name]}"
+    text = f"{titled(group, name)}: {_DEFINED[name].replace('accuracy', group.score.name)}"
     if name == "cost":
         text += "; ".join(kind.definition for kind in compared(group))
     if name == "transfer" and group.unseen:
@@ -45,6 +59,9 @@ def caption(group: Group, name: str) -> str:
         text += f". Means over {of}" + (f"; {bars}: 95 % t intervals over seeds" if many else ": no interval")
     else:
         text += f". Means over {of}, without intervals, which the tables have"
+    if name in ("curves", "forgetting", "tasks") and any(_gaps(group.runs[i]) for i in which):
+        text += ". Lines join the tasks after which it was measured"
     if len(which) < len(group.runs):
-        text += f". Shown: the bounds and, of {len(group.runs)} in all, those with the highest average accuracy"
+        text += (f". Shown: the bounds and, of {len(group.runs)} in all, those with the highest average "
+                 f"{group.score.name}")
     return text + "."

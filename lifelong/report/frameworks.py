@@ -59,7 +59,7 @@ def _never_negative(accuracy: ArrayLike) -> Array:
     a = np.asarray(accuracy, dtype=np.float64)
     met = np.tril(np.ones(a.shape[-2:], dtype=bool))  # row k - 1 of task k, counted from 1, and all below
     met[0] = False
-    best = np.where(met & ~np.isnan(a), a, 0.0).max(-2)
+    best = np.where(met, a, -np.inf).max(-2)  # NaN where one of them was not measured
     return _mean((best - a[..., -1, :])[..., :-1])
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from lifelong import metrics
 from lifelong.metrics import Array
+from lifelong.report.score import Score
 from lifelong.store.records import Run
 
 _PLACES = {"finetune": 0, "cumulative": 2, "joint": 3}  # bounds frame a table; everything else is 1, as given
@@ -70,6 +71,11 @@ class Group:
         """Which run intransigence is measured against: cumulative, else joint, else none."""
         bounds = [_bound(run) for run in self.runs]
         return next((bounds.index(name) for name in ("cumulative", "joint") if name in bounds), None)
+
+    @property
+    def score(self) -> Score:
+        """What the numbers are."""
+        return Score.of(self.runs[0])
 
     @property
     def n_tasks(self) -> int:
@@ -149,14 +155,13 @@ def alike(run: Run, other: Run, *also: str) -> bool:
                for name in {*run.spec, *other.spec} - differ)
 
 
-def percent(values: Array) -> str:
-    """Values [S] as `mean ± half width` in percent; two decimals where one would hide the half width."""
+def percent(values: Array, score: Score = Score()) -> str:
+    """Values [S] as `mean ± half width`, in percent unless the score is another; as many decimals as show the half
+    width."""
     mean, half_width, n = summary(values)
     if not n:
         return "–"
-    digits = 2 if 0 < round(100 * half_width, 2) < 0.1 else 1
-    text = f"{round(100 * mean, digits) + 0.0:.{digits}f}"  # + 0.0: no "-0.0"
-    text += f" ± {100 * half_width:.{digits}f}" if n > 1 else ""
+    text = score.interval(mean, half_width)
     return text if n == len(values) else f"{text} ({n}/{len(values)})"
 
 

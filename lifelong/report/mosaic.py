@@ -63,7 +63,8 @@ class Mosaic:
         from matplotlib.collections import LineCollection
 
         every = range(len(self.corners))
-        x, y = (_round_numbers(low, high) for low, high in self.limits)
+        (begin, end), (low, high) = self.limits
+        x, y = _round_numbers(begin, end, True), _round_numbers(low, high, not grid or high - low > 5)
         edges, lines = [], []
         for p in every:
             left, bottom = self.corners[p]
@@ -88,9 +89,9 @@ class Mosaic:
             self.axes.text(at, up, f"{value:g}", fontsize=canvas.SMALL, color=canvas.INK, **place)  # type: ignore[arg-type]
 
 
-def _round_numbers(low: float, high: float) -> Array:
-    """A few whole numbers between two limits."""
+def _round_numbers(low: float, high: float, whole: bool) -> Array:
+    """A few round numbers between two limits; `whole` ones, as those of tasks are."""
     from matplotlib.ticker import MaxNLocator
 
-    found = np.array(MaxNLocator(5, integer=True).tick_values(min(low, high), max(low, high)), dtype=np.float64)
+    found = np.array(MaxNLocator(5, integer=whole).tick_values(min(low, high), max(low, high)), dtype=np.float64)
     return found[(found >= min(low, high)) & (found <= max(low, high))]

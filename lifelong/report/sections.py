@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lifelong.report import figures
-from lifelong.report.captions import TITLES, caption
+from lifelong.report.captions import caption, titled
 from lifelong.report.costs import seconds
 from lifelong.report.document import (
     Block,
@@ -66,7 +66,7 @@ def section(group: Group, reference: str | None = None, other: Sequence[str] = (
     drawn = pictures(group)
     blocks += [Heading(3, "Figures"), *drawn] if drawn else []
     blocks += [Heading(3, "Comparisons"), comparison_table(group, compared)] if any(compared.values()) else []
-    blocks += [Heading(3, "Accuracy of each task"), task_table(group)]
+    blocks += [Heading(3, group.score.named("Accuracy of each task")), task_table(group)]
     blocks += [Heading(3, "Settings"), settings_table(group), Heading(3, "Provenance"), provenance_table(group)]
     return blocks
 
@@ -76,11 +76,13 @@ def leader(group: Group) -> Words:
     top, tied, needed = best(group, "average_accuracy")
     if top is None:
         return (f"{len(group.runs)} strategy, no other to set beside it." if len(group.runs) == 1 else
-                "Fewer than two strategies were measured to the end.",)
+                "Fewer than two strategies were measured to the end." if any(map(diverged, group.runs)) else
+                f"The average {group.score.name} after the last task was measured for fewer than two strategies.",)
     aside = [*(["cumulative and joint"] if any(map(sees_all, group.runs)) else []),
              *(["what was not measured to the end"] if any(map(diverged, group.runs)) else [])]
-    said = words("Highest average accuracy" + (f", {' and '.join(aside)} aside: " if aside else ": "),
-                 Code(group.labels[top]), ", ", percent(group.values(top)["average_accuracy"]), " %")
+    said = words(f"Highest average {group.score.name}" + (f", {' and '.join(aside)} aside: " if aside else ": "),
+                 Code(group.labels[top]), ", ", percent(group.values(top)["average_accuracy"], group.score),
+                 " %" * group.score.percent)
     if needed:
         return words(said, f"; too few seeds to tell it from any other (that takes {needed}).")
     if tied:  # those with too few seeds among them
@@ -94,7 +96,7 @@ def leader(group: Group) -> Words:
 
 def pictures(group: Group, only: Sequence[str] = ()) -> list[Block]:
     """The figures that this group has something to show in, each with its definition, S, and the kind of interval."""
-    return [Picture(f"{group.slug}-{name}", (caption(group, name),), f"{TITLES[name]}: {group.title}")
+    return [Picture(f"{group.slug}-{name}", (caption(group, name),), f"{titled(group, name)}: {group.title}")
             for name in figures.drawable(group) if not only or name in only]
 
 

@@ -12,15 +12,9 @@ from lifelong.report.document import Code, Words, words
 from lifelong.report.group import Group
 from lifelong.report.statistics import Comparison
 
-_MORE = {"average_accuracy": ("ends {} points higher than ", "ends {} points lower than "),
-         "forgetting": ("forgets {} points more than ", "forgets {} points less than ")}
+_MORE = {"average_accuracy": ("ends {} higher than ", "ends {} lower than "),
+         "forgetting": ("forgets {} more than ", "forgets {} less than ")}
 _SAME = {"average_accuracy": "ends as high as ", "forgetting": "forgets as much as "}
-
-
-def points(fraction: float, sign: bool = False) -> str:
-    """A fraction in percentage points; two decimals where one would show nothing."""
-    digits = 2 if 0 < round(abs(100 * fraction), 3) < 0.1 else 1
-    return f"{round(100 * fraction, digits) + 0.0:{'+' * sign}.{digits}f}"
 
 
 def p_value(p: float) -> str:
@@ -40,18 +34,19 @@ def counted(several: Sequence[int]) -> str:
 
 def verdict(group: Group, one: Comparison) -> Words:
     """A comparison as one sentence or two: the difference, its interval, the seeds, and whether they settle it."""
+    score = group.score
     mine, other = Code(group.labels[one.run]), Code(group.labels[one.reference])
     d = one.difference
     if d is None:
-        return words(mine, " is not compared with ", other, f" in {one.metric.replace('_', ' ')}: {one.problem}.")
+        return words(mine, " is not compared with ", other, f" in {score.named(one.metric)}: {one.problem}.")
     up, down = _MORE[one.metric]
-    size = points(abs(d.mean))
+    size = score.change(abs(d.mean)) + " points" * score.percent
     said = words(mine, " ", _SAME[one.metric] if d.mean == 0 else (up if d.mean > 0 else down).format(size), other)
     seeds = f"{d.n} seed" + "s" * (d.n > 1) + ("" if d.paired else " at least, unpaired: they share fewer than two")
     if math.isnan(d.low):
         return words(said, f" ({seeds}): one seed gives no interval and no test.")
     low, high = (d.low, d.high) if d.mean >= 0 else (-d.high, -d.low)
-    said = words(said, f" (95 % interval {points(low)} to {points(high)}, {seeds}")
+    said = words(said, f" (95 % interval {score.change(low)} to {score.change(high)}, {seeds}")
     if one.told:
         return words(said, f"; p {_equals(one.p)}).")
     many = "about " + f"{max(one.needed, d.n + 1):,} would" if one.needed else "more than 10,000 would be needed"
@@ -67,15 +62,17 @@ def verdict(group: Group, one: Comparison) -> Words:
 def fate(group: Group, i: int) -> Words:
     """How far a diverged run got."""
     run = group.runs[i]
-    curve = metrics.average_curve(run.accuracy)
-    ended, whole = int(np.isfinite(curve[:, -1]).sum()), np.flatnonzero(np.isfinite(curve).all(0))
+    curve, reached = metrics.average_curve(run.accuracy), np.isfinite(run.accuracy[:, 1:]).any(-1)
+    ended, whole = int(reached[:, -1].sum()), np.flatnonzero(reached.all(0))
     why = f" ({run.about['note']})" if run.about.get("note") else ""
     said = words(Code(group.labels[i]), f" diverged{why}; {ended} of {len(curve)} seeds reached the end; ")
     if not len(whole):
         return words(said, "after no task was every seed measured.")
     t = int(whole[-1])
-    return words(said, f"after task {t + 1}, the last with every seed, {100 * curve[:, t].mean():.1f} on average so "
-                 "far.")
+    if not np.isfinite(curve[:, t]).all():
+        return words(said, f"task {t + 1} is the last after which every seed was measured.")
+    mean = group.score.interval(float(curve[:, t].mean()), math.nan)
+    return words(said, f"after task {t + 1}, the last with every seed, {mean} on average so far.")
 
 
 def begun(group: Group, i: int) -> Words | None:
@@ -85,4 +82,4 @@ def begun(group: Group, i: int) -> Words | None:
     if "start" not in run.spec or not first >= last / 2 > 0:
         return None
     return words(Code(group.labels[i]), f" tells {100 * first:.1f} % before its first task and {100 * last:.1f} % "
-                 f"after the last: the stream taught it {points(last - first, sign=True)} points.")
+                 f"after the last: the stream taught it {group.score.change(last - first, sign=True)} points.")

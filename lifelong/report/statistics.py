@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lifelong import metrics
-from lifelong.report.group import Group, alike, seeds, sees_all
+from lifelong.report.group import Group, alike, diverged, seeds, sees_all
 from lifelong.store.records import Run
 
 LEVEL = 0.05  # of every test
@@ -207,8 +207,7 @@ def terms(strategy: str) -> list[str]:
 def _tested(group: Group, metric: str, which: Sequence[tuple[int, int]]) -> list[Comparison]:
     found: list[tuple[int, int, Difference | None, str]] = []
     for i, j in which:
-        problem = next((f"{n} of {len(v)} seeds of it were not measured to the end" for k in (i, j)
-                        if (n := (~np.isfinite(v := group.values(k)[metric])).sum())), "")
+        problem = next((why for k in (i, j) if (why := _missing(group, k, metric))), "")
         mine, theirs = (dict(zip(seeds(group.runs[k]), group.values(k)[metric], strict=True)) for k in (i, j))
         found.append((i, j, None if problem else difference(mine, theirs), problem))
     adjusted = metrics.holm([np.nan if d is None else d.p for _, _, d, _ in found])
@@ -217,6 +216,15 @@ def _tested(group: Group, metric: str, which: Sequence[tuple[int, int]]) -> list
                           for _, _, d, _ in found])
     return [Comparison(i, j, metric, d, float(p), float(q), _needed(d, tests), problem)
             for (i, j, d, problem), p, q in zip(found, adjusted, least, strict=True)]
+
+
+def _missing(group: Group, i: int, metric: str) -> str:
+    """Why a metric of run `i` cannot be compared; nothing where it can."""
+    values = group.values(i)[metric]
+    n = int((~np.isfinite(values)).sum())
+    if n == len(values) and not diverged(group.runs[i]):
+        return "its evaluations do not tell it"
+    return f"{n} of {len(values)} seeds of it were not measured to the end" if n else ""
 
 
 def _needed(one: Difference | None, tests: int) -> int | None:

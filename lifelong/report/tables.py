@@ -14,12 +14,14 @@ from lifelong.report.costs import COSTS
 from lifelong.report.document import Cell, Code, Column, Table, Words, cell, joined, words
 from lifelong.report.frameworks import framework
 from lifelong.report.group import Group, by_length, diverged, percent, seeds, summary
-from lifelong.report.sentences import p_value, points
+from lifelong.report.score import Score
+from lifelong.report.sentences import p_value
 from lifelong.report.statistics import Comparison, best
 from lifelong.store.records import Run, digest
 
+_INTERVAL = "In percent; mean over seeds ± half width of its 95 % t interval."
 _RAW = ("mean", "half width", "seeds measured")
-_T = "a[t,k] is the accuracy on task k after task t of T; t = 0 is the untrained learner."
+_T = "a[t,k] is the {} on task k after task t of T; t = 0 is the untrained learner."
 
 
 def tables_of(group: Group, other: Sequence[str] = ()) -> list[Table]:
@@ -27,10 +29,10 @@ def tables_of(group: Group, other: Sequence[str] = ()) -> list[Table]:
     return [metric_table(group), *length_table(group), *(theirs(group, name) for name in other)]
 
 
-def measured(values: Array, mark: str = "") -> Cell:
+def measured(values: Array, score: Score, mark: str = "") -> Cell:
     """Values [S] of one metric as a cell."""
     mean, half, n = summary(values)
-    return Cell((percent(values),), (_or_none(mean), _or_none(half), n), mark)
+    return Cell((percent(values, score),), (_or_none(mean), _or_none(half), n), mark)
 
 
 def metric_table(group: Group) -> Table:
@@ -45,12 +47,14 @@ def metric_table(group: Group) -> Table:
         marks |= {(i, name): "tied" for i in tied} | ({(top, name): "best"} if top is not None else {})
     rows = []
     for i, values in enumerate(found):
-        cells = [measured(values[name], marks.get((i, name), "")) if name in values else cell("–") for name in names]
+        cells = [measured(values[name], group.score, marks.get((i, name), "")) if name in values else cell("–")
+                 for name in names]
         rows.append((_name(group, i), *cells, cell(str(len(group.runs[i].accuracy)), len(group.runs[i].accuracy))))
-    columns = (Column("strategy"), *(Column(name.replace("_", " "), _RAW) for name in names), Column("seeds", ("",)))
+    columns = (Column("strategy"), *(Column(group.score.named(name), _RAW) for name in names), Column("seeds", ("",)))
     return Table(f"{group.slug}-metrics", (), columns, tuple(rows), joined([
-        _metric_notes(group, names, rows), _mark_note(marks, max(needed, default=None)), (_T,)]),
-        tuple((f"{name.replace('_', ' ')}: {metrics.definitions[name]}",) for name in names))
+        _metric_notes(group, names, rows), _mark_note(marks, max(needed, default=None)),
+        (_T.format(group.score.name),)]),
+        tuple((f"{group.score.named(name)}: {metrics.definitions[name]}",) for name in names))
 
 
 def _name(group: Group, i: int) -> Cell:
@@ -59,7 +63,7 @@ def _name(group: Group, i: int) -> Cell:
 
 def _metric_notes(group: Group, names: Sequence[str], rows: Sequence[tuple[Cell, ...]]) -> Words:
     """What a reader of this table must know, a sentence each."""
-    notes: list[Words] = [("In percent; mean over seeds ± half width of its 95 % t interval.",)]
+    notes: list[Words] = [(_INTERVAL if group.score.percent else _INTERVAL.removeprefix("In percent; ").capitalize(),)]
     if any(len(run.accuracy) == 1 for run in group.runs):
         notes.append(("One seed gives no interval.",))
     text = " ".join(piece for row in rows for one in row[1:] for piece in one.text)
@@ -94,7 +98,7 @@ def length_table(group: Group) -> list[Table]:
     """The table of accuracy by length, of a stream that has lengths."""
     if not group.options.get("lengths"):
         return []
-    rows = tuple((cell(Code(label)), cell(kind), *(measured(v) for v in values.T))
+    rows = tuple((cell(Code(label)), cell(kind), *(measured(v, group.score) for v in values.T))
                  for label, run in zip(group.labels, group.runs, strict=True)
                  for kind, values in by_length(run).items())
     columns = (Column("classes"), Column(""), *(Column(str(n), _RAW) for n in group.options["lengths"]))
@@ -107,11 +111,12 @@ def theirs(group: Group, name: str) -> Table:
     """The metrics as another framework computes them."""
     them = framework(name)
     kept = [one for one in them.metrics if not (group.unseen and one.metric is metrics.forward_transfer)]
-    rows = tuple((_name(group, i), *(measured(one.metric(run.accuracy)) for one in kept))
+    rows = tuple((_name(group, i), *(measured(one.metric(run.accuracy), group.score) for one in kept))
                  for i, run in enumerate(group.runs))
     return Table(f"{group.slug}-as-{name}", (f"As computed by {them.title}.",),
                  (Column("strategy"), *(Column(one.name, _RAW) for one in kept)), rows,
-                 ("In percent here; mean over seeds ± half width of its 95 % t interval. " + them.differs,),
+                 ("In percent here; " * group.score.percent + "mean over seeds ± half width of its 95 % t interval. "
+                  + them.differs,),
                  tuple((f"{one.name}: {one.formula}",) for one in kept))
 
 
@@ -121,22 +126,24 @@ def comparison_table(group: Group, compared: Mapping[str, Sequence[Comparison]])
     for name, found in compared.items():
         for one in found:
             named = (cell(Code(group.labels[one.run])), cell(Code(group.labels[one.reference])),
-                     cell(name.replace("_", " ")))
-            rows.append((*named, *_compared(one)))
-    columns = (Column("strategy"), Column("against"), Column("metric"), Column("difference (points)", ("",)),
+                     cell(group.score.named(name)))
+            rows.append((*named, *_compared(one, group.score)))
+    columns = (Column("strategy"), Column("against"), Column("metric"),
+               Column("difference" + " (points)" * group.score.percent, ("",)),
                Column("95 % interval", ("low", "high")), Column("seeds", ("",)), Column("p", ("",)),
                Column("p after Holm", ("",)), Column("effect size", ("",)), Column("seeds that would tell", ("",)))
     return Table(f"{group.slug}-comparisons", (), columns, tuple(rows), joined(_test_notes(compared)))
 
 
-def _compared(one: Comparison) -> tuple[Cell, ...]:
+def _compared(one: Comparison, score: Score) -> tuple[Cell, ...]:
     d = one.difference
     if d is None:
         return (cell(one.problem), *[cell("–")] * 6)
     needed = "–" if d.n < 2 or np.isnan(d.effect) else "> 10,000" if one.needed is None else f"{one.needed:,}"
     effect = "–" if np.isnan(d.effect) else f"{d.effect:.2f}".replace("inf", "∞")
-    interval = "–" if np.isnan(d.low) else f"{points(d.low)} to {points(d.high)}"
-    return (cell(points(d.mean, True), 100 * d.mean), cell(interval, *(_or_none(100 * v) for v in (d.low, d.high))),
+    interval = "–" if np.isnan(d.low) else f"{score.change(d.low)} to {score.change(d.high)}"
+    numbers = [_or_none(score.scale * v) for v in (d.low, d.high)]
+    return (cell(score.change(d.mean, True), score.scale * d.mean), cell(interval, *numbers),
             cell(f"{d.n}" + " unpaired" * (not d.paired), d.n), cell(p_value(d.p), _or_none(d.p)),
             cell(p_value(one.p), _or_none(one.p)), cell(effect, _or_none(d.effect)), cell(needed, one.needed))
 
@@ -163,15 +170,18 @@ def _test_notes(compared: Mapping[str, Sequence[Comparison]]) -> list[Words]:
 def task_table(group: Group) -> Table:
     """Accuracy on every task after the last one; with more tasks than 10, a row per task."""
     final = [run.accuracy[:, -1] for run in group.runs]
-    note = ("Accuracy on each task after the last one, a[T,k], in percent; mean over seeds ± half width of its 95 % t "
-            "interval.",)
+    note: Words = (group.score.named("Accuracy on each task after the last one, a[T,k]") + ", in percent"
+                   * group.score.percent + "; mean over seeds ± half width of its 95 % t interval.",)
+    if any(np.isnan(values).any() for values in final):
+        note = (*note, " –: not measured.")
     if group.n_tasks <= 10:
         columns = (Column("strategy"), *(Column(f"task {k + 1}", _RAW) for k in range(group.n_tasks)))
-        rows = [(_name(group, i), *(measured(values[:, k]) for k in range(group.n_tasks)))
+        rows = [(_name(group, i), *(measured(values[:, k], group.score) for k in range(group.n_tasks)))
                 for i, values in enumerate(final)]
     else:
         columns = (Column("task", ("",)), *(Column(label, _RAW) for label in group.labels))
-        rows = [(cell(str(k + 1), k + 1), *(measured(values[:, k]) for values in final)) for k in range(group.n_tasks)]
+        rows = [(cell(str(k + 1), k + 1), *(measured(values[:, k], group.score) for values in final))
+                for k in range(group.n_tasks)]
     return Table(f"{group.slug}-tasks", (), columns, tuple(rows), note)
 
 

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from lifelong.spec import bounds, catalogue
+from lifelong.spec.evaluation import Evaluation
 from lifelong.spec.expression import Term
 
 
@@ -26,10 +27,11 @@ class Options:
         device: 'auto', 'cpu' or 'cuda'.
         dtype: 'float32' or 'float64'; 'bfloat16' is float32 with the network's forward and backward pass in bfloat16.
         data: folder of the raw data.
-        save_every: seconds between checkpoints.
+        save_every: seconds between checkpoints; 0: one after every step and every task.
         overlap: whether a start may have been learned on classes that the stream tests on.
         memory: GiB that training may take; None: what is free. Lanes that do not fit together are trained in turn.
         augment: how images are changed at random where they are learned, an expression, or 'none'.
+        evaluate: which tasks are evaluated after which task, see `Evaluation`; None: as the stream has it.
     """
 
     seeds: int = 5
@@ -46,6 +48,7 @@ class Options:
     memory: float | None = None
     overlap: bool = False
     augment: str | None = None
+    evaluate: str | None = None
 
     def __post_init__(self) -> None:
         bounds.at_least(1, **{"--seeds": self.seeds})
@@ -55,6 +58,7 @@ class Options:
         bounds.one_of("--dtype", self.dtype, ("float32", "float64", "bfloat16"))
         bounds.at_least(0, **{"--save-every": self.save_every})
         bounds.above(0, **{"--memory": 1 if self.memory is None else self.memory})
+        Evaluation.parse(self.evaluate or "all")
         if self.epochs is not None and self.steps is not None:
             raise ValueError("give --epochs or --steps, not both")
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lifelong import __version__, store
+from lifelong import store
 from lifelong.data.source import Source
 from lifelong.metrics import mean_interval
 from lifelong.networks.net import Net, Params
@@ -25,6 +25,7 @@ from lifelong.spec import bounds, expression
 from lifelong.starts.pretrain import USE, Pretraining, from_file, make_source, parse
 from lifelong.starts.recipe import nearest_mean
 from lifelong.starts.weights import Weights, checksum, here, load
+from lifelong.version import __version__
 
 Answer = Callable[[Net, Params, Tensor, Tensor, Tensor, int], Tensor]
 BATCH = 8  # episodes computed at once; the images of more do not fit into a processor's cache

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from lifelong.data.pool import Pool
 from lifelong.networks.mlp import mlp
-from lifelong.networks.net import Net, Params
-from lifelong.randomness import generator
+from lifelong.networks.net import Net, Params, shapes_of
 from lifelong.starts.weights import Weights
 
 
@@ -19,6 +18,9 @@ def installed(weights: Weights, shape: tuple[int, ...], n_classes: int, scenario
     """The network of a stream that continues from a start; its parameters are exactly those that are trained.
 
     Running statistics of batch normalisation (`Net.still`) are always frozen.
+
+    It is applied in training as in answering: batch normalisation by the statistics that the start came with, and
+    without dropout.
 
     Args:
         weights: a learned start.
@@ -57,19 +59,20 @@ def installed(weights: Weights, shape: tuple[int, ...], n_classes: int, scenario
     kept = head == "kept" or (head == "auto" and about["domains"] > 1 and scenario == "domain" and same
                               and not transformed)
     loaded = {k: p.to(device, dtype) for k, p in weights.params.items()}
-    example = net.init(generator(0, "init"))
-    for k, p in example.items():
-        if k not in net.head and (k not in loaded or loaded[k].shape != p.shape):
-            raise ValueError(f"{name} does not fit {about['model']}: {k} should have shape {tuple(p.shape)}, but "
+    shapes = shapes_of(net)
+    for k, shape_needed in shapes.items():
+        if k not in net.head and (k not in loaded or loaded[k].shape != shape_needed):
+            raise ValueError(f"{name} does not fit {about['model']}: {k} should have shape {shape_needed}, but "
                              + (f"has {tuple(loaded[k].shape)}" if k in loaded else "is missing"))
-    trained = [k for k in example if _trains(k, net, adapt)]
-    frozen = {k: loaded[k] for k in example if k not in trained}
+    trained = [k for k in shapes if _trains(k, net, adapt)]
+    frozen = {k: loaded[k] for k in shapes if k not in trained}
+    # The features of every turn, side by side, are as many times as wide.
+    wide = mlp((quarter_turns * shapes[net.head[0]][1],), n_classes, ()) if quarter_turns > 1 else None
 
     def init(g: torch.Generator) -> Params:
         params = net.init(g)
-        if quarter_turns > 1:
-            wide = mlp((quarter_turns * params[net.head[0]].shape[1],), n_classes, ()).init(g)
-            params |= dict(zip(net.head, wide.values(), strict=True))
+        if wide:
+            params |= dict(zip(net.head, wide.init(g).values(), strict=True))
         if head == "zero":
             params |= {k: torch.zeros_like(params[k]) for k in net.head}
         return {k: params[k] if k in net.head and not kept else loaded[k].to("cpu").to(params[k].dtype)
@@ -89,7 +92,8 @@ def installed(weights: Weights, shape: tuple[int, ...], n_classes: int, scenario
         return F.linear(features(params, x), *((frozen | params)[k] for k in net.head))
 
     return net._replace(init=init, apply=apply, features=features if net.features else None,
-                        vjp=None if frozen or length or transformed else net.vjp, fresh=None, still=(), train=None)
+                        vjp=None if frozen or length or transformed else net.vjp, fresh=None, still=(), train=None,
+                        draws=0)
 
 
 def _raised(z: Tensor, power: float) -> Tensor:
@@ -103,7 +107,7 @@ def _trains(name: str, net: Net, adapt: str) -> bool:
 
 def only_head(net: Net) -> bool:
     """Whether the only trained parameters of an installed network are a linear layer on its features."""
-    return net.features is not None and set(net.init(generator(0, "init"))) == set(net.head)
+    return net.features is not None and set(shapes_of(net)) == set(net.head)
 
 
 @torch.no_grad()

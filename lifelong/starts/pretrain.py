@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from lifelong import __version__, store
+from lifelong import store
 from lifelong.data.source import Source
 from lifelong.learning.learner import Initialization
 from lifelong.progress import Watcher
@@ -23,6 +23,7 @@ from lifelong.spec.expression import Term
 from lifelong.starts.recipe import Diverged, learn
 from lifelong.starts.weights import Weights, begun, load, network, save
 from lifelong.store.checkpoints import Workshop
+from lifelong.version import __version__
 
 # Hyper-parameters of how a start is used on a stream, and all that are not hyper-parameters of the recipe.
 USE = ("adapt", "head", "length", "power", "quarter_turns")

@@ -100,8 +100,10 @@ def learn(recipe: Recipe, net: Net, source: Source, *, seed: int = 0, device: to
     dtype = torch.float64 if precision == "float64" else torch.float32
     params, state, first, logs = _resumed(resume, device) if resume else _begun(recipe, net, seed, device, dtype)
     sampler = source.sampler(generator(seed, "unused"), device, dtype)
-    # Most convolutions take half the time with channels last.
-    params = {k: p.to(memory_format=net.layout) if p.dim() == 4 else p for k, p in params.items()}
+    # On a CPU most convolutions read channels last in half of the time. A step of ANML, which has a gate, takes 0.9
+    # (float32) or 0.5 (bfloat16) of that time where its weights are contiguous.
+    layout = torch.contiguous_format if net.gate else torch.channels_last
+    params = {k: p.to(memory_format=layout) if p.dim() == 4 else p for k, p in params.items()}
     saved = checked = time.monotonic()
     unchecked: list[dict[str, Tensor]] = []
     for step in range(first, recipe.steps):

@@ -14,8 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as packed
 
 from lifelong import store
-from lifelong.networks.net import Net, Params
-from lifelong.randomness import generator
+from lifelong.networks.net import Net, Params, shapes_of
 from lifelong.spec import catalogue, expression
 
 FORMAT = 1
@@ -129,13 +128,13 @@ def begun(net: Net, weights: Weights, known: bool) -> Net:
     Raises:
         ValueError: where its network is another.
     """
-    example = net.init(generator(0, "init"))
-    taken = {k: weights.params[k] for k, p in example.items()
-             if k in weights.params and weights.params[k].shape == p.shape}
-    missing = [k for k in example if k not in taken and k not in net.head]
+    needed = shapes_of(net)
+    taken = {k: weights.params[k] for k, size in needed.items()
+             if k in weights.params and weights.params[k].shape == size}
+    missing = [k for k in needed if k not in taken and k not in net.head]
     if missing:
         raise ValueError(f"learning cannot begin with {weights.about['start']}, which is of {weights.about['model']}: "
-                         f"it has no {missing[0]} of shape {tuple(example[missing[0]].shape)}")
+                         f"it has no {missing[0]} of shape {needed[missing[0]]}")
     if not known or any(k not in taken for k in net.head):
         taken = {k: p for k, p in taken.items() if k not in net.head}
     return net._replace(init=lambda g: net.init(g) | {k: p.clone() for k, p in taken.items()})

@@ -12,6 +12,7 @@ from lifelong.store.evaluations import keep_evaluation as keep_evaluation
 from lifelong.store.evaluations import load_evaluation as load_evaluation
 from lifelong.store.files import StoreError as StoreError
 from lifelong.store.files import write as write
+from lifelong.store.records import LARGEST as LARGEST
 from lifelong.store.records import Run as Run
 from lifelong.store.records import digest as digest
 from lifelong.store.records import find as find

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import io
 import json
@@ -14,8 +13,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from lifelong.files import lock, sweep
 from lifelong.store.files import StoreError, write
-from lifelong.store.records import digest
+from lifelong.store.records import digest, folder
 
 
 class Busy(StoreError):
@@ -26,14 +26,14 @@ class Busy(StoreError):
 
 
 _CHECKPOINT = re.compile(r"checkpoint-\d+\.pt")
-CHECKPOINTS = 4  # another number whenever what a checkpoint holds becomes another
+CHECKPOINTS = 5  # another number whenever what a checkpoint holds becomes another
 
 
 class Workshop:
     """The folder of a stack in training: which runs it makes, its checkpoints, and a lock."""
 
     def __init__(self, root: Path, specs: list[Mapping[str, Any]]) -> None:
-        self.specs = specs
+        self.root, self.specs = root, specs
         self.place = root / ".stacks" / digest(specs)
         self.good: dict[str, str] | None = None  # the newest checkpoint that is known to be whole
 
@@ -50,24 +50,30 @@ class Workshop:
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Workshop]:
-        """Holds the lock, so that one process trains a stack.
+        """Holds the lock of the folder, so that one process trains a stack (see `lifelong.files.lock`).
 
         Raises:
-            Busy: where another process holds it.
+            Busy: where another process holds the lock.
+            StoreError: where the folder cannot be written or locked.
         """
         write(self.place / "stack.json", json.dumps({"specs": self.specs}, allow_nan=False).encode())
-        with open(self.place / "lock", "a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise Busy(f"another process is training this: {self.place}") from None
-            for leftover in self.place.glob(".*.tmp"):
-                leftover.unlink(missing_ok=True)
+        try:
+            held = lock(self.place / "lock").acquire(blocking=False)
+        except TimeoutError:
+            raise Busy(f"another process is training this: {self.place}") from None
+        except OSError as error:
+            raise StoreError(f"cannot lock {self.place}: {error.strerror or error}; choose another folder with "
+                             "--store") from error
+        with held:
+            sweep(self.place)
             try:
                 yield self
             finally:
-                if not (self.place / "checkpoint.json").exists():
-                    self.close()  # nothing to go on from
+                # The lanes whose runs are not stored yet are trained again beside those whose runs are, for the last
+                # digits of a lane depend on how many there are.
+                stored = any((folder(self.root, spec) / "run.json").exists() for spec in self.specs)
+                if not stored and not (self.place / "checkpoint.json").exists():
+                    self.close()  # there is nothing to go on from
 
     def save(self, checkpoint: dict[str, Any]) -> None:
         """Keeps a checkpoint and the one before it; the pointer file holds their sha256."""

@@ -1,10 +1,10 @@
-"""Whole files: after a crash at any moment there is the old one or the new one."""
+"""Files of a store: each is written whole, and a failure names its path and the way out."""
 
 from __future__ import annotations
 
-import contextlib
-import os
 from pathlib import Path
+
+from lifelong import files
 
 
 class StoreError(Exception):
@@ -12,7 +12,7 @@ class StoreError(Exception):
 
 
 def write(path: Path, data: bytes) -> None:
-    """Puts a whole file in place: after a crash at any moment there is the old one or the new one.
+    """Puts a whole file in place, and makes its folder: after a crash there is the old file or the new one.
 
     Raises:
         StoreError: where the disk is full or the folder cannot be written.
@@ -20,29 +20,16 @@ def write(path: Path, data: bytes) -> None:
     write_all([(path, data)])
 
 
-def write_all(files: list[tuple[Path, bytes]]) -> None:
-    """Several files of one folder: all are on the disk under temporary names before the first is renamed."""
-    path = files[0][0]
-    temporary = {at: at.with_name(f".{at.name}.{os.getpid()}.tmp") for at, _ in files}
+def write_all(contents: list[tuple[Path, bytes]]) -> None:
+    """Puts several files of one folder in place together, and makes the folder (see `lifelong.files.write_all`).
+
+    Raises:
+        StoreError: where the disk is full or the folder cannot be written.
+    """
+    path = contents[0][0]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for at, data in files:
-            with open(temporary[at], "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        for at, _ in files[1:]:
-            at.unlink(missing_ok=True)  # several files are replaced together or, after a crash, the last is missing
-        for at, _ in files:
-            os.replace(temporary[at], at)
-        handle = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        files.write_all(contents)
     except OSError as error:
-        for leftover in temporary.values():
-            with contextlib.suppress(OSError):
-                leftover.unlink()
         raise StoreError(f"cannot write {path}: {error.strerror or error}; choose another folder with --store, or make "
                          "room") from error

@@ -47,8 +47,8 @@ def points(run: Run) -> Iterator[Point]:
     several = {"accuracy": run.accuracy} | {k: v for k, v in run.logs.items() if k.startswith("accuracy_")}
     for seed in range(len(run.accuracy)):
         for name, values in several.items():
-            for (task, on), value in np.ndenumerate(values[seed]):
-                yield Point(seed, task, 0, f"{name}/{on + 1}", float(value))
+            for task, on in np.argwhere(np.isfinite(values[seed])).tolist():
+                yield Point(seed, task, 0, f"{name}/{on + 1}", float(values[seed, task, on]))
             for task, value in enumerate(metrics.average_curve(values[seed])):
                 yield Point(seed, task + 1, 0, f"average_{name}", float(value))
         for task, value in enumerate(run.logs.get("loss", np.zeros((len(run.accuracy), 0)))[seed]):
@@ -125,7 +125,7 @@ class Sinks:
             with self._survived(kind):
                 said = tempfile.TemporaryFile()
                 # In a session of its own, so that an interrupt is the run's alone; -P: no file of the user's shadows.
-                process = subprocess.Popen([sys.executable, "-P", "-m", "lifelong.sinks", kind, str(self.folder)],
+                process = subprocess.Popen([sys.executable, "-P", "-m", __name__, kind, str(self.folder)],
                                            stdin=subprocess.PIPE, stdout=said, stderr=said, start_new_session=True)
                 self.processes[kind] = process, said
                 os.set_blocking(process.stdin.fileno(), False)  # type: ignore[union-attr]

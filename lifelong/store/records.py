@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from lifelong.files import sweep
 from lifelong.store.files import StoreError, write, write_all
 
 LARGEST = 2**31  # bytes an accuracy.npz may unpack to
@@ -27,7 +28,9 @@ class Run:
 
     Attributes:
         spec: JSON values, enough to do the run again.
-        accuracy: [S, 1 + T, T]; row 0 is the untrained learner, row t the learner after task t; NaN = not measured.
+        accuracy: [S, 1 + T, T]; row 0 is the untrained learner, row t the learner after task t; NaN = not measured. It
+            is dense however little was measured, so that every metric is one formula on one array. Zeros and NaN
+            compress on the disk; in memory 5 seeds of 1,000 tasks take 40 MB, and `LARGEST` is the limit.
         about: how it went: status, device, versions, seconds.
         logs: further arrays, for example `accuracy_task` of the same shape.
     """
@@ -53,8 +56,7 @@ def folder(root: Path, spec: Mapping[str, Any]) -> Path:
 def save(root: Path, run: Run) -> Path:
     """Writes a run's folder; run.json comes last, so that a run is there whole or not at all."""
     place = folder(root, run.spec)
-    for leftover in place.glob(".*.tmp"):
-        leftover.unlink(missing_ok=True)
+    sweep(place)
     arrays = io.BytesIO()
     np.savez_compressed(arrays, allow_pickle=False, accuracy=run.accuracy, **run.logs)
     about = dict(run.about) | {"sha256": hashlib.sha256(arrays.getvalue()).hexdigest()}

@@ -23,11 +23,11 @@ from torchvision import datasets, transforms
 
 from lifelong.data.build import Images, split
 from lifelong.data.files import folder, members
+from lifelong.learning.composition import gradient_learner
 from lifelong.learning.lanes import Lanes
 from lifelong.learning.learner import AUGMENT
 from lifelong.learning.optim import sgd
 from lifelong.learning.schedule import Budget, batches, plan
-from lifelong.learning.step import gradient_learner
 from lifelong.networks.mlp import mlp
 
 MEAN, STD = (0.4802, 0.4480, 0.3975), (0.2770, 0.2691, 0.2821)

@@ -15,15 +15,16 @@ from torch import Tensor, nn
 
 from lifelong.data.pool import Pool
 from lifelong.experiments.contract import Subject, tiny
+from lifelong.learning.composition import gradient_learner
 from lifelong.learning.lanes import Lanes
 from lifelong.learning.learner import Batch, Learner
 from lifelong.learning.optim import Optimizer, adam, sgd
 from lifelong.learning.parts import Part, View
 from lifelong.learning.schedule import Budget, batches, plan, whole_task
-from lifelong.learning.step import gradient_learner
 from lifelong.networks.conv import conv4
 from lifelong.networks.mlp import mlp
-from lifelong.networks.net import Net, Params, from_module
+from lifelong.networks.module import from_module
+from lifelong.networks.net import Net, Params
 from lifelong.spec.expression import parse
 
 CLASSES = torch.eye(3, dtype=torch.bool).repeat_interleave(2, 1)
@@ -38,7 +39,7 @@ def pool(shape: tuple[int, ...] = (8,)) -> Pool:
 NETS: dict[str, tuple[Net, Pool]] = {
     "mlp": (mlp((8,), 6, (12, 9)), pool()),
     "conv4": (conv4((1, 5, 5), 6, 6), pool((1, 5, 5))),
-    "module": (from_module(lambda: nn.Sequential(nn.Linear(8, 7), nn.Tanh(), nn.Linear(7, 6))), pool()),
+    "module": (from_module(lambda: nn.Sequential(nn.Linear(8, 7), nn.Tanh(), nn.Linear(7, 6)), torch.ones(2, 8)), pool()),
 }
 OPTIMIZERS = {"adam": adam(lr=0.02), "momentum": sgd(lr=0.1, momentum=0.9, weight_decay=1e-4)}
 
@@ -323,13 +324,26 @@ def start(part: Part, network: Net, lot: Pool | None = None) -> None:
     gradient_learner(network, sgd(), {"it": part}).init(0, lot or pool())
 
 
+class Squares(nn.Module):
+    """A network whose last layer is not linear."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.out = nn.Linear(8, 5), nn.Bilinear(5, 5, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        z = self.hidden(x)
+        out: torch.Tensor = self.out(z, z)
+        return out
+
+
 @pytest.mark.parametrize(("part", "network", "words"), [
     (xdg(), NETS["module"][0], "xdg knows the hidden units of mlp and conv4 alone, not of a model with '0.weight'"),
     (progressive(), NETS["module"][0], "progressive knows the hidden units"),
     (xdg(), mlp((8,), 6, ()), "xdg needs hidden units"),
     (progressive(), mlp((8,), 6, (12, 2)), "hidden1.weight has 2 for 3 tasks"),
-    (packnet(), from_module(lambda: nn.Sequential(nn.Conv1d(1, 1, 3), nn.Flatten())), "does not say which"),
-    (packnet(), from_module(lambda: nn.Sequential(nn.Linear(8, 5), nn.Bilinear(5, 5, 6))), "does not say which"),
+    (packnet(), from_module(lambda: nn.Sequential(nn.Conv1d(1, 1, 3), nn.Flatten()), torch.ones(2, 1, 8)), "does not say which"),
+    (packnet(), from_module(Squares, torch.ones(2, 8)), "does not say which"),
 ])
 def test_a_network_that_cannot_be_divided_is_refused_with_the_reason(part, network, words):
     with pytest.raises(ValueError, match=words):

@@ -8,7 +8,7 @@ from lifelong.strategies.project import cone, gem
 from torch import Tensor
 
 from lifelong.experiments.contract import tiny
-from lifelong.learning.losses import Slice, fit
+from lifelong.learning.losses import Slice, batch_loss
 from lifelong.learning.parts import View
 from lifelong.networks.mlp import mlp
 from lifelong.randomness import generator
@@ -87,8 +87,8 @@ def at_task(task: int) -> tuple[View, dict[str, Tensor], Tensor]:
     pool, net = stream.pool(dtype=torch.float64), mlp((8,), 6, hidden=(12,))
     params = {k: p.double() for k, p in net.init(generator(1, "init")).items()}
     rows = stream.train[0, :, :4]
-    own = torch.func.grad(fit(net, pool, stream.train[0, task, 4:8], torch.full((4,), 0.25)))(params)
-    each = [torch.func.grad(fit(net, pool, r, torch.full((4,), 0.25)))(params) for r in rows]
+    own = torch.func.grad(batch_loss(net, pool, stream.train[0, task, 4:8], torch.full((4,), 0.25)))(params)
+    each = [torch.func.grad(batch_loss(net, pool, r, torch.full((4,), 0.25)))(params) for r in rows]
     flat = torch.stack([torch.cat([g[k].flatten() for k in params]) for g in each])
     return View({"rows": rows}, params, net, pool, task=torch.tensor(task)), own, flat
 
@@ -109,7 +109,7 @@ def test_turned_gradients_raise_no_loss_and_match_plain_arithmetic():
 @pytest.mark.parametrize("margin", [0.0, 0.5])
 def test_a_gradient_that_hurts_no_earlier_task_is_left_alone(margin):
     view, _, _ = at_task(1)
-    first = torch.func.grad(fit(view.net, view.pool, view.state["rows"][0], torch.full((4,), 0.25)))(view.params)
+    first = torch.func.grad(batch_loss(view.net, view.pool, view.state["rows"][0], torch.full((4,), 0.25)))(view.params)
     turned = gem(margin=margin).grads(view, first)
     assert all(torch.equal(turned[k], first[k]) for k in first)
     view, own, _ = at_task(0)  # and nothing is earlier than the first task

@@ -13,13 +13,14 @@ from lifelong.strategies.regularise import _unit_range, ewc, l2, mas, rwalk, si
 from torch import Tensor, nn
 
 from lifelong.data.pool import Pool
+from lifelong.learning.composition import gradient_learner
 from lifelong.learning.importance import fisher
 from lifelong.learning.learner import Batch, Learner
 from lifelong.learning.optim import Optimizer, adam, sgd
 from lifelong.learning.parts import Part, View
-from lifelong.learning.step import gradient_learner
 from lifelong.networks.mlp import mlp
-from lifelong.networks.net import Net, Params, from_module
+from lifelong.networks.module import from_module
+from lifelong.networks.net import Net, Params
 
 NET = mlp((8,), 6, (7,))
 POOL = Pool(torch.randn(30, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64),
@@ -195,7 +196,7 @@ def test_strength_0_is_fine_tuning(part):
 def test_the_path_integral_is_the_drop_of_the_loss_for_small_steps():
     # Minus gradient times move, summed over a path of small steps, is by how much the loss fell on it; this holds in
     # the second task too, whose moves are also si's own penalty's. The network is smooth: at a kink no step is small.
-    smooth = from_module(lambda: nn.Sequential(nn.Linear(8, 7), nn.Tanh(), nn.Linear(7, 6)))
+    smooth = from_module(lambda: nn.Sequential(nn.Linear(8, 7), nn.Tanh(), nn.Linear(7, 6)), torch.ones(2, 8))
     learner = gradient_learner(smooth, sgd(lr=1e-4), {"si": si(strength=300.0)})
     state = learner.init(0, POOL)
     for task in range(2):

@@ -191,27 +191,36 @@ def _labelled(part: Any) -> tuple[Any, dict[Any, list[int]]]:
 
 
 def _count(images: Any) -> int:
+    """How many images there are in an array [N, height, width, 3], or [N, 3, height, width], or in a list of images."""
     from lifelong.data.pictures.unpickle import Array, Refused
 
     if isinstance(images, Array):
-        if images.dtype != np.uint8 or len(images.shape) != 4 or 3 not in (images.shape[1], images.shape[3]):
-            raise Refused(f"its images are an array {list(images.shape)} of {images.dtype}, not [N, height, width, 3] "
-                          "of uint8")
-        if not 0 < images.shape[0] <= MOST or 0 in images.shape:
-            raise Refused(f"its images are an array {list(images.shape)}, but there should be 1 to {MOST:,} images")
-        return int(images.shape[0])
-    if isinstance(images, list) and images and all(isinstance(one, Array) and one.dtype == np.uint8 and len(one.shape)
-                                                   == 3 and 3 in (one.shape[0], one.shape[2]) and 0 not in one.shape
-                                                   for one in images) and len(images) <= MOST:
+        pixels = images.numpy()
+        shape = list(pixels.shape)
+        if pixels.dtype != np.uint8 or len(shape) != 4 or 3 not in (shape[1], shape[3]):
+            raise Refused(f"its images are an array {shape} of {pixels.dtype}, not [N, height, width, 3] of uint8")
+        if not 0 < shape[0] <= MOST or 0 in shape:
+            raise Refused(f"its images are an array {shape}, but there should be 1 to {MOST:,} images")
+        return shape[0]
+    if isinstance(images, list) and 0 < len(images) <= MOST and all(map(_is_image, images)):
         return len(images)
     raise Refused("its images are neither an array [N, height, width, 3] of uint8 nor a list of such images")
+
+
+def _is_image(image: Any) -> bool:
+    from lifelong.data.pictures.unpickle import Array
+
+    if not isinstance(image, Array):
+        return False
+    shape = image.numpy().shape
+    return image.numpy().dtype == np.uint8 and len(shape) == 3 and 3 in (shape[0], shape[2]) and 0 not in shape
 
 
 def _values(labels: Any) -> list[Any]:
     """The labels, as numbers or names."""
     from lifelong.data.pictures.unpickle import Array, Refused, plain
 
-    if isinstance(labels, Array) and len(labels.shape) == 1:
+    if isinstance(labels, Array) and labels.numpy().ndim == 1:
         labels = plain(labels)
     if not isinstance(labels, (list, tuple)):
         raise Refused("its labels are not a list")

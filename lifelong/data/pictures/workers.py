@@ -23,7 +23,7 @@ _BEGIN = "import sys; sys.path.insert(0, sys.argv[1]); from lifelong.data.pictur
 
 
 def describe(title: str, places: Sequence[Place], kind: str) -> list[Any]:
-    """What `lifelong.decoding.describe` says, of a child process.
+    """The result of `pictures.decoding.describe`, computed in a child process.
 
     Raises:
         ValueError: where a table is refused or its reading fails.
@@ -32,7 +32,7 @@ def describe(title: str, places: Sequence[Place], kind: str) -> list[Any]:
 
 
 def decode(title: str, file: Path, offset: int, shape: tuple[int, ...], jobs: Sequence[Job], resize: bool) -> None:
-    """Decodes pictures into a file: `jobs` (see `lifelong.decoding`) into its array of `shape` [N, 3, side, side].
+    """Decodes the pictures of `jobs` (see `pictures.decoding`) into the array of `shape` [N, 3, side, side] in a file.
 
     Raises:
         ValueError: for the first picture that cannot be decoded, by name.
