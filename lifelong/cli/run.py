@@ -44,12 +44,12 @@ def run(stream: StreamName, strategies: Strategies = None, *, store: Store = Pat
     Running a command again reuses the runs that are finished and resumes those
     that were interrupted.
     """
-    from lifelong.store.loggers import Sinks
+    from lifelong.store.loggers import Loggers
 
     options = shared.options(seeds=seeds, eval_every=eval_every, evaluate=evaluate)
     experiment = _experiment(stream, strategies or [], tuned, shared, options)
-    sinks = Sinks(log or [], store / "log")
-    with sinks, progress_bar(quiet, sinks.made) as watcher:
+    loggers = Loggers(log or [], store / "log")
+    with loggers, progress_bar(quiet, loggers.made) as watcher:
         outcome = experiment.run(store, watcher)
     if not quiet:
         if outcome.found:
@@ -58,8 +58,8 @@ def run(stream: StreamName, strategies: Strategies = None, *, store: Store = Pat
         if outcome.runs:
             print_results(outcome.runs, store / "latest")
         if log:
-            print(f"logs: {', '.join(str(store / 'log' / kind) for kind in sinks.kinds)}")
-    for sentence in (*outcome.failures, *sinks.warnings):
+            print(f"logs: {', '.join(str(store / 'log' / kind) for kind in loggers.kinds)}")
+    for sentence in (*outcome.failures, *loggers.warnings):
         say(sentence)
     raise typer.Exit(_exit_code(outcome))
 
