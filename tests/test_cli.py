@@ -155,7 +155,7 @@ def test_foreign_data_files_are_refused_by_name(content, lifelong, tmp_path):
 
 def test_cuda_that_is_not_there_is_said_so(lifelong, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    refused(lifelong("run", "split-digits", "--device", "cuda"), "--device cuda", "no CUDA device")
+    refused(lifelong("run", "split-digits", "--device", "cuda"), "--device cuda", "no CUDA is here")
 
 
 def test_a_store_that_cannot_be_written_is_said_so(lifelong, tmp_path):
@@ -519,7 +519,7 @@ def test_a_run_keeps_its_spec_and_its_accuracy(lifelong, tmp_path):
     record = json.loads(place.read_text())
     spec = record["spec"]
     assert (spec["stream"], spec["strategy"], spec["seeds"], spec["steps"], spec["batch_size"]) == (
-        "split-digits-v1", "er(capacity=20)", 3, 2, 7)
+        "split-digits-v1(tasks=4)", "er(capacity=20)", 3, 2, 7)
     assert record["about"]["status"] == "done" and record["about"]["device"] == "cpu"
     with np.load(place.parent / "accuracy.npz", allow_pickle=False) as arrays:
         accuracy = arrays["accuracy"]
@@ -551,7 +551,7 @@ def test_a_strategy_from_a_file_adds_to_one_of_the_catalogue(lifelong, tmp_path)
     records = [json.loads(p.read_text())["spec"] for p in (tmp_path / "runs").glob("*/run.json")]
     assert {r["strategy"] for r in records} == {"./mine.py:mine", "./mine.py:mine(strength=2) + ewc(strength=0)",
                                                 "./mine.py:mine(strength=2) + ewc(strength=1)"}
-    assert all(len(r["sources"]) == 1 and "mine.py" in json.dumps(r["sources"]) for r in records)
+    assert all(len(r["code"]) == 1 and "mine.py" in json.dumps(r["code"]) for r in records)
     assert "3 of 3 runs were finished already" in lifelong(*words).out
 
 

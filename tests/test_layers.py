@@ -17,7 +17,7 @@ FILES = {str(p.relative_to(ROOT)): p for package in ("lifelong", "strategies", "
 LAYERS = {
     "spec": "",
     "store": "spec",
-    "report": "store",
+    "report": "spec store",
     "data": "spec",
     "networks": "spec",
     "learning": "spec data networks",
