@@ -486,7 +486,7 @@ def test_a_truncated_idx_file_is_refused_by_name_and_left_as_it_is(cut, lifelong
     file = folder / "train-images-idx3-ubyte"
     file.write_bytes((header + bytes(5000))[:cut])
     before = file.read_bytes()
-    refused(lifelong("run", "split-mnist", "finetune", *SMALL, "--data", tmp_path / "data"), str(file), "get it anew")
+    refused(lifelong("run", "split-mnist", "finetune", *SMALL, "--data", tmp_path / "data"), str(file), "download it again")
     assert file.read_bytes() == before and list(folder.iterdir()) == [file]
 
 
