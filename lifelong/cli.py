@@ -54,6 +54,14 @@ Overlap = Annotated[bool, typer.Option("--overlap", help="Use a start though it 
                                                          "tested on; the run's record says so.")]
 
 
+def _hush(quiet: bool) -> bool:
+    """The value of --quiet, which also says whether decoding draws a bar."""
+    from lifelong import progress
+
+    progress.shown = not quiet
+    return quiet
+
+
 def main() -> None:
     """Runs the command line; whatever a user can get wrong ends in one sentence and exit code 2."""
     try:
@@ -230,7 +238,8 @@ def run(
     overlap: Overlap = False,
     augment: Augment = None,
     evaluate: Evaluate = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no table, no page in latest.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", callback=_hush,
+                                        help="No progress, no table, no page in latest.")] = False,
 ) -> None:
     """Runs a benchmark: strategies on a stream. What the store has already is found, what was interrupted goes on."""
     from lifelong.experiments.prepare import prepare
@@ -296,7 +305,8 @@ def tune(
     memory: Memory = None,
     overlap: Overlap = False,
     augment: Augment = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no table; prints the file alone.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", callback=_hush,
+                                        help="No progress, no table; prints the file alone.")] = False,
 ) -> None:
     """Chooses hyper-parameters on streams of other seeds by training examples held out, or on other classes; never on
     what is tested."""
@@ -362,12 +372,18 @@ def _print_choice(choice: Any, where: str) -> None:
 
 
 def _watcher(quiet: bool, made: Callable[[Run], None] = lambda run: None) -> Any:
-    """A context manager that gives a watcher: a bar with the time left, or nothing; `made` is told of runs."""
+    """A context manager that gives a watcher: a bar with the time left, or nothing; `made` is told of runs.
+
+    What follows is training, so freed memory is kept from here on.
+    """
     import contextlib
 
     from rich import progress
 
+    from lifelong.learning.room import keep_pages
     from lifelong.progress import Watcher
+
+    keep_pages()
 
     class Quiet(Watcher):
         """Passes runs on."""
@@ -488,7 +504,7 @@ def pretrain(
     precision: Annotated[str, typer.Option(help="float32, bfloat16 (products and convolutions alone) or float64.")]
         = "float32",
     save_every: Annotated[float, typer.Option(help="Seconds between checkpoints.")] = 30.0,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", callback=_hush, help="No progress.")] = False,
 ) -> None:
     """Learns a start, once for many runs. What the store has already is found, what was interrupted goes on."""
     from lifelong.experiments import prepare as request
@@ -541,7 +557,7 @@ def fewshot(
     overlap: Annotated[bool, typer.Option("--overlap", help="Though the start was learned on these classes.")] = False,
     transductive: Annotated[bool, typer.Option(help="Also answer all queries of an episode together, where the network "
                                                     "has batch normalisation; the slower part.")] = True,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", callback=_hush, help="No progress.")] = False,
     as_json: Json = False,
 ) -> None:
     """Few-shot evaluation: how well a start tells new classes apart after a few examples of each."""

@@ -23,7 +23,7 @@ from lifelong.learning.engine import Measured, Rhythm, train
 from lifelong.learning.imperative import Training, train_object
 from lifelong.learning.lanes import Lanes
 from lifelong.learning.learner import Initialization, Learner
-from lifelong.learning.room import free, keep_pages
+from lifelong.learning.room import free
 from lifelong.learning.schedule import Budget
 from lifelong.networks.mlp import mlp
 from lifelong.networks.module import from_module
@@ -99,7 +99,6 @@ class Experiment:
             watcher: is told of progress.
             starts: of the store that starts are kept in, if it is another.
         """
-        keep_pages()
         if self.device.type != "cpu":
             watcher.say(self.placed)
         outcome, ready = Outcome(), {}
