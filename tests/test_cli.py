@@ -20,6 +20,7 @@ from typer.main import get_command
 
 from lifelong import cli
 from lifelong.cli.options import Shared
+from lifelong.data.pictures import workers
 from lifelong.experiments import experiment
 from lifelong.experiments.prepare import prepare
 from lifelong.spec.run import Options
@@ -639,3 +640,22 @@ def test_the_installed_command_says_one_sentence_and_exits_with_2(tmp_path):
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("lifelong: ")
     assert "rotated-digits" in done.stderr and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_quiet_also_means_that_decoding_draws_no_bar(quiet, lifelong, monkeypatch, capsys):
+    monkeypatch.setattr("lifelong.progress.shown", quiet)  # the contrary of what is asked for
+    lifelong("run", "rotated-digits", "finetune", *SMALL, *["--quiet"] * quiet)
+    monkeypatch.setattr("rich.console.Console.is_terminal", True)
+    with workers._bar("reading pictures", 5000) as tell:
+        tell(5000)
+    assert ("reading pictures" in capsys.readouterr().err) != quiet
+
+
+def test_only_the_command_line_keeps_freed_memory(lifelong, monkeypatch):
+    calls = []
+    monkeypatch.setattr("lifelong.machine.keep_pages", lambda: calls.append("kept"))
+    prepare("rotated-digits", ["finetune"], Options(seeds=1, steps=1), {"tasks": 2}).run()
+    assert calls == []
+    lifelong("run", "rotated-digits", "finetune", *SMALL)
+    assert calls == ["kept"]

@@ -17,7 +17,6 @@ from lifelong.experiments.learners import Learners
 from lifelong.experiments.results import fate, joined, logs, n_lanes, of
 from lifelong.learning.engine import Measured, Rhythm, train
 from lifelong.learning.imperative import train_object
-from lifelong.learning.room import keep_pages
 from lifelong.progress import Watcher
 from lifelong.provenance import commit, environment
 from lifelong.spec import catalogue
@@ -92,7 +91,6 @@ class Experiment:
             watcher: is told of progress.
             starts: of the store that starts are kept in, if it is another.
         """
-        keep_pages()
         if self.learners.device.type != "cpu":
             watcher.say(self.learners.placed)
         if root:
