@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # the public names, for type checkers and editors
     from lifelong.data.stream import Stream as Stream
     from lifelong.experiments.contract import failures as failures
     from lifelong.experiments.prepare import prepare as prepare
-    from lifelong.experiments.prepare import run as run
+    from lifelong.experiments.run import run as run
     from lifelong.learning.learner import Initialization as Initialization
     from lifelong.learning.learner import Learner as Learner
     from lifelong.learning.losses import Loss as Loss
@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # the public names, for type checkers and editors
     from lifelong.learning.parts import View as View
     from lifelong.learning.parts import rehearse as rehearse
     from lifelong.spec.run import Options as Options
+    from lifelong.spec.run import Spec as Spec
     from lifelong.store import Run as Run
 
 
@@ -38,7 +39,7 @@ _MODULES = {
     "Stream": "lifelong.data.stream",
     "failures": "lifelong.experiments.contract",
     "prepare": "lifelong.experiments.prepare",
-    "run": "lifelong.experiments.prepare",
+    "run": "lifelong.experiments.run",
     "Initialization": "lifelong.learning.learner",
     "Learner": "lifelong.learning.learner",
     "Loss": "lifelong.learning.losses",
@@ -54,6 +55,7 @@ _MODULES = {
     "View": "lifelong.learning.parts",
     "rehearse": "lifelong.learning.parts",
     "Options": "lifelong.spec.run",
+    "Spec": "lifelong.spec.run",
     "Run": "lifelong.store",
 }
 __all__ = [*_MODULES]

@@ -20,6 +20,7 @@ from typer.main import get_command
 
 from lifelong import cli
 from lifelong.cli.options import Shared
+from lifelong.data.pictures import workers
 from lifelong.experiments import experiment
 from lifelong.experiments.prepare import prepare
 from lifelong.spec.run import Options
@@ -155,7 +156,7 @@ def test_foreign_data_files_are_refused_by_name(content, lifelong, tmp_path):
 
 def test_cuda_that_is_not_there_is_said_so(lifelong, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    refused(lifelong("run", "split-digits", "--device", "cuda"), "--device cuda", "no CUDA device")
+    refused(lifelong("run", "split-digits", "--device", "cuda"), "--device cuda", "no CUDA is here")
 
 
 def test_a_store_that_cannot_be_written_is_said_so(lifelong, tmp_path):
@@ -519,7 +520,7 @@ def test_a_run_keeps_its_spec_and_its_accuracy(lifelong, tmp_path):
     record = json.loads(place.read_text())
     spec = record["spec"]
     assert (spec["stream"], spec["strategy"], spec["seeds"], spec["steps"], spec["batch_size"]) == (
-        "split-digits-v1", "er(capacity=20)", 3, 2, 7)
+        "split-digits-v1(tasks=4)", "er(capacity=20)", 3, 2, 7)
     assert record["about"]["status"] == "done" and record["about"]["device"] == "cpu"
     with np.load(place.parent / "accuracy.npz", allow_pickle=False) as arrays:
         accuracy = arrays["accuracy"]
@@ -551,7 +552,7 @@ def test_a_strategy_from_a_file_adds_to_one_of_the_catalogue(lifelong, tmp_path)
     records = [json.loads(p.read_text())["spec"] for p in (tmp_path / "runs").glob("*/run.json")]
     assert {r["strategy"] for r in records} == {"./mine.py:mine", "./mine.py:mine(strength=2) + ewc(strength=0)",
                                                 "./mine.py:mine(strength=2) + ewc(strength=1)"}
-    assert all(len(r["sources"]) == 1 and "mine.py" in json.dumps(r["sources"]) for r in records)
+    assert all(len(r["code"]) == 1 and "mine.py" in json.dumps(r["code"]) for r in records)
     assert "3 of 3 runs were finished already" in lifelong(*words).out
 
 
@@ -639,3 +640,22 @@ def test_the_installed_command_says_one_sentence_and_exits_with_2(tmp_path):
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("lifelong: ")
     assert "rotated-digits" in done.stderr and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_quiet_also_means_that_decoding_draws_no_bar(quiet, lifelong, monkeypatch, capsys):
+    monkeypatch.setattr("lifelong.progress.shown", quiet)  # the contrary of what is asked for
+    lifelong("run", "rotated-digits", "finetune", *SMALL, *["--quiet"] * quiet)
+    monkeypatch.setattr("rich.console.Console.is_terminal", True)
+    with workers._bar("reading pictures", 5000) as tell:
+        tell(5000)
+    assert ("reading pictures" in capsys.readouterr().err) != quiet
+
+
+def test_only_the_command_line_keeps_freed_memory(lifelong, monkeypatch):
+    calls = []
+    monkeypatch.setattr("lifelong.machine.keep_pages", lambda: calls.append("kept"))
+    prepare("rotated-digits", ["finetune"], Options(seeds=1, steps=1), {"tasks": 2}).run()
+    assert calls == []
+    lifelong("run", "rotated-digits", "finetune", *SMALL)
+    assert calls == ["kept"]

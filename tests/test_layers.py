@@ -17,7 +17,7 @@ FILES = {str(p.relative_to(ROOT)): p for package in ("lifelong", "strategies", "
 LAYERS = {
     "spec": "",
     "store": "spec",
-    "report": "store",
+    "report": "spec store",
     "data": "spec",
     "networks": "spec",
     "learning": "spec data networks",
@@ -28,7 +28,7 @@ LAYERS = {
     "streams": "spec data",
     "cli": "spec store report starts experiments",
 }
-GROUND = {"files", "metrics", "randomness", "vmap", "progress", "provenance", "version"}
+GROUND = {"files", "machine", "metrics", "randomness", "vmap", "progress", "provenance", "version"}
 NEEDS = {"progress": {"store"}}  # what a module of the ground imports, for types alone
 
 LIGHT = ("lifelong/__init__.py", "lifelong/files.py", "lifelong/metrics.py",

@@ -28,6 +28,7 @@ from lifelong.learning.imperative import Training
 from lifelong.networks.net import Net, Params
 from lifelong.randomness import generator
 from lifelong.spec import catalogue, expression
+from lifelong.spec.run import OptionError
 
 
 @contextlib.contextmanager
@@ -429,7 +430,7 @@ class Learner:
                  n_tasks: int, seed: int, device: torch.device, training: Training, online: bool = False) -> None:
         self.name, self.n_classes, self.told, self.device = strategy.__name__, n_classes, training.told, device
         if training.dtype != torch.float32:
-            raise ValueError(f"avalanche.{self.name} is trained in float32: leave out --dtype")
+            raise OptionError(f"avalanche.{self.name} is trained in float32: leave dtype out", "dtype")
         self.batch_size, self.online = training.budget.batch_size, online
         self.network = (TaskNetwork(net, shape, seed, n_tasks, n_classes) if training.told and self.name not in _BLIND
                         else Network(net, shape, seed)).to(device)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lifelong.cli.errors import say
-from lifelong.cli.options import Quiet, Shared, Store, StreamName, with_shared
+from lifelong.cli.errors import flag, say
+from lifelong.cli.options import Quiet, Shared, Store, with_shared
 from lifelong.cli.progress import progress_bar
 from lifelong.cli.tables import print_results
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 DEFAULTS = ["finetune", "er", "ewc", "er + ewc", "joint"]
 
+OptionalStream = Annotated[str | None, typer.Argument(
+    help="Stream, for example rotated-digits or \"split-mnist(tasks=5)\".")]
 Strategies = Annotated[list[str] | None, typer.Argument(
     help="Strategies, for example er \"er(capacity=500) + ewc(strength=[1,10])\" ./mine.py:my_strategy. Default: "
          + ", ".join(DEFAULTS) + ".")]
@@ -35,26 +37,38 @@ Evaluate = Annotated[str | None, typer.Option(
          "the last one only; current+all:100 does both. Default: defined by the stream.")]
 
 
+From = Annotated[Path | None, typer.Option(
+    "--from", help="Repeat the runs of a file instead of those of STREAM and STRATEGIES: the run.json of a run, or "
+                   "JSON with one spec or a list of specs. Python files that it names are run only with --trust.")]
+Trust = Annotated[bool, typer.Option(
+    "--trust", help="Run the Python files that the file of --from or --tuned names. Read them first: they can do "
+                    "whatever you can.")]
+
+
 @with_shared
-def run(stream: StreamName, strategies: Strategies = None, *, store: Store = Path("runs"), seeds: Seeds = 5,
-        shared: Shared, tuned: Tuned = None, log: Log = None, eval_every: EvalEvery = 0,
-        evaluate: Evaluate = None, quiet: Quiet = False) -> None:
+def run(stream: OptionalStream = None, strategies: Strategies = None, *, store: Store = Path("runs"), seeds: Seeds = 5,
+        shared: Shared, tuned: Tuned = None, from_: From = None, trust: Trust = False, log: Log = None,
+        eval_every: EvalEvery = 0, evaluate: Evaluate = None, quiet: Quiet = False) -> None:
     """Train strategies on a stream and compare them.
 
     Running a command again reuses the runs that are finished and resumes those
     that were interrupted.
     """
+    from lifelong.experiments.experiment import run_all
     from lifelong.store.loggers import Loggers
 
     options = shared.options(seeds=seeds, eval_every=eval_every, evaluate=evaluate)
-    experiment = _experiment(stream, strategies or [], tuned, shared, options)
+    if from_ is None:
+        experiments = [_experiment(stream, strategies or [], tuned, trust, shared, options)]
+    else:
+        experiments = _repeated(from_, stream, tuned, trust, shared, options)
     loggers = Loggers(log or [], store / "log")
     with loggers, progress_bar(quiet, loggers.made) as watcher:
-        outcome = experiment.run(store, watcher)
+        outcome = run_all(experiments, store, watcher)
     if not quiet:
         if outcome.found:
-            print(f"{outcome.found} of {len(experiment.settings)} runs were finished already and are reused from "
-                  f"{store}")
+            total = sum(len(experiment.specs) for experiment in experiments)
+            print(f"{outcome.found} of {total} runs were finished already and are reused from {store}")
         if outcome.runs:
             print_results(outcome.runs, store / "latest")
         if log:
@@ -64,15 +78,28 @@ def run(stream: StreamName, strategies: Strategies = None, *, store: Store = Pat
     raise typer.Exit(_exit_code(outcome))
 
 
-def _experiment(stream: str, strategies: list[str], tuned: Path | None, shared: Shared,
+def _experiment(stream: str | None, strategies: list[str], tuned: Path | None, trust: bool, shared: Shared,
                 options: Options) -> Experiment:
+    if stream is None:
+        raise ValueError("give a stream, for example `lifelong run rotated-digits`; `lifelong list` prints all of them")
     if tuned is None:
         from lifelong.experiments.prepare import prepare
 
         return prepare(stream, strategies or DEFAULTS, options, shared.stream_options)
     from lifelong.experiments.tuning import chosen
 
-    return chosen(tuned, stream, strategies, options, shared.stream_options)
+    return chosen(tuned, stream, strategies, options, shared.stream_options, trust=trust)
+
+
+def _repeated(file: Path, stream: str | None, tuned: Path | None, trust: bool, shared: Shared,
+              options: Options) -> list[Experiment]:
+    """The experiments that make the runs of a file of specs."""
+    from lifelong.experiments.again import again, read
+
+    typed = {"STREAM": stream, "--tuned": tuned, **{flag(name): one for name, one in shared.stream_options.items()}}
+    if given := [name for name, value in typed.items() if value is not None]:
+        raise ValueError(f"{given[0]} is part of what the file of --from says: leave {given[0]} out, or --from")
+    return again(read(file), options, trust=trust)
 
 
 def _exit_code(outcome: Outcome) -> int:

@@ -14,7 +14,7 @@ from lifelong.cli.progress import progress_bar
 from lifelong.cli.tables import plain_table
 
 if TYPE_CHECKING:
-    from lifelong.experiments.tuning import Choice
+    from lifelong.experiments.choice import Choice
 
 Strategies = Annotated[list[str], typer.Argument(
     help="Strategies with lists of values to choose from, for example \"ewc(strength=[1,10,100])\".")]
@@ -61,7 +61,7 @@ def _print_choice(choice: Choice, examples: str) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from lifelong.experiments import tuning
+    from lifelong.experiments.choice import shown
 
     table = plain_table(choice.asked)
     for name in [*choice.best.values, "accuracy", "behind", ""]:
@@ -69,7 +69,7 @@ def _print_choice(choice: Choice, examples: str) -> None:
     for tried in choice.tried:
         (mean, half), behind = tried.score, choice.behind(tried) if tried is not choice.best else None
         note = "chosen" if tried is choice.best else "not distinguishable" if tried in choice.alike else ""
-        table.add_row(*map(tuning.shown, tried.values.values()),
+        table.add_row(*map(shown, tried.values.values()),
                       "diverged" if mean != mean else f"{100 * mean:.1f} ± {100 * half:.1f}".removesuffix(" ± nan"),
                       "" if behind is None else f"{100 * behind.mean:.1f} ± {100 * behind.half_width:.1f}", note)
     console = Console()
