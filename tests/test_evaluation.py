@@ -404,7 +404,7 @@ def test_a_run_that_diverged_is_said_to_have_got_as_far_as_it_was_measured():
     runs = runs_by("current", about={"status": "diverged", "note": ""})
     runs[1].accuracy[2:, 3:] = np.nan
     text = report.markdown(runs)
-    assert "`er` diverged; 2 of 6 seeds reached the end; task 2 is the last after which every seed was measured." in text
+    assert "`er` diverged; 2 of 6 seeds reached the end. Task 2 is the last after which every seed was measured." in text
     assert "`finetune` diverged; 6 of 6 seeds reached the end" in text
 
 
