@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,6 +26,7 @@ from lifelong.networks.module import from_module
 from lifelong.networks.net import Net, Params, classifier
 from lifelong.networks.norms import norm_layer, normalised
 from lifelong.spec import catalogue, expression
+from lifelong.spec.expression import Term
 
 SUMS = ["er + ewc", "er + lwf", "agem + ewc", "random + er + lwf", "er(memory='class-balanced') + ewc(mode='online')",
         "joint + ewc", "cumulative + er", "finetune + er(replay=3)", "er + er(capacity=2)",
@@ -35,10 +38,25 @@ SUMS = ["er + ewc", "er + lwf", "agem + ewc", "random + er + lwf", "er(memory='c
 SUBJECTS = [*catalogue.catalogue("strategies"), *SUMS]
 
 
+LARGE = 20  # more than a few steps of the tiny stream need: memories become full, and what trains inside does not take long
+
+
+def small(strategy: str) -> list[Term]:
+    """The terms of an expression, with whole numbers that were chosen for real streams brought down to `LARGE`."""
+
+    def fitting(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(fitting, value))
+        return min(value, LARGE) if type(value) is int else value
+
+    return [replace(term, given={name: fitting(value) for name, value in term.resolved().items()})
+            for term in expression.parse(strategy)]
+
+
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("strategy", SUBJECTS)
 def test_a_strategy_keeps_the_contract(strategy, check):
-    assert check(Subject(expression.parse(strategy))) is None
+    assert check(Subject(small(strategy))) is None
 
 
 PLAIN = mlp((8,), 6, (12,))
@@ -60,9 +78,9 @@ def with_batch_norm() -> Net:
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("strategy", ["er + lwf", "derpp + agem", "gdumb(steps=20)"])
+@pytest.mark.parametrize("strategy", ["er + lwf", "derpp + agem", "gdumb"])
 def test_a_strategy_keeps_the_contract_with_batch_normalisation(strategy, check):
-    assert check(Subject(expression.parse(strategy), net=with_batch_norm())) is None
+    assert check(Subject(small(strategy), net=with_batch_norm())) is None
 
 
 class Module(nn.Module):

@@ -210,10 +210,10 @@ def test_an_installed_network_never_moves_statistics(adapt: str) -> None:
 
 def test_a_plain_run_moves_the_statistics_of_batch_normalisation() -> None:
     experiment = prepare("split-glyphs(tasks=2)", ["er + lwf"], Options(seeds=2, model="conv4(width=4, norm='batch')"))
-    stack = experiment.lanes(experiment.settings)
+    stack = experiment.learners.lanes(experiment.specs)
     state = stack.init()
     before = {k: p.clone() for k, p in state["params"].items()}
-    _, batch = next(iter(batches(stack, plan(stack.stream, stack.seeds, 0, "task", experiment.budget), 0, 0)))
+    _, batch = next(iter(batches(stack, plan(stack.stream, stack.seeds, 0, "task", experiment.learners.budget), 0, 0)))
     state, _ = stack.observe(state, batch)
     assert not any(torch.equal(state["params"][k], before[k]) for k in before if k.endswith((".mean", ".var")))
 

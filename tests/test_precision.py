@@ -150,7 +150,7 @@ def test_convolutions_learn_in_it_as_in_float32():
 
 def test_the_record_of_a_run_says_so_and_nothing_else_changes_in_it():
     low, full = (prepare("split-digits", ["er"], Options(seeds=1, dtype=dtype)) for dtype in ("bfloat16", "float32"))
-    assert low.settings[0].spec == full.settings[0].spec | {"dtype": "bfloat16"}
+    assert low.specs[0].to_json() == full.specs[0].to_json() | {"dtype": "bfloat16"}
 
 
 OBJECT = """
@@ -168,7 +168,7 @@ class Mine:
 
 def test_what_has_a_network_of_its_own_is_refused(tmp_path):
     (tmp_path / "mine.py").write_text(OBJECT)
-    with pytest.raises(ValueError, match="a network of its own, which --dtype bfloat16 would leave as it is"):
+    with pytest.raises(ValueError, match="a network of its own, which dtype='bfloat16' would leave as it is"):
         prepare("split-digits", [f"{tmp_path / 'mine.py'}:Mine"], Options(seeds=1, dtype="bfloat16"))
     with pytest.raises(ValueError, match="--dtype must be one of"):
         Options(dtype="float16")
