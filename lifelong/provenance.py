@@ -7,15 +7,14 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 if TYPE_CHECKING:
-    pass
-
+    import torch
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """What the last digits of a run depend on beyond its spec."""
+    """Device, processor, number of threads and version of torch, for the record of a run."""
+    import torch
+
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {"device": device.type, "processor": name, "threads": torch.get_num_threads(),
             "torch": str(torch.__version__)}

@@ -1,14 +1,17 @@
 """Learners whose step is a small learning run of its own: they meta-learn while they learn."""
 
+from collections.abc import Iterator
+from itertools import repeat
+
 import torch
 from torch import Tensor
 
 from lifelong.data.pool import Pool
-from lifelong.learning.learner import Batch, Learner, State
+from lifelong.learning.learner import NETWORK, Batch, Learner, State
 from lifelong.learning.losses import batch_loss
 from lifelong.learning.memory import reservoir
 from lifelong.networks.net import Net, Params
-from lifelong.randomness import generator
+from lifelong.randomness import generator, many
 from lifelong.spec.bounds import above, at_least
 
 
@@ -47,17 +50,18 @@ def mer(net: Net, capacity: int = 500, replay: int = 5, steps: int = 2, lr: floa
 
     def observe(state: State, pool: Pool, batch: Batch) -> tuple[State, dict[str, Tensor]]:
         params, memory = state["params"], state["memory"]
-        loss = batch_loss(net, pool, batch.rows, batch.weight)(params)
-        _, y = pool.fetch(batch.rows)
         size = len(batch.rows)
+        numbers = _numbers(net, batch, 1 + size * steps * (1 + replay))
+        loss = batch_loss(net, pool, batch.rows, batch.weight, next(numbers))(params)
+        _, y = pool.fetch(batch.rows)
         rank, draws = batch.u["mer"][:size].split(1), batch.u["mer"][size:].view(size, steps, replay)
         for row, unit, r, u in zip(batch.rows.split(1), y.split(1), rank, draws, strict=True):
             example = params
-            for numbers in u:
+            for draw in u:
                 sequence = params
-                rows = torch.cat([row, keep.pick(memory, numbers)])
+                rows = torch.cat([row, keep.pick(memory, draw)])
                 for one in torch.where(row >= 0, rows, -1).split(1):
-                    grads = torch.func.grad(batch_loss(net, pool, one))(params)
+                    grads = torch.func.grad(batch_loss(net, pool, one, u=next(numbers)))(params)
                     params = {k: p - lr * grads[k] for k, p in params.items()}
                 params = toward(params, sequence, beta)
             params = toward(params, example, gamma)
@@ -65,7 +69,7 @@ def mer(net: Net, capacity: int = 500, replay: int = 5, steps: int = 2, lr: floa
         return {"params": params, "memory": memory}, {"loss": loss}
 
     return Learner(init, observe, lambda state, pool, x: net.apply(state["params"], x),
-                   draws=lambda batch_size: {"mer": batch_size * (1 + steps * replay)})
+                   draws=lambda batch_size: {"mer": batch_size * (1 + steps * replay)} | _draws(net))
 
 
 def la_maml(net: Net, capacity: int = 500, replay: int = 10, glances: int = 3, rate: float = 0.15,
@@ -103,13 +107,14 @@ def la_maml(net: Net, capacity: int = 500, replay: int = 10, glances: int = 3, r
         return {"params": params, "rates": {k: torch.zeros_like(p) + rate for k, p in params.items()},
                 "memory": keep.empty()}
 
-    def glance(params: Params, rates: Params, pool: Pool, rows: Tensor, old: Tensor) -> tuple[Params, Params]:
+    def glance(params: Params, rates: Params, pool: Pool, rows: Tensor, old: Tensor,
+               numbers: Iterator[Tensor | None]) -> tuple[Params, Params]:
         both = torch.cat([rows, old])
-        meta = torch.func.grad(batch_loss(net, pool, both))
+        meta = torch.func.grad(batch_loss(net, pool, both, u=next(numbers)))
         fast, path = params, {k: torch.zeros_like(p) for k, p in params.items()}
         for_params, for_rates = path, path
         for one in rows.split(1):
-            grads = torch.func.grad(batch_loss(net, pool, one))(fast)
+            grads = torch.func.grad(batch_loss(net, pool, one, u=next(numbers)))(fast)
             path = {k: path[k] + g for k, g in grads.items()}
             fast = {k: w - rates[k].relu() * grads[k] for k, w in fast.items()}
             slope = meta(fast)
@@ -123,19 +128,31 @@ def la_maml(net: Net, capacity: int = 500, replay: int = 10, glances: int = 3, r
 
     def observe(state: State, pool: Pool, batch: Batch) -> tuple[State, dict[str, Tensor]]:
         params, rates, memory = state["params"], state["rates"], state["memory"]
-        loss = batch_loss(net, pool, batch.rows, batch.weight)(params)
-        _, y = pool.fetch(batch.rows)
         size = len(batch.rows)
+        numbers = _numbers(net, batch, 1 + glances * (1 + size))
+        loss = batch_loss(net, pool, batch.rows, batch.weight, next(numbers))(params)
+        _, y = pool.fetch(batch.rows)
         rank, *draws = batch.u["la_maml"].split([size] + glances * [size + replay])
         for number, u in enumerate(draws):
             rows = batch.rows.gather(0, u[:size].argsort())
-            params, rates = glance(params, rates, pool, rows, keep.pick(memory, u[size:]))
+            params, rates = glance(params, rates, pool, rows, keep.pick(memory, u[size:]), numbers)
             if number == 0:
                 memory = keep.add(memory, batch.rows, y, rank)
         return {"params": params, "rates": rates, "memory": memory}, {"loss": loss}
 
     return Learner(init, observe, lambda state, pool, x: net.apply(state["params"], x),
-                   draws=lambda batch_size: {"la_maml": batch_size + glances * (batch_size + replay)})
+                   draws=lambda batch_size: {"la_maml": batch_size + glances * (batch_size + replay)} | _draws(net))
+
+
+def _draws(net: Net) -> dict[str, int]:
+    return {NETWORK: net.draws} if net.draws else {}
+
+
+def _numbers(net: Net, batch: Batch, passes: int) -> Iterator[Tensor | None]:
+    """The random numbers of each pass of a step through the network, all made of the step's one."""
+    if not net.draws:
+        return repeat(None)
+    return iter(many(batch.u[NETWORK][0], passes * net.draws).view(passes, net.draws).unbind())
 
 
 def _one_by_one(name: str, net: Net) -> None:

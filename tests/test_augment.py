@@ -220,11 +220,11 @@ def test_an_interrupted_run_goes_on_to_the_same_bits():
 
 
 def digest(own: str, asked: str | None) -> str:
-    return store.digest(prepare(stream(augment=own), ["er"], Options(seeds=2, augment=asked, model="mlp")).settings[0].spec)
+    return store.digest(prepare(stream(augment=own), ["er"], Options(seeds=2, augment=asked, model="mlp")).specs[0].to_json())
 
 
 def test_a_run_without_augmentation_is_the_run_that_it_was():
-    spec = prepare(stream(augment="none"), ["er"], Options(seeds=2)).settings[0].spec
+    spec = prepare(stream(augment="none"), ["er"], Options(seeds=2)).specs[0].to_json()
     assert "augment" not in spec and digest("none", "none") == digest("none", None) == store.digest(spec)
     assert digest("crop + flip", None) == digest("none", None)  # a stream's own is part of its name
     assert digest("crop + flip", "crop(padding=4)+flip") == digest("crop + flip", None)
@@ -234,7 +234,7 @@ def test_a_run_without_augmentation_is_the_run_that_it_was():
 
 
 @pytest.mark.parametrize(("strategy", "asked", "words"), [
-    ("ncm", "flip", "use --augment none"), ("mer", "flip", "fetches its examples itself"),
+    ("ncm", "flip", "use augment='none'"), ("mer", "flip", "fetches its examples itself"),
     ("er", "crop(padding=0)", "padding must be 1 or more"), ("er", "distort(elastic=-1)", "elastic must be 0 or more"),
     ("er", "crop(padding=[1,2])", "takes one value"),
     ("er", "crop(padding=1, flip)", "cannot read"), ("er", "sgd", "no augmentation called 'sgd'; it is one of the opt"),
@@ -276,7 +276,8 @@ def test_channels_are_normalised_as_torchvision_does_and_a_crops_edge_is_black()
 def test_augmented_images_stay_images_where_only_the_output_layer_moves(augment: str):
     made = replace(make_stream("split-glyphs(tasks=2)", Options(seeds=1)), augment=augment)
     asked = prepare(made, ["supervised(steps=1, adapt='head')"], Options(seeds=1))
-    learned_on, _ = replace(asked, trying=True).installed(asked.settings[0])
+    asked.learners.trial = True  # with the start as it is before it is learned
+    learned_on, _ = asked.learners.installed(asked.specs[0])
     assert (len(learned_on.shape) == 3) is (augment == "flip")
 
 

@@ -170,17 +170,17 @@ def test_a_run_is_what_avalanche_itself_does_on_our_benchmark(name):
     stream = tiny([0, 1])
     run = go(stream, strategy_of(name), seeds=2)
     experiment = prepare(stream, [strategy_of(name)], Options(seeds=2, batch_size=5, epochs=2, optimizer="sgd(lr=0.05)"))
-    make = experiment.make(experiment.settings[0], seed=1)
+    make = experiment.learners.make(experiment.specs[0], seed=1)
     objects._seed(1)
     learner, benchmark, rows = make({}), bridge.to_benchmark(stream, 1), []
     with bridge._calm():
         for experience in benchmark.train_stream:
             learner.strategy.train(experience)
-            before, row = objects._generators(), []
+            before, row = objects.generators(), []
             for test in benchmark.test_stream:
                 learner.strategy.eval(test)
                 row.append((learner.scores.answer.argmax(1) == torch.tensor(list(test.dataset.targets))).double().mean())
-            objects._set_generators(before)
+            objects.set_generators(before)
             rows.append(torch.stack(row).numpy())
     assert np.array_equal(run.accuracy[1, 1:], np.stack(rows))
 
@@ -213,8 +213,8 @@ def test_steps_are_counted_whatever_the_passes(strategy):
     told: list[tuple[int, int, int]] = []
     stream = tiny([0])
     experiment = prepare(stream, [f"avalanche.{strategy}"], Options(seeds=1, steps=7, batch_size=4))
-    learner = experiment.make(experiment.settings[0])({})
-    train_object(lambda: learner, stream, 0, 0, experiment.budget,
+    learner = experiment.learners.make(experiment.specs[0])({})
+    train_object(lambda: learner, stream, 0, 0, experiment.learners.budget,
                  Rhythm(tell=lambda task, step, steps: told.append((task, step, steps))))
     assert [t for t in told if t[0] == 1][-1] == (1, 7, 7)
     assert all(sum(t[0] == task for t in told) == 7 for task in range(3))
@@ -272,6 +272,9 @@ def test_options_that_do_not_go_with_it_are_refused(tmp_path):
     (tmp_path / "net.py").write_text("from lifelong.networks.mlp import mlp\ndef normed(shape, n_classes):\n    return mlp("
                                      "shape, n_classes)._replace(still=('norm',), train=lambda *given: given)\n")
     assert "statistics of batch normalisation" in asked(model=f"{tmp_path}/net.py:normed")
+    (tmp_path / "drop.py").write_text("from torch import nn\ndef dropped(shape, n_classes):\n    return nn.Sequential("
+                                      "nn.Linear(shape[0], n_classes), nn.Dropout())\n")
+    assert "as it answers, without dropout" in asked(model=f"{tmp_path}/drop.py:dropped")
     (tmp_path / "own.py").write_text("from lifelong.learning.optim import sgd\ndef mine(lr: float = 0.1):\n    return sgd(lr)\n")
     assert "use sgd or adam" in asked(optimizer=f"{tmp_path}/own.py:mine")
     with pytest.raises(RuntimeError, match="classes of their own in every task"):
@@ -286,20 +289,20 @@ def test_it_is_stored_and_found_with_its_hyper_parameters_and_version(tmp_path, 
         with pytest.raises(SystemExit) as left:
             cli.main()
         out = capsys.readouterr().out
-        assert left.value.code == 0 and ("2 of 2 found" in out) == found and "avalanche.GEM" in out
+        assert left.value.code == 0 and ("2 of 2 runs were finished already" in out) == found and "avalanche.GEM" in out
     records = [json.loads(p.read_text()) for p in sorted(tmp_path.glob("*/run.json"))]
     assert len(records) == 2
     for record in records:
         (hyper,) = record["spec"]["hyper"]["strategy"]
         assert hyper["patterns_per_exp"] in (5, 10) and hyper["memory_strength"] == 0.25 and not hyper["online"]
-        assert record["spec"]["sources"] == {"avalanche": "0.6.0"}
+        assert record["spec"]["code"] == {"avalanche": "0.6.0"}
         (again,) = expression.parse(record["spec"]["strategy"])
         assert again.resolved() == hyper
 
 
 def test_runs_without_it_are_named_as_before():
     experiment = prepare(tiny([0]), ["finetune"], Options(seeds=1))
-    assert experiment.settings[0].spec["sources"] == {}
+    assert experiment.specs[0].to_json()["code"] == {}
 
 
 def test_a_killed_run_begins_its_seed_again_and_ends_as_the_whole_one(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import Said, refused
+from typer.main import get_command
 
+from lifelong import cli
+from lifelong.cli.options import Shared
+from lifelong.data.pictures import workers
 from lifelong.experiments import experiment
 from lifelong.experiments.prepare import prepare
 from lifelong.spec.run import Options
@@ -98,7 +103,7 @@ def test_what_was_asked_wrongly_gets_one_sentence(words, said, lifelong, tmp_pat
      ["mine.py:mine", "`view.u` without `draws`", "line 2"]),
     ("from lifelong import Part\nfrom lifelong.learning.memory import reservoir\ndef mine():\n    m = reservoir(9)\n"
      "    return Part(init=lambda view: m.empty(), draws=3, step=lambda view: m.add(view.state, view.batch.rows, "
-     "view.batch.y, view.u))\n", ["as many uniform numbers", "got 3"]),
+     "view.batch.y, view.u))\n", ["uniform numbers, got 3"]),
     ("from lifelong import Part\ndef mine():\n    old = {}\n    def task(view):\n        old.update(view.params)\n"
      "        return view.state\n    def loss(view):\n        return sum(((view.params[k] - p) ** 2).sum() for k, p in "
      "old.items())\n    return Part(loss=loss, task=task)\n", ["mine.py:mine", "keeps something outside its state"]),
@@ -106,6 +111,30 @@ def test_what_was_asked_wrongly_gets_one_sentence(words, said, lifelong, tmp_pat
 def test_a_file_that_cannot_serve_gets_one_sentence(code, said, lifelong, tmp_path):
     (tmp_path / "mine.py").write_text(code)
     refused(lifelong("run", "split-digits", "./mine.py:mine", *SMALL), *said)
+
+
+class OptionError(ValueError):
+    """An error about options, which its sentence names as Python does."""
+
+    def __init__(self, sentence: str, *names: str) -> None:
+        super().__init__(sentence)
+        self.field, self.fields = names[0], names
+
+
+@pytest.mark.parametrize(("error", "said"), [
+    (OptionError("batch_size must be 1 or more, got 0", "batch_size"), "--batch-size must be 1 or more, got 0"),
+    (OptionError("give epochs or steps, not both", "epochs", "steps"), "give --epochs or --steps, not both"),
+    (OptionError("mine needs scenario='task'", "scenario"), "mine needs --scenario task"),
+    (OptionError("on is digits-v1: choose on others, or set overlap", "on", "overlap"),
+     "--on is digits-v1: choose on others, or set --overlap"),
+    (ValueError("steps must be 1 or more"), "steps must be 1 or more"),
+])
+def test_an_error_of_an_option_names_it_as_it_is_typed(error, said, lifelong, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("lifelong.experiments.prepare.prepare", refuse)
+    assert lifelong("run", "split-digits") == Said(2, "", f"lifelong: {said}\n")
 
 
 @pytest.mark.parametrize("name", ["split-mnist", "rotated-mnist-gem", "split-omniglot"])
@@ -127,7 +156,7 @@ def test_foreign_data_files_are_refused_by_name(content, lifelong, tmp_path):
 
 def test_cuda_that_is_not_there_is_said_so(lifelong, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    refused(lifelong("run", "split-digits", "--device", "cuda"), "--device cuda", "no CUDA device")
+    refused(lifelong("run", "split-digits", "--device", "cuda"), "--device cuda", "no CUDA is here")
 
 
 def test_a_store_that_cannot_be_written_is_said_so(lifelong, tmp_path):
@@ -167,7 +196,7 @@ def test_a_run_prints_a_table_and_where_everything_is(lifelong, tmp_path):
     for word in ("er(capacity=20) + ewc(strength=1)", "±", "table: ", "figures: ", "report.md"):
         assert word in said.out
     again = lifelong("run", "split-digits", "er(capacity=20) + ewc(strength=[1,2])", *SMALL)
-    assert "2 of 2 found" in again.out
+    assert "2 of 2 runs were finished already" in again.out
     assert len(list((tmp_path / "runs").glob("*/run.json"))) == 2
 
 
@@ -214,7 +243,7 @@ def test_check_names_what_is_wrong(lifelong, tmp_path):
                                       "    return Part(loss=lambda view: view.batch.scores.sum() * torch.rand(()))\n")
     said = lifelong("check", "./mine.py:mine")
     assert said.code == 1 and "random numbers of its own" in said.out and "mine.py, line 4" in said.out
-    assert said.out.count("mine.py, line 4") == 1 and said.out.count(": as above") > 1, "once is enough"
+    assert said.out.count("mine.py, line 4") == 1 and said.out.count(": the same problem") > 1, "once is enough"
 
 
 # ---- damaged stores
@@ -256,7 +285,7 @@ def test_an_interrupted_run_exits_with_130_and_says_how_to_go_on(lifelong, monke
 
     monkeypatch.setattr(experiment, "train", interrupt)
     said = lifelong("run", "split-digits", "finetune", *SMALL, "--quiet")
-    assert said.code == 130 and "the same command goes on" in said.err
+    assert said.code == 130 and "run the same command again" in said.err
     monkeypatch.setattr(experiment, "train", real)
     assert lifelong("run", "split-digits", "finetune", *SMALL, "--quiet").code == 0
 
@@ -276,6 +305,56 @@ def loaded(*words: str) -> set[str]:
 def test_help_loads_neither_torch_nor_numpy():
     assert not loaded("--help") & {"torch", "numpy", "pandas", "matplotlib", "avalanche", "sklearn", "scipy"}
     assert not loaded("run", "--help") & {"torch", "avalanche"}
+
+
+def test_the_version_names_what_runs_and_loads_no_torch(lifelong):
+    from importlib.metadata import version
+
+    said = lifelong("--version")
+    assert said.code == 0 and said.out.startswith(f"lifelong {version('lifelong')}")
+    assert f"torch {version('torch')}" in said.out and said.out.count("\n") == 1
+    assert "torch" not in loaded("--version")
+
+
+def test_python_m_lifelong_is_the_command_line(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "lifelong", "run", "rotated-digit"], capture_output=True, text=True,
+                          cwd=tmp_path)
+    assert done.returncode == 2 and "did you mean rotated-digits" in done.stderr
+
+
+def test_run_and_tune_share_their_options(lifelong):
+    run, tune = ({p.name: p for p in get_command(cli.app).commands[name].params} for name in ("run", "tune"))
+    shared = {field.name for field in fields(Shared)}
+    assert {"epochs", "steps", "batch_size", "scenario", "data", "overlap"} <= shared <= set(run) & set(tune)
+    assert all(run[name].help == tune[name].help and run[name].default == tune[name].default for name in shared)
+    assert {field.name for field in fields(Options)} == shared - {"scenario", "tasks", "classes_per_task", "boundaries"} | {
+        "seeds", "evaluate", "eval_every"}
+
+
+def test_every_option_reaches_the_run_under_its_own_name(lifelong, monkeypatch):
+    seen = []
+    monkeypatch.setattr("lifelong.experiments.prepare.prepare", lambda *given: seen.append(given) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        lifelong("run", "split-digits", "er", "--seeds", "2", "--steps", "3", "--batch-size", "4", "--optimizer", "adam",
+                 "--model", "conv4", "--eval-every", "5", "--evaluate", "seen", "--device", "cpu", "--dtype", "float64", "--data", "there",
+                 "--save-every", "6", "--memory", "7", "--overlap", "--augment", "flip", "--scenario", "task", "--tasks", "8",
+                 "--classes-per-task", "9", "--no-boundaries")
+    ((stream, strategies, options, extra),) = seen
+    assert (stream, strategies) == ("split-digits", ["er"])
+    assert options == Options(seeds=2, steps=3, batch_size=4, optimizer="adam", model="conv4", eval_every=5, evaluate="seen", device="cpu",
+                              dtype="float64", data="there", save_every=6.0, memory=7.0, overlap=True, augment="flip")
+    assert extra == {"scenario": "task", "tasks": 8, "classes_per_task": 9, "boundaries": False}
+
+
+@pytest.mark.parametrize("shared", [Shared(), Shared(tasks=2, boundaries=False, overlap=True, data="my data"),
+                                    Shared(boundaries=True, memory=0.5, optimizer="sgd(lr=[0.1,1])")])
+def test_the_words_of_options_give_the_options_again(shared, lifelong, monkeypatch):
+    seen = []
+    monkeypatch.setattr(Shared, "options", lambda self, **more: seen.append(self) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        lifelong("run", "split-digits", *shared.words())
+    assert seen == [shared]
+    assert Shared(model="mlp", steps=3).words(without=("model",)) == ["--steps", "3"]
 
 
 def test_list_loads_no_avalanche():
@@ -408,7 +487,7 @@ def test_a_truncated_idx_file_is_refused_by_name_and_left_as_it_is(cut, lifelong
     file = folder / "train-images-idx3-ubyte"
     file.write_bytes((header + bytes(5000))[:cut])
     before = file.read_bytes()
-    refused(lifelong("run", "split-mnist", "finetune", *SMALL, "--data", tmp_path / "data"), str(file), "get it anew")
+    refused(lifelong("run", "split-mnist", "finetune", *SMALL, "--data", tmp_path / "data"), str(file), "download it again")
     assert file.read_bytes() == before and list(folder.iterdir()) == [file]
 
 
@@ -441,7 +520,7 @@ def test_a_run_keeps_its_spec_and_its_accuracy(lifelong, tmp_path):
     record = json.loads(place.read_text())
     spec = record["spec"]
     assert (spec["stream"], spec["strategy"], spec["seeds"], spec["steps"], spec["batch_size"]) == (
-        "split-digits-v1", "er(capacity=20)", 3, 2, 7)
+        "split-digits-v1(tasks=4)", "er(capacity=20)", 3, 2, 7)
     assert record["about"]["status"] == "done" and record["about"]["device"] == "cpu"
     with np.load(place.parent / "accuracy.npz", allow_pickle=False) as arrays:
         accuracy = arrays["accuracy"]
@@ -457,10 +536,10 @@ def test_the_same_command_again_finds_and_changes_nothing(lifelong, tmp_path):
     before = contents(tmp_path / "runs", "*--*/*")
     times = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").glob("*--*/*")}
     said = lifelong(*words[:-1])
-    assert said.code == 0 and "2 of 2 found" in said.out
+    assert said.code == 0 and "2 of 2 runs were finished already" in said.out
     assert contents(tmp_path / "runs", "*--*/*") == before
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").glob("*--*/*")} == times
-    assert "2 of 3 found" in lifelong(*words[:4], "joint", *SMALL).out
+    assert "2 of 3 runs were finished already" in lifelong(*words[:4], "joint", *SMALL).out
 
 
 def test_a_strategy_from_a_file_adds_to_one_of_the_catalogue(lifelong, tmp_path):
@@ -473,8 +552,8 @@ def test_a_strategy_from_a_file_adds_to_one_of_the_catalogue(lifelong, tmp_path)
     records = [json.loads(p.read_text())["spec"] for p in (tmp_path / "runs").glob("*/run.json")]
     assert {r["strategy"] for r in records} == {"./mine.py:mine", "./mine.py:mine(strength=2) + ewc(strength=0)",
                                                 "./mine.py:mine(strength=2) + ewc(strength=1)"}
-    assert all(len(r["sources"]) == 1 and "mine.py" in json.dumps(r["sources"]) for r in records)
-    assert "3 of 3 found" in lifelong(*words).out
+    assert all(len(r["code"]) == 1 and "mine.py" in json.dumps(r["code"]) for r in records)
+    assert "3 of 3 runs were finished already" in lifelong(*words).out
 
 
 def test_report_json_holds_what_the_arrays_say(lifelong, tmp_path):
@@ -561,3 +640,22 @@ def test_the_installed_command_says_one_sentence_and_exits_with_2(tmp_path):
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("lifelong: ")
     assert "rotated-digits" in done.stderr and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_quiet_also_means_that_decoding_draws_no_bar(quiet, lifelong, monkeypatch, capsys):
+    monkeypatch.setattr("lifelong.progress.shown", quiet)  # the contrary of what is asked for
+    lifelong("run", "rotated-digits", "finetune", *SMALL, *["--quiet"] * quiet)
+    monkeypatch.setattr("rich.console.Console.is_terminal", True)
+    with workers._bar("reading pictures", 5000) as tell:
+        tell(5000)
+    assert ("reading pictures" in capsys.readouterr().err) != quiet
+
+
+def test_only_the_command_line_keeps_freed_memory(lifelong, monkeypatch):
+    calls = []
+    monkeypatch.setattr("lifelong.machine.keep_pages", lambda: calls.append("kept"))
+    prepare("rotated-digits", ["finetune"], Options(seeds=1, steps=1), {"tasks": 2}).run()
+    assert calls == []
+    lifelong("run", "rotated-digits", "finetune", *SMALL)
+    assert calls == ["kept"]

@@ -10,10 +10,20 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from lifelong.experiments.contract import CHECKS, Subject, failures, run_checks
+from lifelong.experiments.contract import (
+    CHECKS,
+    Subject,
+    failures,
+    observe_is_pure,
+    one_equals_many,
+    pads_do_not_count,
+    run_checks,
+)
 from lifelong.experiments.prepare import prepare
 from lifelong.networks.mlp import mlp
+from lifelong.networks.module import from_module
 from lifelong.networks.net import Net, Params, classifier
 from lifelong.networks.norms import norm_layer, normalised
 from lifelong.spec import catalogue, expression
@@ -73,6 +83,38 @@ def with_batch_norm() -> Net:
 @pytest.mark.parametrize("strategy", ["er + lwf", "derpp + agem", "gdumb"])
 def test_a_strategy_keeps_the_contract_with_batch_normalisation(strategy, check):
     assert check(Subject(small(strategy), net=with_batch_norm())) is None
+
+
+class Module(nn.Module):
+    """A module with batch normalisation, whose statistics follow within the few steps of the checks, and dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.norm = nn.Linear(8, 60), nn.BatchNorm1d(60, momentum=0.5)
+        self.drop, self.out = nn.Dropout(0.2), nn.Linear(60, 6)
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.hidden(x)).relu()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(self.drop(self.features(x)))
+
+
+MODULE = from_module(Module, torch.ones(2, 8))
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("strategy", ["er", "ewc", "derpp", "agem", "mir", "lwf", "si", "gdumb(steps=10)", "icarl"])
+def test_a_strategy_keeps_the_contract_with_a_module_that_normalises_batches_and_drops_units(strategy, check):
+    assert check(Subject(expression.parse(strategy), net=MODULE)) is None
+
+
+@pytest.mark.parametrize("check", [observe_is_pure, one_equals_many, pads_do_not_count], ids=lambda check: check.__name__)
+@pytest.mark.parametrize("strategy", ["mer(replay=1, steps=1)", "la_maml(glances=1, replay=2)", "packnet", "dgr"])
+def test_what_refuses_batch_normalisation_or_learns_otherwise_takes_dropout(strategy, check):
+    net = from_module(lambda: nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Dropout(0.2), nn.Linear(12, 6)),
+                      torch.ones(2, 8))
+    assert check(Subject(expression.parse(strategy), net=net)) is None
 
 
 def test_two_bounds_cannot_be_summed():

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from pydoc import locate
 
 import pytest
 from test_readme import blocks, commands, taken
@@ -48,7 +48,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     run = lifelong.run
     monkeypatch.setattr(lifelong, "run", lambda *given, **options: run(*given, **options | {"seeds": 2, "steps": 2}),
                         raising=False)
-    monkeypatch.setattr(cli, "_show", lambda *_: None)
+    monkeypatch.setattr(cli.run, "print_results", lambda *_: None)
     monkeypatch.chdir(tmp_path)
     loaded = set(sys.modules)
     yield tmp_path
@@ -104,7 +104,8 @@ def test_every_option_every_name_and_every_link_exists():
         for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
             assert "://" in link or (ROOT / "docs" / link).is_file(), (page, link)
         for name in re.findall(r"\.\. auto\w+:: ([\w.]+)|\{py:\w+\}`~?([\w.]+)`", text):
-            assert locate("".join(name)) is not None, name
+            if "bridges" not in "".join(name):  # which need what is not installed everywhere
+                assert pkgutil.resolve_name("".join(name)), name
 
 
 @pytest.mark.slow

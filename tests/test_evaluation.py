@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lifelong import metrics, report, store
-from lifelong.experiments import prepare as preparing
+from lifelong.experiments import complete as completing
 from lifelong.experiments.contract import tiny
 from lifelong.experiments.prepare import prepare
 from lifelong.learning.composition import gradient_learner
@@ -235,10 +235,10 @@ def mine(bad: float = 0.0):
 
 
 def test_the_usual_schedule_leaves_a_runs_name_as_it_was_and_another_gives_it_another():
-    specs = [prepare("split-digits(tasks=3)", ["er"], Options(seeds=1, steps=1, evaluate=evaluate)).settings[0].spec
+    specs = [prepare("split-digits(tasks=3)", ["er"], Options(seeds=1, steps=1, evaluate=evaluate)).specs[0].to_json()
              for evaluate in (None, "all", "all:1", "current+all:2")]
-    assert specs[0] == specs[1] == specs[2] and "evaluation" not in specs[0]
-    assert specs[3] == {**specs[0], "evaluation": "all:2 + current"}
+    assert specs[0] == specs[1] == specs[2] and "evaluate" not in specs[0]
+    assert specs[3] == {**specs[0], "evaluate": "all:2 + current"}
 
 
 def test_a_run_whose_accuracies_no_store_could_read_back_is_refused(monkeypatch):
@@ -246,7 +246,7 @@ def test_a_run_whose_accuracies_no_store_could_read_back_is_refused(monkeypatch)
     prepare("split-digits(tasks=3)", ["finetune"], Options(seeds=2, steps=1))
     with pytest.raises(ValueError, match=r"3 seeds after each of 3 tasks take .* fewer seeds or fewer tasks"):
         prepare("split-digits(tasks=3)", ["finetune"], Options(seeds=3, steps=1))
-    assert preparing.store is store
+    assert completing.store is store
 
 
 def test_a_run_by_a_schedule_is_stored_found_and_reported(lifelong, tmp_path):
@@ -255,7 +255,7 @@ def test_a_run_by_a_schedule_is_stored_found_and_reported(lifelong, tmp_path):
     said = lifelong(*words)
     assert said.code == 0, said.err
     runs, problems = store.runs(tmp_path / "runs")
-    assert problems == [] and [run.spec["evaluation"] for run in runs] == ["all:2 + current"] * 2
+    assert problems == [] and [run.spec["evaluate"] for run in runs] == ["all:2 + current"] * 2
     expected = kept(torch.zeros(2, 5, 4), "current+all:2", 4).isnan().numpy()
     for run in runs:
         np.testing.assert_array_equal(np.isnan(run.accuracy), expected)
@@ -263,7 +263,7 @@ def test_a_run_by_a_schedule_is_stored_found_and_reported(lifelong, tmp_path):
     assert "2 of 2 found" in lifelong(*words).out
     assert lifelong("report").code == 0
     text = (tmp_path / "runs" / "report" / "report.md").read_text()
-    assert "evaluation=all:2 + current" in text
+    assert "evaluate=all:2 + current" in text
     refused = lifelong(*words[:-1], "sometimes")
     assert refused.code == 2 and "an evaluation schedule is all, seen or current" in refused.err
 

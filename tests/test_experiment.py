@@ -14,13 +14,14 @@ import torch
 import lifelong
 from lifelong import store
 from lifelong.experiments import experiment
+from lifelong.experiments.again import again, read
 from lifelong.experiments.contract import tiny
 from lifelong.experiments.experiment import Outcome
 from lifelong.experiments.prepare import prepare
 from lifelong.learning.engine import Measured
 from lifelong.learning.parts import Part
 from lifelong.progress import Watcher
-from lifelong.spec.run import Options
+from lifelong.spec.run import Options, Spec
 from lifelong.store.records import Run
 
 QUICK: dict[str, Any] = {"seeds": 2, "steps": 4}
@@ -67,7 +68,7 @@ def test_lanes_beyond_the_memory_are_trained_in_turn_with_equal_results(tmp_path
     strategy = "er(capacity=20) + ewc(strength=[1,2])"
     whole = outcome([strategy], **asked)
     todo = prepare(asked["stream"], [strategy], Options(**(QUICK | {k: v for k, v in asked.items() if k != "stream"})))
-    each, _ = todo.lanes(todo.settings).needed(todo.budget.batch_size)
+    each, _ = todo.learners.lanes(todo.specs).needed(todo.learners.budget.batch_size)
     room = todo.stream.x.nbytes + 2.5 * each  # beside the examples two lanes, and half of a third
     parts = outcome([strategy], tmp_path, watcher=Listens(), memory=room / 2**30, **asked)
     assert stacks == [6, 2, 2, 2]
@@ -225,10 +226,11 @@ def test_a_run_can_be_made_again_from_its_spec_alone(tmp_path):
     (run,) = made(["er(capacity=9) + ewc(strength=2.5)"], tmp_path, stream=stream, optimizer="adam(lr=0.01)",
                   model="mlp(hidden=(9,))", eval_every=2, batch_size=7, dtype="float64", seeds=3)
     spec = json.loads((Path(run.about["folder"]) / "run.json").read_text())["spec"]
-    words = ", ".join(f"{name}={value!r}" for name, value in spec["stream_options"].items())
-    names = ("seeds", "epochs", "steps", "batch_size", "optimizer", "model", "eval_every", "dtype")
-    again = prepare(f"{spec['stream']}({words})", [spec["strategy"]], Options(**{name: spec[name] for name in names}))
-    assert [s.spec for s in again.settings] == [spec]
+    (found,) = again(read(Path(run.about["folder"])))
+    assert [one.to_json() for one in found.specs] == [spec] and found.run(tmp_path).found == 1
+    (found,) = again([Spec.from_json(spec)])
+    assert [one.to_json() for one in found.specs] == [spec]
+    np.testing.assert_array_equal(found.run().runs[0].accuracy, run.accuracy)
     assert spec["stream_options"]["tasks"] == 3 and spec["seeds"] == 3 and spec["steps"] == 4
     assert spec["hyper"]["strategy"][0] == {"capacity": 9, "replay": 0, "memory": "reservoir", "combine": "sum"}
     assert spec["hyper"]["strategy"][1]["strength"] == 2.5 and spec["hyper"]["optimizer"]["lr"] == 0.01
@@ -402,7 +404,7 @@ def test_a_plug_in_file_with_another_content_is_another_run(tmp_path):
     assert outcome([a_part(tmp_path)], tmp_path / "runs", dtype="float64").found == 1
     changed = outcome([a_part(tmp_path, 3.0)], tmp_path / "runs", dtype="float64")
     assert changed.found == 0
-    assert changed.runs[0].spec["sources"] != first.spec["sources"]
+    assert changed.runs[0].spec["code"] != first.spec["code"]
     assert not np.array_equal(changed.runs[0].logs["loss"], first.logs["loss"]), "the new content is what is trained"
 
 
@@ -411,9 +413,9 @@ def test_two_files_of_one_name_are_both_in_the_spec(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         texts.append(a_part(tmp_path / name))
-    first = prepare("split-digits(tasks=2)", [" + ".join(texts)], Options(**QUICK)).settings[0].spec
+    first = prepare("split-digits(tasks=2)", [" + ".join(texts)], Options(**QUICK)).specs[0].to_json()
     (tmp_path / "a" / "mine.py").write_text(PART.format(strength=0.0) + "# changed\n")
-    second = prepare("split-digits(tasks=2)", [" + ".join(texts)], Options(**QUICK)).settings[0].spec
+    second = prepare("split-digits(tasks=2)", [" + ".join(texts)], Options(**QUICK)).specs[0].to_json()
     assert first != second
 
 
@@ -422,7 +424,7 @@ def test_a_torch_module_from_a_file_is_a_model(tmp_path):
                                      "    return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), "
                                      "nn.Linear(width, n_classes))\n")
     (run,) = made(["er + ewc"], model=f"{tmp_path / 'net.py'}:mine(width=7)")
-    assert np.isfinite(run.accuracy).all() and any(path.endswith("net.py") for path in run.spec["sources"])
+    assert np.isfinite(run.accuracy).all() and any(path.endswith("net.py") for path in run.spec["code"])
 
 
 def test_an_object_is_given_what_it_names(tmp_path):
@@ -515,7 +517,7 @@ def test_a_part_that_raises_at_its_third_step_fails_alone_and_is_tried_again_the
     (sentence,) = result.failures
     line = next(i for i, text in enumerate(RAISES.splitlines(), 1) if "the cat" in text)
     assert f"(mine.py, line {line}, in loss)" in sentence
-    spec = prepare("split-digits(tasks=2)", strategies, Options(**QUICK)).settings[1].spec
+    spec = prepare("split-digits(tasks=2)", strategies, Options(**QUICK)).specs[1].to_json()
     assert "the cat sat on it" in (store.folder(root, spec) / "error.txt").read_text()
     again = outcome(strategies, root)  # it raises once
     assert again.found == 2 and again.failures == [] and len(again.runs) == 3
@@ -659,7 +661,7 @@ def ridge(strength: float = 1e-3) -> Part:
 
 
 def test_run_takes_expressions_and_objects():
-    for strategy in ("er", Part(), ridge, [Part(), Part()], ["er", ridge]):
+    for strategy in ("er", Part(), ridge):
         run = lifelong.run("split-digits(tasks=2)", strategy, seeds=2, steps=2)
         assert run.accuracy.shape == (2, 3, 2)
 
@@ -677,7 +679,7 @@ def test_a_stream_made_elsewhere_is_not_stored_and_brings_its_own_seeds(tmp_path
         lifelong.run(stream, "er", steps=4, store=tmp_path)
     with pytest.raises(ValueError, match="given as a Python object"):
         prepare(stream, ["er"], Options(seeds=2, steps=4)).run(tmp_path)
-    with pytest.raises(ValueError, match="made for 2 seeds, got seeds=5"):
+    with pytest.raises(ValueError, match="seeds must be 2, for which the stream .* was made, got 5"):
         lifelong.run(stream, "er", steps=4, seeds=5)
     assert not list(tmp_path.iterdir())
 
@@ -707,11 +709,12 @@ def test_what_is_no_strategy_is_refused(strategy, kind):
 
 
 @pytest.mark.parametrize(("options", "words"), [
-    ({"seeds": 0}, "--seeds must be 1 or more"), ({"steps": 0}, "--steps"), ({"steps": None, "epochs": 0}, "--epochs"),
-    ({"batch_size": 0}, "--batch-size"), ({"eval_every": -1}, "--eval-every"), ({"epochs": 1}, "not both"),
-    ({"device": "tpu"}, "--device"), ({"dtype": "float99"}, "--dtype"), ({"dtype": "int64"}, "--dtype"),
-    ({"optimizer": "sgd + adam"}, "not a sum"), ({"save_every": -1.0}, "--save-every"),
-    ({"save_every": float("nan")}, "--save-every"),
+    ({"seeds": 0}, "^seeds must be 1 or more, got 0$"), ({"steps": 0}, "^steps must"),
+    ({"steps": None, "epochs": 0}, "^epochs must"), ({"batch_size": 0}, "^batch_size must be 1 or more, got 0$"),
+    ({"eval_every": -1}, "^eval_every must"), ({"epochs": 1}, "epochs or steps, not both"),
+    ({"device": "tpu"}, "^device must"), ({"dtype": "float99"}, "^dtype must"), ({"dtype": "int64"}, "^dtype must"),
+    ({"optimizer": "sgd + adam"}, "not a sum"), ({"save_every": -1.0}, "^save_every must"),
+    ({"save_every": float("nan")}, "^save_every must"), ({"memory": 0.0}, "^memory must be above 0"),
 ])
 def test_options_are_checked_at_once(options, words):
     with pytest.raises(ValueError, match=words):

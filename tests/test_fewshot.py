@@ -146,7 +146,7 @@ def test_an_episode_of_several_domains_is_one_of_them() -> None:
     source = digits.rotations(domains=3)
     weights = start("mlp(hidden=(8,))", (1, 8, 8))
     assert evaluation(source, weights, way=10, episodes=10).run()["accuracy"] > 0.2
-    with pytest.raises(ValueError, match=r"an episode has all classes of one domain: use --way 10, got 5"):
+    with pytest.raises(ValueError, match=r"^way must be 10, got 5: .* an episode has all classes of one"):
         evaluation(source, weights, way=5)
 
 
@@ -156,8 +156,8 @@ THREE = points([[0.0, 1.0, 2.0]] * 3)
 @pytest.mark.parametrize(("options", "said"), [
     ({"shots": 2, "queries": 2}, "points-v1 has 3 examples per class, fewer than the 4 requested"),
     ({"way": 4}, "points-v1 has 3 classes, fewer than the 4 requested"),
-    ({"way": 1}, "--way must be 2 or more"), ({"shots": 0}, "--shots must be 1"),
-    ({"queries": 0}, "--queries must be 1"), ({"episodes": 1}, "--episodes must be 2"),
+    ({"way": 1}, "^way must be 2 or more"), ({"shots": 0}, "^shots must be 1"),
+    ({"queries": 0}, "^queries must be 1"), ({"episodes": 1}, "^episodes must be 2"),
 ])
 def test_what_the_source_cannot_give_is_refused(options: dict[str, int], said: str) -> None:
     with pytest.raises(ValueError, match=said):
@@ -167,7 +167,7 @@ def test_what_the_source_cannot_give_is_refused(options: dict[str, int], said: s
 def test_a_start_that_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match=r"examples of shape \(3,\), but those of points-v1 have shape \(1,\)"):
         evaluation(THREE, start(shape=(3,)))
-    with pytest.raises(ValueError, match=r"learned on 1 of the classes of points-v1, for example points/2.*--overlap"):
+    with pytest.raises(ValueError, match=r"learned on 1 of the classes of points-v1, for example points/2.*allow it with overlap"):
         evaluation(THREE, start(content=("points/2", "other/1")))
     assert evaluation(THREE, start(content=("points/2",)), overlap=True).run()["overlap"] == 1
 
@@ -217,7 +217,7 @@ def test_what_was_asked_before_is_found_and_not_measured_again(said: Any, monkey
     monkeypatch.setattr(Evaluation, "run", lambda *_: pytest.fail("measured again"))
     assert json.loads(said(*words)[1]) == json.loads(said(*words, "--no-transductive")[1]) == both
     code, out, _ = said(*words[:-1])
-    assert code == 0 and f"found in {file}" in out
+    assert code == 0 and f"reused from {file}" in out
     monkeypatch.setattr(Evaluation, "run", measured)
     assert said(*words[:-1], "--seed", "1")[0] == 0
     save(Path("a.safetensors"), start("conv4(width=4, norm='batch', down='pool')", (1, 28, 28), strategy="protonet"))

@@ -82,5 +82,5 @@ def test_each_differs_from_ours_where_it_says_so():
 
 
 def test_a_framework_that_is_not_known_is_refused():
-    with pytest.raises(LookupError, match=r"gem, avalanche, mammoth, continuum; got 'sequoia'"):
+    with pytest.raises(ValueError, match=r"gem, avalanche, mammoth, continuum; got 'sequoia'"):
         framework("sequoia")

@@ -13,6 +13,7 @@ import torch
 from lifelong.data import build
 from lifelong.data.prefetch import AHEAD, Ahead, gathered
 from lifelong.experiments import experiment as experiments
+from lifelong.experiments import learners
 from lifelong.experiments.contract import BUDGET, Subject, tiny
 from lifelong.experiments.prepare import prepare
 from lifelong.learning.engine import train
@@ -41,9 +42,9 @@ def test_examples_seen_through_a_table_of_pixels_come_from_the_host_as_well():
     x, rows = torch.rand(60, 1, 4, 4, generator=torch.Generator().manual_seed(0)), torch.arange(60)
     shown = build.permuted("shown-v1", [0, 1], build.Images(x, rows % 3, rows[:40], rows[40:]), tasks=2)
     asked = prepare(shown, ["er"], Options(seeds=2))
-    stack = asked.lanes(asked.settings)
+    stack = asked.learners.lanes(asked.specs)
     assert stack.stream.warp is not None
-    device, host = train(stack, asked.budget), train(replace(stack, host=True), asked.budget)
+    device, host = train(stack, asked.learners.budget), train(replace(stack, host=True), asked.learners.budget)
     assert torch.equal(host.loss, device.loss) and torch.equal(host.accuracy, device.accuracy)
 
 
@@ -72,10 +73,10 @@ def test_a_mapped_file_is_read_in_place(tmp_path: Path):
     x = torch.from_numpy(np.load(tmp_path / "x.npy", mmap_mode="c"))
     stream = replace(tiny([0, 1]), x=x, shape=(1, 2, 4), scale=1 / 255, mean=(0.5,), std=(0.3,), augment="crop")
     asked = prepare(stream, ["er"], Options(seeds=2, model="conv4(width=3)"))
-    stack = asked.lanes(asked.settings)
+    stack = asked.learners.lanes(asked.specs)
     for pool in (stack.pool, replace(stack, host=True).pool, stream.pool("cpu", torch.float64)):
         assert pool.x.data_ptr() == x.data_ptr()
-    assert train(stack, asked.budget).accuracy.isfinite().all()
+    assert train(stack, asked.learners.budget).accuracy.isfinite().all()
 
 
 class Said(Watcher):
@@ -91,12 +92,13 @@ class Said(Watcher):
 @pytest.mark.parametrize(("free", "host"), [(4 * 2**20, False), (2**10, True)])
 def test_examples_that_do_not_fit_stay_and_a_line_says_so(free: int, host: bool, monkeypatch: pytest.MonkeyPatch):
     # There may be no other device here, so one is pretended, and only what was decided is looked at.
-    monkeypatch.setattr(experiments, "free", lambda device: free)
-    asked = replace(prepare(tiny([0]), ["er"], Options(seeds=1)), device=torch.device("meta"))
-    assert asked.host is host and asked.lanes(asked.settings).host is host
+    monkeypatch.setattr(learners, "free", lambda device: free)
+    asked = prepare(tiny([0]), ["er"], Options(seeds=1))
+    asked = replace(asked, learners=replace(asked.learners, device=torch.device("meta")))
+    assert asked.learners.host is host and asked.learners.lanes(asked.specs).host is host
     watcher: Any = Said()
     monkeypatch.setattr(experiments.Experiment, "_stacks", lambda *given: [])
     asked.run(watcher=watcher)
-    assert watcher.said == [asked.placed] and ("stay in the host's memory" in asked.placed) is host
-    assert "120 examples" in asked.placed
-    assert not replace(asked, device=torch.device("cpu")).host
+    assert watcher.said == [asked.learners.placed] and ("stay in the host's memory" in asked.learners.placed) is host
+    assert "120 examples" in asked.learners.placed
+    assert not replace(asked.learners, device=torch.device("cpu")).host

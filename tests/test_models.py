@@ -14,9 +14,11 @@ import lifelong
 from lifelong.experiments.prepare import prepare
 from lifelong.learning.optim import adam
 from lifelong.learning.schedule import batches, plan
-from lifelong.networks.conv import conv4
-from lifelong.networks.net import Net, Params
+from lifelong.networks.conv import anml_net, conv4, oml_net
+from lifelong.networks.mlp import mlp
+from lifelong.networks.net import Net, Params, shapes_of
 from lifelong.networks.norms import normalised
+from lifelong.networks.resnet import resnet, resnet18
 from lifelong.spec.run import Options
 from lifelong.starts.install import installed
 from lifelong.starts.recipe import Recipe, episode_features, episode_scores, learn, set_statistics
@@ -114,6 +116,31 @@ def test_what_conv4_cannot_be_is_refused(shape: tuple[int, ...], options: dict[s
         conv4(shape, 5, **options)
 
 
+@pytest.mark.parametrize("net", [
+    mlp(SHAPE, 5, (7,)), conv4(SHAPE, 5, 4, norm="batch"), oml_net(SHAPE, 5, 4), anml_net(SHAPE, 5, 4, 3),
+    resnet(SHAPE, 5, (4, 6)), resnet18(SHAPE, 5, 2)])
+def test_the_shapes_of_parameters_are_known_without_a_random_number(net: Net) -> None:
+    wanted = {k: tuple(p.shape) for k, p in net.init(g()).items()}
+    before = torch.get_rng_state()
+    found: list[str] = []
+
+    def init(g: torch.Generator) -> Params:
+        params = net.init(g)
+        found.extend(p.device.type for p in params.values())
+        return params
+
+    assert shapes_of(net._replace(init=init)) == wanted and set(found) == {"meta"}
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_network_that_reads_its_parameters_as_it_draws_them_tells_their_shapes_too() -> None:
+    def init(g: torch.Generator) -> Params:
+        w = torch.randn(3, 4, generator=g)
+        return {"w": w / w.norm().item()}
+
+    assert shapes_of(Net(init, lambda params, x: x @ params["w"])) == {"w": (3, 4)}
+
+
 # ---- learning
 
 
@@ -183,10 +210,10 @@ def test_an_installed_network_never_moves_statistics(adapt: str) -> None:
 
 def test_a_plain_run_moves_the_statistics_of_batch_normalisation() -> None:
     experiment = prepare("split-glyphs(tasks=2)", ["er + lwf"], Options(seeds=2, model="conv4(width=4, norm='batch')"))
-    stack = experiment.lanes(experiment.settings)
+    stack = experiment.learners.lanes(experiment.specs)
     state = stack.init()
     before = {k: p.clone() for k, p in state["params"].items()}
-    _, batch = next(iter(batches(stack, plan(stack.stream, stack.seeds, 0, "task", experiment.budget), 0, 0)))
+    _, batch = next(iter(batches(stack, plan(stack.stream, stack.seeds, 0, "task", experiment.learners.budget), 0, 0)))
     state, _ = stack.observe(state, batch)
     assert not any(torch.equal(state["params"][k], before[k]) for k in before if k.endswith((".mean", ".var")))
 

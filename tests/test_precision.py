@@ -16,6 +16,7 @@ from lifelong.learning.losses import cross_entropy_vjp
 from lifelong.learning.schedule import batches, plan
 from lifelong.networks.conv import conv4
 from lifelong.networks.mlp import mlp
+from lifelong.networks.net import Gate, Net
 from lifelong.networks.precision import LOW, in_bfloat16
 from lifelong.randomness import generator
 from lifelong.spec import expression
@@ -76,6 +77,27 @@ def test_what_is_kept_is_float32_and_what_is_calculated_is_rounded():
     assert LOW not in kinds and torch.float32 in kinds
 
 
+def test_every_pass_of_a_network_is_rounded_whatever_passes_a_network_has():
+    seen = []
+
+    def probe(params, x, *more):
+        seen.extend([params["w"].dtype, x.dtype, *(t.dtype for t in more if t is not None)])
+        return x
+
+    passes = [name for name in Net._fields if "Callable[[Params" in str(Net.__annotations__[name])]
+    assert passes == ["apply", "features", "vjp", "fresh", "train"]
+    net = Net(init=lambda g: {}, **dict.fromkeys(passes, probe), gate=Gate(probe, probe))
+    low, x = in_bfloat16(net), torch.ones(2, 3)
+    for f in (*(getattr(low, name) for name in passes), low.gate.mask, low.gate.features):
+        seen.clear()
+        assert f({"w": torch.ones(2)}, x).dtype == torch.float32
+        assert seen == [LOW, LOW]
+    seen.clear()
+    low.gate.features({"w": torch.ones(2)}, x, x)  # a mask is rounded, real examples and random numbers are not
+    low.train({"w": torch.ones(2)}, x, x > 0, torch.ones(1, dtype=torch.float64))
+    assert seen == [LOW, LOW, LOW, LOW, LOW, torch.bool, torch.float64]
+
+
 @pytest.mark.parametrize("lanes", [(), (3,)])
 def test_the_derivative_by_hand_is_autograds_of_the_rounded_network(lanes):
     net, low = mlp((8,), 6, (12,)), in_bfloat16(mlp((8,), 6, (12,)))
@@ -128,7 +150,7 @@ def test_convolutions_learn_in_it_as_in_float32():
 
 def test_the_record_of_a_run_says_so_and_nothing_else_changes_in_it():
     low, full = (prepare("split-digits", ["er"], Options(seeds=1, dtype=dtype)) for dtype in ("bfloat16", "float32"))
-    assert low.settings[0].spec == full.settings[0].spec | {"dtype": "bfloat16"}
+    assert low.specs[0].to_json() == full.specs[0].to_json() | {"dtype": "bfloat16"}
 
 
 OBJECT = """
@@ -146,7 +168,7 @@ class Mine:
 
 def test_what_has_a_network_of_its_own_is_refused(tmp_path):
     (tmp_path / "mine.py").write_text(OBJECT)
-    with pytest.raises(ValueError, match="a network of its own, which --dtype bfloat16 would leave as it is"):
+    with pytest.raises(ValueError, match="a network of its own, which dtype='bfloat16' would leave as it is"):
         prepare("split-digits", [f"{tmp_path / 'mine.py'}:Mine"], Options(seeds=1, dtype="bfloat16"))
     with pytest.raises(ValueError, match="--dtype must be one of"):
         Options(dtype="float16")

@@ -89,7 +89,7 @@ def test_what_is_not_whole_is_listed_and_not_hidden(root):
 def test_a_place_that_is_none_and_a_date_that_is_none_are_refused(root):
     with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere.*--stream"):
         select([root / "nowhere"])
-    with pytest.raises(ValueError, match=r"--since must be a date.*'soon'"):
+    with pytest.raises(ValueError, match=r"^since must be a date.*'soon'"):
         select([root], since="soon")
 
 

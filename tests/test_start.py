@@ -24,10 +24,10 @@ from lifelong.learning.optim import sgd
 from lifelong.networks.mlp import mlp
 from lifelong.spec import catalogue
 from lifelong.starts import recipe as start
-from lifelong.starts.install import installed
+from lifelong.starts.install import installed, only_head
 from lifelong.starts.pretrain import Pretraining, make_source, parse
 from lifelong.starts.recipe import Recipe, learn
-from lifelong.starts.weights import Weights, load, save
+from lifelong.starts.weights import Weights, begun, load, save
 from lifelong.store.checkpoints import Workshop
 
 LEARNED = "supervised(steps=3, batch=4)"
@@ -295,6 +295,27 @@ def test_what_moves_is_what_was_asked_for(file):
         installed(weights, (1, 28, 28), 9, "class", head="kept")
 
 
+def test_the_network_of_a_start_is_drawn_once_a_lane_and_never_to_learn_its_names(file, monkeypatch):
+    weights, drawn, of_weights = load(file), [], Weights.net
+
+    def counting(net):
+        def init(g):
+            params = net.init(g)
+            drawn.append(params["head.weight"].device.type)
+            return params
+
+        return net._replace(init=init)
+
+    monkeypatch.setattr(Weights, "net", lambda self, n_classes: counting(of_weights(self, n_classes)))
+    begun(weights.net(6), weights, known=True)
+    assert not only_head(installed(weights, (1, 28, 28), 9, "class", adapt="all"))
+    net = installed(weights, (1, 28, 28), 9, "class", adapt="head", head="new", views=4)
+    assert only_head(net)
+    for seed in range(3):
+        assert net.init(lifelong.randomness.generator(seed))["head.weight"].shape == (9, 4 * 16)
+    assert drawn.count("cpu") == 3
+
+
 def test_an_installed_network_answers_as_the_learned_one(file):
     weights, x = load(file), torch.rand(3, 1, 28, 28)
     whole = weights.net(6)
@@ -317,18 +338,18 @@ def test_features_computed_once_give_what_computing_them_each_time_gives(file, m
         return [run.accuracy for run in experiment.run().runs], experiment
 
     fast, experiment = scores()
-    assert experiment.lanes([experiment.settings[0]]).stream.shape == (4 * 2 * 2,)
-    monkeypatch.setattr(lifelong.experiments.experiment, "only_head", lambda net: False)
+    assert experiment.learners.lanes([experiment.specs[0]]).stream.shape == (4 * 2 * 2,)
+    monkeypatch.setattr(lifelong.experiments.learners, "only_head", lambda net: False)
     slow, experiment = scores()
-    assert experiment.lanes([experiment.settings[0]]).stream.shape == (1, 28, 28)
+    assert experiment.learners.lanes([experiment.specs[0]]).stream.shape == (1, 28, 28)
     for a, b in zip(fast, slow, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
 def test_no_features_are_computed_for_a_run_that_is_there(file, tmp_path, monkeypatch):
     asked(file, ("", "er(capacity=4)")).run(tmp_path)
-    sizes, real = [], lifelong.experiments.experiment.encoded
-    monkeypatch.setattr(lifelong.experiments.experiment, "encoded",
+    sizes, real = [], lifelong.experiments.learners.encoded
+    monkeypatch.setattr(lifelong.experiments.learners, "encoded",
                         lambda net, pool, used: sizes.append(len(used)) or real(net, pool, used))
     assert asked(file, ("", "er(capacity=4)")).run(tmp_path).found == 1
     assert sizes == [1]  # of one example, to try a step
@@ -338,7 +359,7 @@ def test_no_features_are_computed_for_a_run_that_is_there(file, tmp_path, monkey
 
 def test_a_part_that_makes_pixels_up_sees_pixels(file):
     experiment = asked(file, ("", "dgr"))
-    assert experiment.lanes(experiment.settings).stream.shape == (1, 28, 28)
+    assert experiment.learners.lanes(experiment.specs).stream.shape == (1, 28, 28)
 
 
 @pytest.fixture
@@ -372,8 +393,8 @@ def test_a_network_of_ones_own_is_as_good_as_one_of_the_catalogue(network, sourc
     for a, b in zip(*runs, strict=True):
         np.testing.assert_array_equal(a, b)
     assert todo.spec["sources"] == {"./net.py": catalogue.file_digest("./net.py")}
-    (setting,) = asked("own.safetensors", ("",)).settings
-    assert setting.spec["sources"] == todo.spec["sources"]
+    (setting,) = asked("own.safetensors", ("",)).specs
+    assert setting.code == todo.spec["sources"]
     network.write_text(network.read_text() + "# other\n")
     assert Pretraining(parse("supervised(model='./net.py:renamed')"), source).spec["sources"] != todo.spec["sources"]
     with pytest.raises(ValueError, match=r"learned with the network in ./net.py, which has changed since"):
@@ -399,7 +420,7 @@ def test_a_linear_network_on_warped_images_is_moved_by_the_gradient_of_what_it_a
 
 def test_only_what_moves_is_trained(file):
     experiment = asked(file, (", adapt='all'",), ("",))
-    sizes = [set(experiment.lanes([setting]).init()["params"]) for setting in experiment.settings]
+    sizes = [set(experiment.learners.lanes([setting]).init()["params"]) for setting in experiment.specs]
     assert len(sizes[0]) == 18 and sizes[1] == {"head.weight", "head.bias"}
 
 
@@ -452,16 +473,16 @@ def test_what_makes_no_sense_is_refused_before_anything_is_learned(stream, strat
 def test_whoever_insists_may_test_on_what_was_learned_on_and_the_record_says_so():
     experiment = prepare("split-digits", ["supervised(source='rotated-digits', model='mlp', steps=2)"],
                          Options(seeds=1, epochs=1, overlap=True))
-    assert experiment.settings[0].spec["overlap"] == 10
+    assert experiment.specs[0].to_json()["overlap"] == 10
     assert experiment.run().runs[0].spec["overlap"] == 10
 
 
 def test_what_was_learned_on_things_without_names_is_recorded_as_unknown(lifelong, file, tmp_path):
     former = load(file)
     save(tmp_path / "mine.safetensors", Weights(former.params, dict(former.about) | {"content": []}))
-    (setting,) = asked(tmp_path / "mine.safetensors", ("",)).settings
-    assert setting.spec["overlap"] == "unknown" and "overlap" not in asked(file, ("",)).settings[0].spec
-    assert "no names, so it cannot be told" in lifelong("list", "mine.safetensors").out
+    (setting,) = asked(tmp_path / "mine.safetensors", ("",)).specs
+    assert setting.to_json()["overlap"] == "unknown" and "overlap" not in asked(file, ("",)).specs[0].to_json()
+    assert "no names of classes" in lifelong("list", "mine.safetensors").out
 
 
 def test_what_the_start_that_learning_begins_with_has_seen_counts_as_seen(file, tmp_path):
@@ -471,7 +492,7 @@ def test_what_the_start_that_learning_begins_with_has_seen_counts_as_seen(file, 
     with pytest.raises(ValueError, match=r"was learned on 1 of the classes .* for example glyphs/0"):
         prepare("split-glyphs", [strategy], Options(seeds=1))
     experiment = prepare("split-glyphs", [strategy], Options(seeds=1, overlap=True))
-    assert experiment.settings[0].spec["overlap"] == 1
+    assert experiment.specs[0].to_json()["overlap"] == 1
 
 
 def test_a_file_of_another_start_is_refused(file, tmp_path):
@@ -488,7 +509,7 @@ def test_a_file_of_another_start_is_refused(file, tmp_path):
 def test_beside_a_file_only_how_it_is_used_can_be_said(file, typed, what):
     with pytest.raises(ValueError, match=what):
         asked(file, (", " + typed,))
-    assert asked(file, (", steps=3, length=10.0",)).settings  # what is said of it is true
+    assert asked(file, (", steps=3, length=10.0",)).specs  # what is said of it is true
 
 
 def test_batch_normalisation_that_nobody_would_set_is_refused(source, file):
@@ -539,7 +560,7 @@ def test_a_file_can_be_looked_into(lifelong, file, tmp_path):
     (("glyphs(classes=0)", "supervised"), "classes must be a whole number of 1 or more, got 0"),
     (("glyphs", "supervised", "--precision", "half"), "--precision must be one of"),
     (("glyphs", "supervised", "--out", "nowhere/s.safetensors"), "there is no folder nowhere"),
-    (("glyphs", "supervised", "--out", "s.pt"), "--out is the file of a start, such as s.safetensors; got s.pt"),
+    (("glyphs", "supervised", "--out", "s.pt"), "--out must be a file such as s.safetensors, got s.pt"),
     (("glyphs", "supervised(model='er')"), "there is no model called 'er'; it is one of the strategies"),
 ])
 def test_what_the_command_refuses(lifelong, tmp_path, words, what):
@@ -569,7 +590,7 @@ def blows(steps: int = 400, lr: float = 1.3):
     said = lifelong("pretrain", "glyphs(classes=6)", "./mine.py:blows", "--save-every", "0", "--quiet")
     assert "A number that runs away." in lifelong("list", "./mine.py:blows").out
     fine = lifelong("pretrain", "glyphs(classes=6)", "./mine.py:blows(lr=0.1)").out
-    assert '"./mine.py:blows(file=' in fine and "odd nan at first and nan at last" in fine
+    assert '"./mine.py:blows(file=' in fine and "odd nan at the first and nan at the last step" in fine
     refused(said, "diverged", "the last good checkpoint is")
     named = said.err.split("the last good checkpoint is ")[1].split(";")[0]
     checkpoint = torch.load(tmp_path / named, weights_only=True)["content"]["inner"]

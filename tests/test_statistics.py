@@ -146,7 +146,7 @@ def test_a_tuned_sum_is_compared_with_its_parts_at_the_values_that_they_were_tun
 def test_a_reference_that_nobody_has_is_refused_with_what_there_is():
     report.checked_reference([summed()], "parts")
     report.checked_reference([summed()], "er")
-    with pytest.raises(LookupError, match=r"'er \+ ewd'.*'er \+ ewc'"):
+    with pytest.raises(ValueError, match=r"^reference must .*'er \+ ewd'.*'er \+ ewc'"):
         report.checked_reference([summed()], "er + ewd")
 
 

@@ -28,6 +28,7 @@ from lifelong.learning.imperative import Training
 from lifelong.networks.net import Net, Params
 from lifelong.randomness import generator
 from lifelong.spec import catalogue, expression
+from lifelong.spec.run import OptionError
 
 
 @contextlib.contextmanager
@@ -267,14 +268,19 @@ def factory(name: str) -> Callable[..., Any]:
         if net.still:
             raise ValueError(f"avalanche.{name} trains what a gradient moves, which the statistics of batch "
                              "normalisation are not: use a network with norm='group'")
+        if net.draws:
+            raise ValueError(f"avalanche.{name} trains a network as it answers, without dropout: use a network "
+                             "without dropout")
         return Learner(strategy, hyper, net, shape, n_classes, n_tasks, seed, device, training, online)
 
     context = [p for p in inspect.signature(make).parameters.values() if p.kind is not p.VAR_KEYWORD]
     every = [p.replace(kind=p.KEYWORD_ONLY) for p in (*context, *settable)]
     make.__signature__ = inspect.Signature(every)  # type: ignore[attr-defined]
     make.__name__ = f"avalanche.{name}"
-    make.__doc__ = (f"{name} of Avalanche {VERSION}.\n\nonline: every batch is an experience, in place of every task. "
-                    f"None: must be given.\n\n{inspect.getdoc(strategy) or ''}")
+    required = f"    {', '.join(needed)}: required; there is no default.\n" if needed else ""
+    make.__doc__ = (f"{name} of Avalanche {VERSION}.\n\nArgs:\n    online: whether every batch is an experience, "
+                    f"instead of every task.\n{required}\nThe docstring in Avalanche:\n\n"
+                    f"{inspect.getdoc(strategy) or ''}")
     return make
 
 
@@ -424,7 +430,7 @@ class Learner:
                  n_tasks: int, seed: int, device: torch.device, training: Training, online: bool = False) -> None:
         self.name, self.n_classes, self.told, self.device = strategy.__name__, n_classes, training.told, device
         if training.dtype != torch.float32:
-            raise ValueError(f"avalanche.{self.name} is trained in float32: leave out --dtype")
+            raise OptionError(f"avalanche.{self.name} is trained in float32: leave dtype out", "dtype")
         self.batch_size, self.online = training.budget.batch_size, online
         self.network = (TaskNetwork(net, shape, seed, n_tasks, n_classes) if training.told and self.name not in _BLIND
                         else Network(net, shape, seed)).to(device)

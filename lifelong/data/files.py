@@ -72,7 +72,7 @@ def find(what: str, places: Sequence[str], data: str | Path | None, *, source: s
         tried = f", and downloading it failed: {failure}" if failure else ""
         shown = ", ".join(places[:3]) + (", ..." if len(places) > 3 else "")
         raise FileNotFoundError(f"{what} is not in {root} (looked for {shown}{tried}); get it from {source}, and name "
-                                f"its folder with --data or LIFELONG_DATA") from failure
+                                f"its folder with the option data or with LIFELONG_DATA") from failure
     return found
 
 

@@ -13,6 +13,7 @@ from lifelong.data.augment import NONE, augmentation
 from lifelong.data.pool import Pool
 from lifelong.data.problem import CLASSIFICATION, Problem
 from lifelong.spec.evaluation import Evaluation
+from lifelong.spec.run import OptionError
 
 SCENARIOS = ("task", "domain", "class")
 
@@ -142,8 +143,8 @@ class Stream:
             raise ValueError(f"{self.name}: mean and std must be a number for each channel, std above 0, got "
                              f"{tuple(self.mean)} and {tuple(self.std)} for examples of shape {tuple(self.shape)}")
         if self.augment != NONE and len(self.shape) != 3:
-            raise ValueError(f"{self.name}: {self.augment} is for images [channels, height, width], got examples of "
-                             f"shape {tuple(self.shape)}; use --augment none")
+            raise OptionError(f"{self.name}: {self.augment} is for images [channels, height, width], got examples of "
+                              f"shape {tuple(self.shape)}; use augment='none'", "augment")
 
     def _check_examples(self) -> None:
         if len(self.x) != len(self.y) or len(self.y) == 0:

@@ -75,7 +75,7 @@ def train_object(make: Callable[[], Any], stream: Stream, at: int, seed: int, bu
     if resume is not None and resume.get("object") is not None:
         learner.load_state_dict(resume["object"])
         measured, first, begin = Measured(**resume["measured"]), resume["task"], resume["step"]
-        _set_generators(resume["generators"])
+        set_generators(resume["generators"])
     else:
         _measure(learner, stream, at, device, dtype, measured, 0)
     one_task = _whole_task if hasattr(learner, "learn_task") else _one_task
@@ -190,7 +190,7 @@ def _accuracy(learner: Any, stream: Stream, asked: Tensor, tasks: range, at: int
               dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Accuracy on the rows `asked` [S, T, m] of some tasks, as asked and with the task told, [len(tasks)] each; global
     generators are left as they were."""
-    before = _generators()
+    before = generators()
     pool = stream.pool(device, dtype).lane({k: v[0] for k, v in stream.lanes([at], device).items()})
     free = torch.full((len(tasks),), torch.nan, dtype=torch.float64)
     told = free.clone()
@@ -208,7 +208,7 @@ def _accuracy(learner: Any, stream: Stream, asked: Tensor, tasks: range, at: int
             if bool(scores.isnan().any()):
                 hits += torch.nan
         free[i], told[i] = hits / len(rows)
-    _set_generators(before)
+    set_generators(before)
     return free, told
 
 
@@ -228,14 +228,30 @@ def _seed(seed: int) -> None:
     random.seed(number)
 
 
-def _generators() -> dict[str, Any]:
+def constructed(make: Callable[[], Any], seed: int) -> tuple[Any, dict[str, Any]]:
+    """The object of a seed, built ahead of its training, and the states of the generators that its building left.
+
+    The global generators themselves are left as they were. Training on it, once they are set to those states, comes to
+    the same bits as training on an object that is built then.
+    """
+    before = generators()
+    try:
+        _seed(seed)
+        return make(), generators()
+    finally:
+        set_generators(before)
+
+
+def generators() -> dict[str, Any]:
+    """The states of torch's, numpy's and Python's global generators."""
     kind, keys, *rest = cast(tuple[Any, ...], np.random.get_state(legacy=True))
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
     numpy = [kind, torch.from_numpy(keys.astype(np.int64)), *rest]
     return {"torch": torch.get_rng_state(), "cuda": cuda, "numpy": numpy, "python": random.getstate()}
 
 
-def _set_generators(state: dict[str, Any]) -> None:
+def set_generators(state: dict[str, Any]) -> None:
+    """Sets the global generators to states that `generators` returned."""
     torch.set_rng_state(state["torch"])
     if state["cuda"]:
         torch.cuda.set_rng_state_all(state["cuda"])
@@ -248,4 +264,4 @@ def _set_generators(state: dict[str, Any]) -> None:
 def _checkpoint(learner: Any, measured: Measured, task: int, step: int) -> dict[str, Any]:
     can = hasattr(learner, "state_dict") and hasattr(learner, "load_state_dict")
     return {"object": learner.state_dict() if can else None, "measured": dict(vars(measured)), "task": task,
-            "step": step, "generators": _generators() if can else None}
+            "step": step, "generators": generators() if can else None}

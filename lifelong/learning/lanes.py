@@ -18,8 +18,8 @@ from lifelong.data.prefetch import Ahead, gathered
 from lifelong.data.stream import Stream
 from lifelong.learning.composition import GradientLearner
 from lifelong.learning.learner import AUGMENT, NETWORK, Batch, Learner, State
-from lifelong.learning.room import free
 from lifelong.learning.step import Step, unaliased
+from lifelong.machine import free
 from lifelong.networks.net import Back, Net, Params, looped, looped_train
 from lifelong.vmap import lift, tree
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lifelong.networks.net import Gate, Net, Params, classifier, layer, undrawn
+from lifelong.networks.net import Gate, Net, Params, classifier, layer
 from lifelong.networks.norms import NORMS, norm_layer, normalised
 from lifelong.spec.bounds import one_of
 
@@ -125,7 +125,7 @@ def oml_net(shape: tuple[int, ...], n_classes: int, width: int = 256) -> Net:
     def apply(params: Params, x: Tensor) -> Tensor:
         return F.linear(features(params, x), *(params[k] for k in _HEAD))
 
-    return Net(init, apply, features, _HEAD, shapes=undrawn(init))
+    return Net(init, apply, features, _HEAD)
 
 
 def anml_net(shape: tuple[int, ...], n_classes: int, width: int = 256, gate: int = 112) -> Net:
@@ -182,4 +182,4 @@ def anml_net(shape: tuple[int, ...], n_classes: int, width: int = 256, gate: int
     def apply(params: Params, x: Tensor) -> Tensor:
         return F.linear(features(params, x), *(params[k] for k in _HEAD))
 
-    return Net(init, apply, features, _HEAD, gate=Gate(mask, gated), shapes=undrawn(init))
+    return Net(init, apply, features, _HEAD, gate=Gate(mask, gated))

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lifelong.networks.net import Back, Net, Params, layer, undrawn
+from lifelong.networks.net import Back, Net, Params, layer
 
 
 def mlp(shape: tuple[int, ...], n_classes: int, hidden: Sequence[int] = (100, 100)) -> Net:
@@ -65,7 +65,7 @@ def mlp(shape: tuple[int, ...], n_classes: int, hidden: Sequence[int] = (100, 10
 
         return _affine(params, "head", inputs[-1]), back
 
-    return Net(init, apply, features, ("head.weight", "head.bias"), vjp, shapes=undrawn(init))
+    return Net(init, apply, features, ("head.weight", "head.bias"), vjp)
 
 
 def _affine(params: Params, name: str, x: Tensor) -> Tensor:

@@ -54,14 +54,14 @@ def from_module(make: Callable[[], nn.Module], x: Tensor) -> Net:
     answered, _ = _tried(answering, x, name)
     still = tuple(k for k, _ in training.named_buffers() if k in tried.seen)
     buffers = {k for k, _ in training.named_buffers()}
-    shapes = {k: tuple(p.shape) for k, p in _tensors(training) if k in still or k not in buffers}
+    owned = [k for k, _ in _tensors(training) if k in still or k not in buffers]
     linear = [layer for layer, m in training.named_modules() if isinstance(m, nn.Linear)]
-    head = tuple(k for k in shapes if linear and k.rpartition(".")[0] == linear[-1])
+    head = tuple(k for k in owned if linear and k.rpartition(".")[0] == linear[-1])
     hidden = _Features(answering) if _has_features(answering, x, name) else None
 
     def init(g: torch.Generator) -> Params:
-        module = _drawn(make, int(torch.randint(2**62, (), generator=g)))
-        return {k: p.detach().clone() for k, p in _tensors(module) if k in shapes}
+        module = _drawn(make, int(torch.randint(2**62, (), generator=g, device="cpu")))
+        return {k: p.detach().clone() for k, p in _tensors(module) if k in owned}
 
     def apply(params: Params, x: Tensor) -> Tensor:
         return _called(answering, _Pass(params, still), x)
@@ -85,7 +85,7 @@ def from_module(make: Callable[[], nn.Module], x: Tensor) -> Net:
 
     trains = still or tried.calls or not torch.equal(learned, answered)
     return Net(init, apply, features if hidden else None, head, fresh=fresh if hidden and still else None,
-               still=still, train=train if trains else None, draws=1 if tried.calls else 0, shapes=shapes)
+               still=still, train=train if trains else None, draws=1 if tried.calls else 0)
 
 
 def _drawn(make: Callable[[], nn.Module], seed: int) -> nn.Module:
@@ -104,8 +104,7 @@ class _Features(nn.Module):
         self.module = module
 
     def forward(self, x: Tensor) -> Tensor:
-        features: Tensor = self.module.features(x)  # type: ignore[operator]
-        return features
+        return self.module.features(x)  # type: ignore[operator]
 
 
 def _called(module: nn.Module, seen: _Pass, x: Tensor) -> Tensor:
@@ -117,8 +116,7 @@ def _called(module: nn.Module, seen: _Pass, x: Tensor) -> Tensor:
         if name not in tensors:
             tensors[name] = buffer.to(x.device, dtype if buffer.is_floating_point() else buffer.dtype)
     with seen:
-        out: Tensor = torch.func.functional_call(module, tensors, (x,))
-    return out
+        return torch.func.functional_call(module, tensors, (x,))
 
 
 # ---- what is ours inside a pass
@@ -188,8 +186,7 @@ class _Pass(TorchFunctionMode):
     def dropout(self, func: Any, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
         """`func`, one of torch.nn.functional's that are called dropout; never in place."""
         if not training or not 0 < p <= 1:
-            unchanged: Tensor = func(x, p=p, training=training)
-            return unchanged
+            return func(x, p=p, training=training)
         axes = x.dim()
         if func in _WHOLE:  # channels [B, C] are dropped whole; torch takes fewer dimensions for those of one example
             axes = 1 if x.dim() == _WHOLE[func] else 2
@@ -205,8 +202,7 @@ class _Pass(TorchFunctionMode):
                   enable_gqa: bool = False) -> Tensor:
         """torch.nn.functional.scaled_dot_product_attention, which torch does not have a fast form of under vmap."""
         if dropout_p == 0 and not lifted():
-            out: Tensor = func(query, key, value, attn_mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa)
-            return out
+            return func(query, key, value, attn_mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa)
         if enable_gqa:
             key, value = (t.repeat_interleave(query.shape[-3] // t.shape[-3], -3) for t in (key, value))
         weights = query @ key.mT * (query.shape[-1]**-0.5 if scale is None else scale)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +17,6 @@ from lifelong.vmap import lifted
 
 Params = dict[str, Tensor]
 Back = Callable[[Tensor, Collection[str]], Params]
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 class Gate(NamedTuple):
@@ -55,7 +54,6 @@ class Net(NamedTuple):
         draws: how many uniform numbers, float64 in [0, 1), `train` needs as its `u`, for example for dropout; 0: none.
         gate: the gate of the features; None where there is none.
         dtype: the precision of the calculation; None: that of the parameters.
-        shapes: the shape of every parameter by name; None: only `init` tells. Ask `shapes_of(net)`.
     """
 
     init: Callable[[torch.Generator], Params]
@@ -69,7 +67,6 @@ class Net(NamedTuple):
     draws: int = 0
     gate: Gate | None = None
     dtype: torch.dtype | None = None
-    shapes: Shapes | None = None
 
     def passes(self, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Net:
         """The network in which every pass, a function (params, x, ...), is replaced by `wrap` of it."""
@@ -78,27 +75,22 @@ class Net(NamedTuple):
         return Net(**every | {"gate": self.gate and Gate(wrap(self.gate.mask), wrap(self.gate.features))})
 
 
-def shapes_of(net: Net) -> Shapes:
-    """The shape of every parameter by name; they are drawn only where the network does not have `Net.shapes`."""
-    if net.shapes is not None:
-        return net.shapes
-    return {name: tuple(p.shape) for name, p in net.init(generator(0, "init")).items()}
-
-
-def undrawn(init: Callable[[torch.Generator], Params]) -> Shapes:
-    """The shapes of what `init` returns, found without memory and without random numbers.
-
-    `init` must make its tensors by functions of torch alone, and read no number out of them.
-    """
-    with torch.device("meta"), _Undrawn():
-        return {name: tuple(p.shape) for name, p in init(torch.Generator("cpu")).items()}
+def shapes_of(net: Net) -> dict[str, tuple[int, ...]]:
+    """The shape of every parameter by name, without drawing the parameters where `Net.init` can do without."""
+    try:
+        with torch.device("meta"), _Undrawn():
+            params = net.init(generator(0, "init"))
+    except Exception:  # it reads a number out of a tensor, or makes one elsewhere than in torch
+        params = net.init(generator(0, "init"))
+    return {name: tuple(p.shape) for name, p in params.items()}
 
 
 class _Undrawn(TorchFunctionMode):
-    """Leaves generators out of calls: the meta device, whose tensors have no numbers, takes none of the CPU's."""
+    """Leaves out the generators of random tensors on the meta device, which have no numbers and take none."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return func(*args, **{k: v for k, v in (kwargs or {}).items() if k != "generator"})
+        kwargs = kwargs or {}
+        return func(*args, **{k: v for k, v in kwargs.items() if k != "generator" or "device" in kwargs})
 
 
 def _uniform(shape: tuple[int, ...], fan_in: int, g: torch.Generator) -> Tensor:
@@ -155,7 +147,7 @@ def classifier(init: Callable[[torch.Generator], Params], through: Through, stil
     """The network whose scores are linear in the features of images.
 
     Args:
-        init: as of `Net`, with `head.weight` and `head.bias`, and as `undrawn` needs it.
+        init: as of `Net`, with `head.weight` and `head.bias`.
         through: (params, x, own, real) -> features [B, F]; for the last two, which default to None, see `normalised`.
         still: names of the statistics of batch normalisation; () where there are none.
     """
@@ -181,5 +173,5 @@ def classifier(init: Callable[[torch.Generator], Params], through: Through, stil
         return scores, moved(params, own)
 
     if not still:
-        return Net(init, apply, through, head, shapes=undrawn(init))
-    return Net(init, apply, through, head, fresh=fresh, still=still, train=train, shapes=undrawn(init))
+        return Net(init, apply, through, head)
+    return Net(init, apply, through, head, fresh=fresh, still=still, train=train)

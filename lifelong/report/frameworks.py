@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from lifelong import metrics
 from lifelong.metrics import Array
+from lifelong.spec.run import OptionError
 
 Metric = Callable[[ArrayLike], Array]
 
@@ -157,5 +158,5 @@ def framework(name: str) -> Framework:
         LookupError: where there is none of this name.
     """
     if name not in FRAMEWORKS:
-        raise LookupError(f"--as knows {', '.join(FRAMEWORKS)}; got {name!r}")
+        raise OptionError(f"as must be one of {', '.join(FRAMEWORKS)}; got {name!r}", "as")
     return FRAMEWORKS[name]

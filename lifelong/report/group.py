@@ -19,9 +19,11 @@ from lifelong.report.score import Score
 from lifelong.store.records import Run
 
 _PLACES = {"finetune": 0, "cumulative": 2, "joint": 3}  # bounds frame a table; everything else is 1, as given
-_ELSEWHERE = {"stream", "stream_options", "strategy", "seeds", "eval_every", "hyper", "start", "sources", "format"}
+# What of a spec is said elsewhere than in a run's label: by the stream's title, the strategy's name, or `_LAST_RESORT`.
+_ELSEWHERE = {"stream", "stream_name", "stream_options", "strategy", "seeds", "eval_every", "hyper", "start", "data",
+              "code", "sources", "format"}
 _START_FILE = re.compile(r"""(?<=(['"]))(?:(?!\1).)*\.safetensors(?=\1)""")
-_LAST_RESORT = ("start", "seeds", "eval_every", "hyper", "sources", "format")
+_LAST_RESORT = ("start", "seeds", "eval_every", "hyper", "code", "sources", "data", "format")
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,8 @@ def sees_all(run: Run) -> bool:
 
 def alike(run: Run, other: Run, *also: str) -> bool:
     """Whether two runs differ in nothing but the strategy, and what else is named."""
-    differ = {"strategy", "hyper", "start", "sources", "seeds", *also}
+    differ = {"strategy", "hyper", "start", "code", "sources", "seeds", "data", "stream", "stream_name", "format",
+              *also}
     return all(_json(run.spec.get(name)) == _json(other.spec.get(name))
                for name in {*run.spec, *other.spec} - differ)
 
@@ -183,7 +186,7 @@ def groups(runs: Sequence[Run]) -> list[Group]:
     kept: dict[tuple[bool, str], list[Run]] = {}
     for is_told, these in ((False, runs), (True, told)):
         for run in these:
-            kept.setdefault((is_told, _json([run.spec["stream"], run.spec.get("stream_options")])), []).append(run)
+            kept.setdefault((is_told, _json([run.stream, run.spec.get("stream_options")])), []).append(run)
     streams = list(dict.fromkeys(key for _, key in kept))
     files = _short_files(runs)
     ordered = sorted(kept, key=lambda key: (streams.index(key[1]), key[0]))
@@ -205,9 +208,9 @@ def _group(runs: Sequence[Run], told: bool, files: Mapping[str, str]) -> Group:
     labels, common = _labels(ordered, files)
     spec = ordered[0].spec
     options = spec.get("stream_options") or {}
-    words = [spec["stream"], str(options.get("scenario", "")), "told" * told]
+    words = [ordered[0].stream, str(options.get("scenario", "")), "told" * told]
     slug = re.sub(r"[^\w.]+", "-", "-".join(words)).strip("-")
-    return Group(spec["stream"], options, tuple(ordered), labels, common, told, slug)
+    return Group(ordered[0].stream, options, tuple(ordered), labels, common, told, slug)
 
 
 def _bound(run: Run) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from lifelong import store
 from lifelong.report.document import Code, Words
+from lifelong.spec.run import OptionError
 from lifelong.store.records import Run
 
 
@@ -104,8 +105,8 @@ def _begun(root: Path) -> list[tuple[Mapping[str, Any] | None, Words]]:
     for shop in store.Workshop.all(root):
         for spec in shop.specs:
             if not (store.folder(root, spec) / "run.json").exists():
-                found.append((spec, (Code(spec["strategy"]), " on ", Code(spec["stream"]), " was begun and is not "
-                                     "finished; the command that began it goes on from its last checkpoint")))
+                found.append((spec, (Code(spec["strategy"]), " on ", Code(store.stream_name(spec)), " was begun and is "
+                                     "not finished; the command that began it goes on from its last checkpoint")))
     for file in sorted(root.glob("*/error.txt")):
         if not (file.parent / "run.json").exists():
             last = (file.read_text(errors="replace").strip().splitlines() or [""])[-1]
@@ -114,7 +115,7 @@ def _begun(root: Path) -> list[tuple[Mapping[str, Any] | None, Words]]:
 
 
 def _named(spec: Mapping[str, Any]) -> tuple[str, str]:
-    return str(spec.get("stream")), str(spec.get("strategy"))
+    return store.stream_name(spec), str(spec.get("strategy"))
 
 
 def _asked(named: tuple[str, str], streams: Sequence[str], strategies: Sequence[str]) -> bool:
@@ -132,5 +133,6 @@ def _moment(text: str) -> datetime:
     try:
         found = datetime.fromisoformat(text)
     except (TypeError, ValueError):
-        raise ValueError(f"--since must be a date such as 2026-11-20 or 2026-11-20T08:00; got {text!r}") from None
+        raise OptionError(f"since must be a date such as 2026-11-20 or 2026-11-20T08:00; got {text!r}",
+                          "since") from None
     return found if found.tzinfo else found.replace(tzinfo=UTC)

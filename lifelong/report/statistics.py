@@ -11,6 +11,7 @@ import numpy as np
 
 from lifelong import metrics
 from lifelong.report.group import Group, alike, diverged, seeds, sees_all
+from lifelong.spec.run import OptionError
 from lifelong.store.records import Run
 
 LEVEL = 0.05  # of every test
@@ -153,13 +154,13 @@ def comparisons(group: Group, metric: str = "average_accuracy", reference: str |
 
 
 def checked_reference(groups: Sequence[Group], reference: str | None) -> None:
-    """Raises LookupError, with what there is, for a reference that no group has."""
+    """Raises OptionError, with what there is, for a reference that no group has."""
     if reference in (None, PARTS) or any(group.find(str(reference)) is not None for group in groups):
         return
     labels = list(dict.fromkeys(label for group in groups for label in group.labels))
     near = difflib.get_close_matches(str(reference), labels, 3, 0.3) or labels[:8]
-    raise LookupError(f"--reference must be a strategy of the report, or {PARTS}; got {reference!r}, and there is "
-                      f"{', '.join(map(repr, near)) or 'no run'}")
+    raise OptionError(f"reference must be a strategy of the report, or {PARTS}; got {reference!r}, and there is "
+                      f"{', '.join(map(repr, near)) or 'no run'}", "reference")
 
 
 def pairs(group: Group, reference: str | None = None) -> list[tuple[int, int]]:

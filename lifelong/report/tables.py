@@ -185,7 +185,8 @@ def task_table(group: Group) -> Table:
     return Table(f"{group.slug}-tasks", (), columns, tuple(rows), note)
 
 
-_SAID = {"stream", "stream_options", "strategy", "hyper", "model", "optimizer", "format", "sources", "boundaries"}
+_SAID = {"stream", "stream_name", "stream_options", "strategy", "hyper", "model", "optimizer", "format", "code",
+         "sources", "data", "boundaries"}
 
 
 def settings_table(group: Group) -> Table:

@@ -7,7 +7,9 @@ import hashlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -106,14 +108,43 @@ _SINGULAR = {"streams": "stream", "strategies": "strategy", "starts": "start", "
              "models": "model", "optimizers": "optimizer", "augmentations": "augmentation"}
 
 
+_TRUSTED: ContextVar[frozenset[Path] | None] = ContextVar("trusted", default=None)  # None: every file
+
+
+class Untrusted(PermissionError):
+    """A record names a Python file that the user did not name."""
+
+    field, fields = "trust", ("trust",)  # the option that the sentence names
+
+
+@contextmanager
+def trusting(paths: Iterable[str]) -> Iterator[None]:
+    """Runs no Python file of the user's but those at `paths` while it is entered, whatever a record names."""
+    token = _TRUSTED.set(frozenset(Path(path).resolve() for path in paths))
+    try:
+        yield
+    finally:
+        _TRUSTED.reset(token)
+
+
+def check_trusted(path: str) -> None:
+    """Raises Untrusted where the Python file at `path` may not be run here, see `trusting`."""
+    trusted = _TRUSTED.get()
+    if trusted is not None and Path(path).resolve() not in trusted:
+        raise Untrusted(f"{path} is named in a record, and no Python file is run because a record names it: read "
+                        f"{path}, and use trust if it may be run")
+
+
 def load_file(path: str, name: str) -> Callable[..., Any]:
     """The object called `name` in a Python file of the user's.
 
     Raises:
         LookupError: where the file does not exist or lacks the name.
+        Untrusted: where the file may not be run, see `trusting`.
         ImportError: where running the file fails, with the reason.
     """
     file = Path(path)
+    check_trusted(path)
     if not file.is_file():
         raise LookupError(f"there is no file {path}")
     # By content too: a file that was changed is another module. It is compiled here, for Python's own loader would take

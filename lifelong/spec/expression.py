@@ -58,15 +58,16 @@ class Term:
     def __str__(self) -> str:
         defaults = {k: p.default for k, p in hyper_parameters(self.factory).items()}
         # In the factory's order, so that however it was typed it is one and the same run.
-        args = ", ".join(f"{k}={_literal(self.given[k])}" for k, v in defaults.items()
+        args = ", ".join(f"{k}={literal(self.given[k])}" for k, v in defaults.items()
                          if k in self.given and self.given[k] != v)
         where = f"{self.path}:" if self.path else ""
         return f"{where}{self.name}({args})" if args else f"{where}{self.name}"
 
 
-def _literal(value: Any) -> str:
+def literal(value: Any) -> str:
+    """A value as an expression has it, the shortest that reads back as the same number."""
     if isinstance(value, list):
-        return "[" + ", ".join(map(_literal, value)) + "]"
+        return "[" + ", ".join(map(literal, value)) + "]"
     return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else repr(value)
 
 
@@ -217,6 +218,18 @@ def _typed(name: str, p: inspect.Parameter, value: Any) -> Any:
             return value
     said = " or ".join(_TYPES[o][1] for o in options if o in _TYPES)
     raise ValueError(f"{name}: {p.name} must be {said}, got {value!r}")
+
+
+def single(text: str, kind: str) -> list[Term]:
+    """The terms of an expression that names one thing of a kind, one for every combination of the values in lists.
+
+    Raises:
+        ValueError: for a sum; and as `parse`.
+    """
+    terms = parse(text, kind)
+    if len(terms) > 1:
+        raise ValueError(f"{text!r}: one of the {kind} is needed, not a sum")
+    return [term for (term,) in settings(terms)]
 
 
 def settings(terms: list[Term]) -> list[list[Term]]:

@@ -1,16 +1,51 @@
-"""What a run is made of: options, and a strategy, model and optimizer with single values; sums become learners."""
+"""A run as data: everything that identifies it, in JSON and back; and the options that it is asked for with."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
-from lifelong.spec import bounds, catalogue
+from lifelong.spec import bounds, catalogue, expression
 from lifelong.spec.evaluation import Evaluation
 from lifelong.spec.expression import Term
+
+FORMAT = 2  # the number grows whenever the same run gets another JSON
+
+
+class OptionError(ValueError):
+    """An option has a wrong value; the sentence names it as Python does.
+
+    Attributes:
+        field: the option's name, for example `batch_size`.
+        fields: all the options that the sentence names.
+    """
+
+    def __init__(self, sentence: str, *names: str) -> None:
+        super().__init__(sentence)
+        self.field, self.fields = names[0], names
+
+
+def at_least(low: float, **options: float) -> None:
+    """Raises OptionError for an option below `low`."""
+    for name, value in options.items():
+        _check(name, lambda name=name, value=value: bounds.at_least(low, **{name: value}))
+
+
+def one_of(name: str, value: str, choices: Iterable[str]) -> str:
+    """`value`, or OptionError where it is none of `choices`."""
+    _check(name, lambda: bounds.one_of(name, value, choices))
+    return value
+
+
+def _check(name: str, check: Any) -> None:
+    try:
+        check()
+    except ValueError as error:
+        raise OptionError(str(error), name) from None
 
 
 @dataclass(frozen=True)
@@ -32,6 +67,9 @@ class Options:
         memory: GiB that training may take; None: what is free. Lanes that do not fit together are trained in turn.
         augment: how images are changed at random where they are learned, an expression, or 'none'.
         evaluate: which tasks are evaluated after which task, see `Evaluation`; None: as the stream has it.
+
+    Raises:
+        OptionError: where a number is out of range or a name is unknown.
     """
 
     seeds: int = 5
@@ -51,27 +89,132 @@ class Options:
     evaluate: str | None = None
 
     def __post_init__(self) -> None:
-        bounds.at_least(1, **{"--seeds": self.seeds})
-        given = {"--epochs": self.epochs, "--steps": self.steps, "--batch-size": self.batch_size}
-        bounds.at_least(1, **{name: value for name, value in given.items() if value is not None})
-        bounds.at_least(0, **{"--eval-every": self.eval_every})
-        bounds.one_of("--dtype", self.dtype, ("float32", "float64", "bfloat16"))
-        bounds.at_least(0, **{"--save-every": self.save_every})
-        bounds.above(0, **{"--memory": 1 if self.memory is None else self.memory})
-        Evaluation.parse(self.evaluate or "all")
-        if self.epochs is not None and self.steps is not None:
-            raise ValueError("give --epochs or --steps, not both")
+        _check_budget(self)
+        at_least(0, save_every=self.save_every)
+        if self.memory is not None and not self.memory > 0:
+            raise OptionError(f"memory must be above 0, got {self.memory}", "memory")
 
 
-@dataclass(frozen=True)
-class Setting:
-    """One run to be: a strategy, a model and an optimizer, all with single values; and how these were chosen, if so."""
+def _check_budget(asked: Options | Spec) -> None:
+    at_least(1, seeds=asked.seeds)
+    given = {"epochs": asked.epochs, "steps": asked.steps, "batch_size": asked.batch_size}
+    at_least(1, **{name: value for name, value in given.items() if value is not None})
+    at_least(0, eval_every=asked.eval_every)
+    one_of("dtype", asked.dtype, ("float32", "float64", "bfloat16"))
+    _check("evaluate", lambda: Evaluation.parse(asked.evaluate or "all"))
+    if asked.epochs is not None and asked.steps is not None:
+        raise OptionError("give epochs or steps, not both", "epochs", "steps")
 
-    terms: list[Term]
-    model: Term
-    optimizer: Term
-    spec: Mapping[str, Any]
-    tuned: Mapping[str, Any] | None = None
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """One run as data: JSON values, so that it comes from a file, a record, the command line or Python alike.
+
+    What a user writes has a stream, a strategy and options; None stands for the stream's own default. `prepare` fills
+    in everything else, and then the spec identifies the run: equal specs are the same run.
+
+    Attributes:
+        stream, strategy, model, optimizer, augment: expressions, with single values.
+        epochs, steps, batch_size, seeds, eval_every, dtype, evaluate: see `Options`.
+        overlap: how many of the classes that are tested on the start was learned on, or 'unknown'. In a spec that a
+            user writes, true allows them.
+        boundaries: whether the learner is told where a task ends.
+        stream_name: the stream's name with its version.
+        stream_options: every option of the stream, with its value.
+        data: digest of the stream's examples, units and tasks.
+        hyper: every hyper-parameter of `strategy` (a mapping a term), `model` and `optimizer`, with its value.
+        start: of a start that was learned before, the digest of its weights; else what it is learned from and how.
+        code: digest of every file of the user's that the run depends on, by path; version of every bridged package.
+        terms_given: terms of the strategy that was given as Python objects, which its expression cannot name.
+        tuned: how the hyper-parameters were chosen; it does not identify the run.
+
+    Raises:
+        OptionError: where a number is out of range or a name is unknown.
+    """
+
+    stream: str
+    strategy: str
+    model: str | None = None
+    optimizer: str | None = None
+    epochs: int | None = None
+    steps: int | None = None
+    batch_size: int | None = None
+    seeds: int = 5
+    eval_every: int = 0
+    dtype: str = "float32"
+    augment: str | None = None
+    evaluate: str | None = None
+    overlap: bool | int | str | None = None
+    boundaries: bool | None = None
+    stream_name: str | None = None
+    stream_options: Mapping[str, Any] | None = None
+    data: str | None = None
+    hyper: Mapping[str, Any] | None = None
+    start: str | Mapping[str, Any] | None = None
+    code: Mapping[str, str] | None = None
+    terms_given: tuple[Term, ...] = field(default=(), compare=False, repr=False)
+    tuned: Mapping[str, Any] | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        _check_budget(self)
+
+    # ---- JSON
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values, from which `from_json` makes an equal spec; what is None is left out."""
+        values = {name: getattr(self, name) for name in _KINDS}
+        return {"format": FORMAT} | {name: value for name, value in values.items() if value is not None}
+
+    @classmethod
+    def from_json(cls, values: object) -> Spec:
+        """The spec of JSON values, which `to_json`, a record of format 1 or 2, or a user wrote.
+
+        Raises:
+            ValueError: for another format, a missing or an unknown key, or a value of the wrong type.
+        """
+        if not isinstance(values, Mapping):
+            raise ValueError(f"a spec is a JSON object with a stream and a strategy, got a {type(values).__name__}")
+        number = values.get("format", FORMAT)
+        if number == 1 and type(number) is int:
+            values = _of_format_1(values)
+        elif number != FORMAT or type(number) is not int:
+            raise ValueError(f"a spec of format {number!r} cannot be read by this version of lifelong, which knows "
+                             f"formats 1 and {FORMAT}: use a later version")
+        own = {name: value for name, value in values.items() if name != "format"}
+        for name, value in own.items():
+            _check_value(name, value)
+        if missing := [name for name in ("stream", "strategy") if name not in own]:
+            raise ValueError(f"a spec needs a {missing[0]}, and this one has {', '.join(map(repr, own)) or 'nothing'}")
+        return cls(**own)
+
+    @cached_property
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits that identify the run."""
+        return digest(self.to_json())
+
+    # ---- expressions
+
+    @cached_property
+    def terms(self) -> list[Term]:
+        """The terms of the strategy."""
+        return list(self.terms_given) or expression.parse(self.strategy)
+
+    @cached_property
+    def model_term(self) -> Term:
+        """The model's one term."""
+        return expression.parse(self.model or "", "models")[0]
+
+    @cached_property
+    def optimizer_term(self) -> Term:
+        """The optimizer's one term."""
+        return expression.parse(self.optimizer or "", "optimizers")[0]
+
+    @property
+    def start_term(self) -> Term | None:
+        """The start among the terms that must be learned first; None where there is none."""
+        return next((term for term in self.terms if term.learned), None)
+
+    # ---- stacks
 
     @cached_property
     def reals(self) -> dict[tuple[Any, str], float]:
@@ -81,16 +224,55 @@ class Setting:
 
     @cached_property
     def frame(self) -> str:
-        """Everything else: settings with equal frames fit into one stack."""
+        """Everything else: specs with equal frames fit into one stack."""
         fixed = [[term.path, term.name, {k: v for k, v in term.resolved().items() if (place, k) not in self.reals}]
                  for place, term in self._places()]
-        others = {k: v for k, v in self.spec.items() if k not in ("strategy", "optimizer", "hyper")}
-        return json.dumps([fixed, others], sort_keys=True, default=str)
-
-    @property
-    def start(self) -> str | None:
-        """The expression of the start that must be learned first, if there is one."""
-        return next((str(term) for term in self.terms if term.learned), None)
+        others = {k: v for k, v in self.to_json().items() if k not in ("strategy", "optimizer", "hyper")}
+        return json.dumps([fixed, [id(term.factory) for term in self.terms if not term.findable], others],
+                          sort_keys=True, default=str)
 
     def _places(self) -> list[tuple[Any, Term]]:
-        return [*enumerate(self.terms), ("optimizer", self.optimizer)]
+        return [*enumerate(self.terms), ("optimizer", self.optimizer_term)]
+
+
+def digest(spec: Any) -> str:
+    """Sixteen hexadecimal digits that identify JSON values, whatever the order of their keys."""
+    text = json.dumps(spec, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+_TYPES: dict[str, tuple[type, str]] = {"str": (str, "a string"), "int": (int, "an integer"),
+                                       "bool": (bool, "true or false"), "Mapping[str, Any]": (dict, "an object"),
+                                       "Mapping[str, str]": (dict, "an object"), "None": (type(None), "null")}
+# The keys of the JSON, and the types that their values may have.
+_KINDS = {one.name: str(one.type).split(" | ") for one in fields(Spec) if one.compare}
+
+
+def _check_value(name: object, value: object) -> None:
+    """Raises ValueError where a spec has no such key, or another type of value."""
+    if name not in _KINDS:
+        near = catalogue.nearest(str(name), _KINDS)
+        raise ValueError(f"a spec has no key {name!r}; " + (f"did you mean {near}?" if near
+                                                            else f"it has {', '.join(_KINDS)}"))
+    kinds = _KINDS[str(name)]
+    if not any(isinstance(value, _TYPES[kind][0]) and (kind == "bool" or not isinstance(value, bool))
+               for kind in kinds):
+        said = " or ".join(_TYPES[kind][1] for kind in kinds if kind != "None")
+        raise ValueError(f"{name} of a spec must be {said}, got {json.dumps(value, default=str)}")
+    if "Mapping[str, str]" in kinds and isinstance(value, dict) and not all(
+            isinstance(one, str) for one in value.values()):
+        raise ValueError(f"{name} of a spec must be an object of strings, got {json.dumps(value, default=str)}")
+
+
+def _of_format_1(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A spec of format 1 as one of format 2: a stream's name and options become its expression."""
+    own = {name: value for name, value in values.items() if name not in ("format", "sources", "stream")}
+    options = own.get("stream_options")
+    if not isinstance(options, Mapping) or not isinstance(values.get("stream"), str):
+        raise ValueError("a spec of format 1 needs a stream and its stream_options")
+    if "file" in options:
+        raise ValueError(f"a spec of format 1 does not say which file the stream {values['stream']} comes from, so the "
+                         "run cannot be made again from it: name the stream and the strategy anew")
+    given = ", ".join(f"{name}={expression.literal(value)}" for name, value in options.items() if name != "tuning")
+    return own | {"stream": f"{values['stream']}({given})", "stream_name": values["stream"],
+                  "code": values.get("sources")}

@@ -14,17 +14,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lifelong import __version__, store
+from lifelong import store
 from lifelong.data.source import Source
 from lifelong.metrics import mean_interval
 from lifelong.networks.net import Net, Params
 from lifelong.progress import Watcher
 from lifelong.provenance import commit, environment
 from lifelong.randomness import generator
-from lifelong.spec import bounds, expression
+from lifelong.spec import expression
+from lifelong.spec.run import OptionError, at_least
 from lifelong.starts.pretrain import USE, Pretraining, from_file, make_source, parse
 from lifelong.starts.recipe import nearest_mean
 from lifelong.starts.weights import Weights, checksum, here, load
+from lifelong.version import __version__
 
 Answer = Callable[[Net, Params, Tensor, Tensor, Tensor, int], Tensor]
 BATCH = 8  # episodes computed at once; the images of more do not fit into a processor's cache
@@ -63,19 +65,20 @@ class Evaluation:
     together: bool = True
 
     def __post_init__(self) -> None:
-        bounds.at_least(2, **{"--way": self.way, "--episodes": self.episodes})
-        bounds.at_least(1, **{"--shots": self.shots, "--queries": self.queries})
+        at_least(2, way=self.way, episodes=self.episodes)
+        at_least(1, shots=self.shots, queries=self.queries)
         about, source = self.weights.about, self.source
         if tuple(about["shape"]) != source.shape:
             raise ValueError(f"{about['start']} was learned on examples of shape {tuple(about['shape'])}, but those of "
                              f"{source.name} have shape {source.shape}")
         if self.shared_classes and not self.overlap:
-            raise ValueError(f"{about['start']} was learned on {len(self.shared_classes)} of the classes of "
-                             f"{source.name}, for example {min(self.shared_classes)}; use another source, or allow it "
-                             "with --overlap")
+            raise OptionError(f"{about['start']} was learned on {len(self.shared_classes)} of the classes of "
+                              f"{source.name}, for example {min(self.shared_classes)}; use another source, or allow it "
+                              "with overlap", "overlap")
         if source.domains > 1 and self.way != source.n_classes:
-            raise ValueError(f"{source.name} has {source.domains} domains of the same {source.n_classes} classes, and "
-                             f"an episode has all classes of one domain: use --way {source.n_classes}, got {self.way}")
+            raise OptionError(f"way must be {source.n_classes}, got {self.way}: {source.name} has {source.domains} "
+                              f"domains of the same {source.n_classes} classes, and an episode has all classes of one",
+                              "way")
         source.sampler(generator(self.seed)).task(self.way, self.shots + self.queries)
 
     @property

@@ -64,12 +64,10 @@ def installed(weights: Weights, shape: tuple[int, ...], n_classes: int, scenario
         if k not in net.head and (k not in loaded or loaded[k].shape != shape_needed):
             raise ValueError(f"{name} does not fit {about['model']}: {k} should have shape {shape_needed}, but "
                              + (f"has {tuple(loaded[k].shape)}" if k in loaded else "is missing"))
-    trained = {k: size for k, size in shapes.items() if _trains(k, net, adapt)}
+    trained = [k for k in shapes if _trains(k, net, adapt)]
     frozen = {k: loaded[k] for k in shapes if k not in trained}
     # The features of every turn, side by side, are as many times as wide.
     wide = mlp((quarter_turns * shapes[net.head[0]][1],), n_classes, ()) if quarter_turns > 1 else None
-    if wide:
-        trained |= dict(zip(net.head, shapes_of(wide).values(), strict=True))
 
     def init(g: torch.Generator) -> Params:
         params = net.init(g)
@@ -95,7 +93,7 @@ def installed(weights: Weights, shape: tuple[int, ...], n_classes: int, scenario
 
     return net._replace(init=init, apply=apply, features=features if net.features else None,
                         vjp=None if frozen or length or transformed else net.vjp, fresh=None, still=(), train=None,
-                        draws=0, shapes=trained)
+                        draws=0)
 
 
 def _raised(z: Tensor, power: float) -> Tensor:

@@ -12,17 +12,19 @@ from typing import Any
 
 import torch
 
-from lifelong import __version__, store
+from lifelong import store
 from lifelong.data.source import Source
 from lifelong.learning.learner import Initialization
 from lifelong.progress import Watcher
 from lifelong.provenance import commit, environment
 from lifelong.randomness import generator
-from lifelong.spec import bounds, catalogue, expression
+from lifelong.spec import catalogue, expression
 from lifelong.spec.expression import Term
+from lifelong.spec.run import OptionError, one_of
 from lifelong.starts.recipe import Diverged, learn
 from lifelong.starts.weights import Weights, begun, load, network, save
 from lifelong.store.checkpoints import Workshop
+from lifelong.version import __version__
 
 # Hyper-parameters of how a start is used on a stream, and all that are not hyper-parameters of the recipe.
 USE = ("adapt", "head", "length", "power", "quarter_turns")
@@ -109,13 +111,13 @@ class Pretraining:
 
     def __init__(self, term: Term, source: Source, *, seed: int = 0, device: torch.device | str = "cpu",
                  precision: str = "float32") -> None:
-        bounds.one_of("--precision", precision, ("float32", "bfloat16", "float64"))
+        one_of("precision", precision, ("float32", "bfloat16", "float64"))
         start = expression.build(term, {})
         assert isinstance(start, Initialization)
         self.recipe, self.source = start.recipe, source
         if self.recipe.full_precision and precision == "bfloat16":
-            raise ValueError(f"{term.name} cannot be learned in bfloat16, because torch cannot compute such gradients "
-                             "of convolutions for several tasks at once; use --precision float32")
+            raise OptionError(f"{term.name} cannot be learned in bfloat16, because torch cannot compute such gradients "
+                              "of convolutions for several tasks at once; use precision='float32'", "precision")
         self.seed, self.device, self.precision = seed, torch.device(device), precision
         self.begin = load(Path(start.use["begin"])) if start.use["begin"] is not None else None
         self.model = str(start.use["model"] or (self.begin.about["model"] if self.begin else self.recipe.model))

@@ -21,3 +21,4 @@ from lifelong.store.records import load as load
 from lifelong.store.records import note as note
 from lifelong.store.records import runs as runs
 from lifelong.store.records import save as save
+from lifelong.store.records import stream_name as stream_name

@@ -43,7 +43,8 @@ class Workshop:
         found = []
         for file in sorted((root / ".stacks").glob("*/stack.json")):
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                shop = cls(root, json.loads(file.read_bytes())["specs"])
+                specs = json.loads(file.read_bytes())["specs"]
+                shop = cls(root, [{"stream": spec["stream"], "strategy": spec["strategy"], **spec} for spec in specs])
                 if shop.place == file.parent:
                     found.append(shop)
         return found

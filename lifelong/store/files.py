@@ -31,5 +31,5 @@ def write_all(contents: list[tuple[Path, bytes]]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_all(contents)
     except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror or error}; choose another folder with --store, or make "
+        raise StoreError(f"cannot write {path}: {error.strerror or error}; choose another folder as the store, or make "
                          "room") from error

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lifelong import metrics, store
-from lifelong.spec.bounds import one_of
+from lifelong.spec.run import one_of
 from lifelong.store.records import Run
 
 PATIENCE = 60.0  # seconds that a sink may take for what is left when training has ended
@@ -116,7 +116,7 @@ class Sinks:
     """
 
     def __init__(self, kinds: Sequence[str], folder: Path, patience: float = PATIENCE) -> None:
-        self.kinds = [one_of("--log", kind, KINDS) for kind in dict.fromkeys(kinds)]
+        self.kinds = [one_of("log", kind, KINDS) for kind in dict.fromkeys(kinds)]
         self.folder, self.patience, self.problems = folder, patience, dict[str, str]()
         self.processes: dict[str, tuple[subprocess.Popen[bytes], Any]] = {}
 

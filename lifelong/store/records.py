@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from lifelong.files import sweep
+from lifelong.spec.run import digest as digest
 from lifelong.store.files import StoreError, write, write_all
 
 LARGEST = 2**31  # bytes an accuracy.npz may unpack to
@@ -27,7 +28,7 @@ class Run:
     """What was asked for and what was measured.
 
     Attributes:
-        spec: JSON values, enough to do the run again.
+        spec: JSON values of a `lifelong.spec.run.Spec`, enough to do the run again.
         accuracy: [S, 1 + T, T]; row 0 is the untrained learner, row t the learner after task t; NaN = not measured. It
             is dense however little was measured, so that every metric is one formula on one array. Zeros and NaN
             compress on the disk; in memory 5 seeds of 1,000 tasks take 40 MB, and `LARGEST` is the limit.
@@ -40,16 +41,20 @@ class Run:
     about: Mapping[str, Any] = field(default_factory=dict)
     logs: Mapping[str, np.ndarray] = field(default_factory=dict)
 
+    @property
+    def stream(self) -> str:
+        """The name of the stream, with its version."""
+        return stream_name(self.spec)
 
-def digest(spec: Any) -> str:
-    """Sixteen hexadecimal digits that identify a spec, whatever the order of its keys."""
-    text = json.dumps(spec, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+def stream_name(spec: Mapping[str, Any]) -> str:
+    """The name, with its version, of the stream of a spec; in format 1 `stream` was that name."""
+    return str(spec.get("stream_name") or spec.get("stream"))
 
 
 def folder(root: Path, spec: Mapping[str, Any]) -> Path:
     """Where the run of `spec` is kept: stream, strategy, digest; only the digest identifies it."""
-    words = re.sub(r"[^A-Za-z0-9.]+", "-", f"{spec['stream']}--{spec['strategy']}"[:80]).strip("-.")
+    words = re.sub(r"[^A-Za-z0-9.]+", "-", f"{stream_name(spec)}--{spec['strategy']}"[:80]).strip("-.")
     return root / f"{words}--{digest(spec)}"
 
 

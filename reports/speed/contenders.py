@@ -357,7 +357,7 @@ def lanes_of(case: Case, expression: str, seeds: int, stream: Stream | None = No
     options = Options(seeds=seeds, epochs=1, batch_size=case.batch, model=MODELS[case.model],
                       optimizer=f"sgd(lr={RATE})", device=case.device, dtype=dtype)
     experiment = prepare(stream or case.stream(seeds), [expression], options)
-    return experiment.lanes(experiment.settings), experiment.budget
+    return experiment.learners.lanes(experiment.specs), experiment.learners.budget
 
 
 @contextlib.contextmanager

@@ -156,8 +156,8 @@ from lifelong.spec.run import Options
 import torch
 images = build.Images(torch.zeros(100, 1, 8, 8), torch.arange(100) % 10, torch.arange(90), torch.arange(90, 100))
 e = prepare(build.permuted("zeros-v1", range(5), images, tasks=1), ["er"], Options(device="cpu"))
-lanes = e.lanes(e.settings)
-number, batch = next(iter(batches(lanes, plan(lanes.stream, lanes.seeds, 0, "task", e.budget), 0, 0)))
+lanes = e.learners.lanes(e.specs)
+number, batch = next(iter(batches(lanes, plan(lanes.stream, lanes.seeds, 0, "task", e.learners.budget), 0, 0)))
 lanes.observe(lanes.init(), batch)
 """
 
@@ -222,9 +222,10 @@ def grid(record: Record, case: Case, quick: bool) -> None:
     options = Options(seeds=n, epochs=1, batch_size=case.batch, model=MODELS[case.model],
                       optimizer=f"sgd(lr={RATE})", device=case.device)
     experiment = prepare(case.stream(n), [f"ewc(strength=[{', '.join(map(str, strengths))}])"], options)
+    learners = experiment.learners
 
     def all_at_once() -> float:
-        return _seconds([experiment.lanes(experiment.settings)], experiment.budget, case.device)
+        return _seconds([learners.lanes(experiment.specs)], learners.budget, case.device)
 
     def in_turns() -> float:
         start = now(case.device)
@@ -232,12 +233,12 @@ def grid(record: Record, case: Case, quick: bool) -> None:
         return now(case.device) - start
 
     def by_strength() -> float:
-        return _seconds([experiment.lanes([s]) for s in experiment.settings], experiment.budget, case.device)
+        return _seconds([learners.lanes([s]) for s in experiment.specs], learners.budget, case.device)
 
     def one_by_one() -> float:
-        alone = [Lanes(experiment.stream, range(n), [seed], experiment.make(s), {}, experiment.device, stacked=False)
-                 for s in experiment.settings for seed in range(n)]
-        return _seconds(alone, experiment.budget, case.device)
+        alone = [Lanes(learners.stream, range(n), [seed], learners.make(s), {}, learners.device, stacked=False)
+                 for s in experiment.specs for seed in range(n)]
+        return _seconds(alone, learners.budget, case.device)
 
     names = [f"one stack of {n * n} lanes", "as `lifelong run` stacks them", f"{n} stacks of {n} lanes",
              f"{n * n} runs one by one"]

@@ -42,7 +42,8 @@ def work(method: str, seeds: int, batch: int) -> None:
     scenario = "task" if method in ("packnet", "xdg") else "domain"
     experiment = lifelong.prepare(STREAM.format(scenario=scenario), [method],
                                   lifelong.Options(seeds=seeds, batch_size=batch))
-    lanes = experiment.lanes(list(getattr(experiment, "settings", None) or experiment.specs))
+    learners = getattr(experiment, "learners", experiment)  # of a version before 0.2, the experiment itself
+    lanes = learners.lanes(list(getattr(experiment, "settings", None) or experiment.specs))
     state, steps = lanes.init(), []
     for task in range(2):  # the first task is learned and ended, so that memories are full and penalties act
         todo = schedule.plan(lanes.stream, lanes.seeds, task, lanes.learner.data, schedule.Budget(batch, 1))

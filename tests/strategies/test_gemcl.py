@@ -89,8 +89,8 @@ def test_the_learner_has_the_prior_of_the_start_where_features_are_as_they_are(u
              "domains": 1, "content": [], "source": "glyphs"}
     save(file, Weights(net.init(torch.Generator().manual_seed(0)) | prior, about))
     experiment = prepare("split-glyphs(tasks=2)", [f"gemcl_features(file='{file}'{use}) + gemcl"], Options(seeds=1))
-    stream, _ = experiment.installed(experiment.settings[0])
-    learned = experiment.context(experiment.settings[0])["learned"]
+    stream, _ = experiment.learners.installed(experiment.specs[0])
+    learned = experiment.learners.context(experiment.specs[0])["learned"]
     assert learned.get("prior.alpha") == alpha
     used = torch.cat([stream.train.flatten(), stream.test.flatten()])
     assert stream.x[used[used >= 0]].abs().sum(1).min() > 0

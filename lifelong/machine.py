@@ -1,4 +1,4 @@
-"""Memory: how much there is, and what of it training may take."""
+"""The memory of this machine: how much is free, and how the C library handles it."""
 
 from __future__ import annotations
 
