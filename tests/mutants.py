@@ -173,7 +173,7 @@ MUTANTS = [
     Mutant("kept test examples are of the wrong seed", "lifelong/learning/lanes.py",
            "x, y = x.index_select(0, at), y.index_select(0, at)", "x, y = x[:len(at)], y[:len(at)]",
            ("tests/test_engine.py", "kept_test_examples")),
-    Mutant("the gradients are forgotten where a lane's memory is estimated", "lifelong/learning/lanes.py",
+    Mutant("the gradients are forgotten where a lane's memory is estimated", "lifelong/learning/room.py",
            "return 2 * state + 2 * params +", "return 2 * state + params +", ("tests/test_engine.py", "takes")),
     Mutant("what is frozen has a place in the optimizer's state", "lifelong/learning/composition.py",
            "self.optimizer.init(self.trained(params | more))", "self.optimizer.init(params | more)",

@@ -309,7 +309,7 @@ def test_the_network_of_a_start_is_drawn_once_a_lane_and_never_to_learn_its_name
     monkeypatch.setattr(Weights, "net", lambda self, n_classes: counting(of_weights(self, n_classes)))
     begun(weights.net(6), weights, known=True)
     assert not only_head(installed(weights, (1, 28, 28), 9, "class", adapt="all"))
-    net = installed(weights, (1, 28, 28), 9, "class", adapt="head", head="new", views=4)
+    net = installed(weights, (1, 28, 28), 9, "class", adapt="head", head="new", quarter_turns=4)
     assert only_head(net)
     for seed in range(3):
         assert net.init(lifelong.randomness.generator(seed))["head.weight"].shape == (9, 4 * 16)
