@@ -386,7 +386,7 @@ def test_list_loads_no_avalanche():
     (["report", "split-nothing"], ["no folder split-nothing", "--stream"]),
     (["report", "--stream", "split-nothing"], ["no finished run or few-shot evaluation of split-nothing"]),
     (["report", "--since", "yesterday"], ["--since", "2026-11-20", "'yesterday'"]),
-    (["report", "--as", "sequoia"], ["--as knows gem, avalanche, mammoth, continuum", "'sequoia'"]),
+    (["report", "--as", "sequoia"], ["--as must be one of gem, avalanche, mammoth, continuum", "'sequoia'"]),
 ])
 def test_what_else_was_asked_wrongly_gets_one_sentence(words, said, lifelong, tmp_path):
     refused(lifelong(*words), *said)

@@ -21,12 +21,14 @@ from lifelong.experiments.contract import (
     pads_do_not_count,
     run_checks,
 )
+from lifelong.experiments.prepare import prepare
 from lifelong.networks.mlp import mlp
 from lifelong.networks.module import from_module
 from lifelong.networks.net import Net, Params, classifier
 from lifelong.networks.norms import norm_layer, normalised
 from lifelong.spec import catalogue, expression
 from lifelong.spec.expression import Term
+from lifelong.spec.run import Options
 
 SUMS = ["er + ewc", "er + lwf", "agem + ewc", "random + er + lwf", "er(memory='class-balanced') + ewc(mode='online')",
         "joint + ewc", "cumulative + er", "finetune + er(replay=3)", "er + er(capacity=2)",
@@ -262,6 +264,12 @@ def test_a_check_catches_a_strategy_that(name, tmp_path):
     if mark:
         line = next(i for i, text in enumerate(file.read_text().splitlines(), 1) if f"# {mark}" in text)
         assert re.search(rf"\(mine\.py, line {line}, in \w+\)", said[check])
+
+
+def test_what_keeps_something_outside_its_state_is_refused_before_it_is_run(tmp_path):
+    (tmp_path / "mine.py").write_text(HEAD + WRONG["counts calls outside its state"][0])
+    with pytest.raises(ValueError, match="keeps something outside its state"):
+        prepare("split-digits(tasks=2)", [f"{tmp_path / 'mine.py'}:wrong"], Options(seeds=2, steps=2))
 
 
 def test_a_strategy_with_one_fault_passes_the_other_checks(tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from conftest import refused
 from lifelong.strategies.starts import supervised
@@ -252,6 +253,16 @@ def test_every_flipped_byte_of_the_weights_is_noticed(file, tmp_path):
             return data
         with pytest.raises(ValueError, match="damaged"):
             load(damage(file, tmp_path, flip))
+
+
+def test_weights_under_other_names_are_not_those_that_were_written(file, tmp_path):
+    with safetensors.safe_open(file, "pt") as opened:
+        about, named = opened.metadata(), {k: opened.get_tensor(k) for k in opened.keys()}  # noqa: SIM118
+    assert "conv0.bias" in named
+    other = {k.replace("conv0.bias", "conv0.bia"): p for k, p in named.items()}  # in the same order
+    safetensors.torch.save_file(other, tmp_path / "other.safetensors", about)
+    with pytest.raises(ValueError, match="its weights are not those that were written"):
+        load(tmp_path / "other.safetensors")
 
 
 def test_weights_of_another_architecture_are_refused(file, tmp_path):

@@ -38,8 +38,9 @@ Evaluate = Annotated[str | None, typer.Option(
 
 
 From = Annotated[Path | None, typer.Option(
-    "--from", help="Repeat the runs of a file instead of those of STREAM and STRATEGIES: the run.json of a run, or "
-                   "JSON with one spec or a list of specs. Python files that it names are run only with --trust.")]
+    "--from", help="Repeat the runs of a file instead of those of STREAM and STRATEGIES. The file is the run.json of a "
+                   "run, or JSON with one spec or a list of specs. Python files that it names are run only with "
+                   "--trust.")]
 Trust = Annotated[bool, typer.Option(
     "--trust", help="Run the Python files that the file of --from or --tuned names. Read them first: they can do "
                     "whatever you can.")]

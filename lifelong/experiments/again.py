@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +62,10 @@ def again(specs: Sequence[Spec], options: Options = Options(), *, trust: bool = 
         PermissionError: where a spec names a Python file, without `trust`.
         ValueError: where a file or anything else that a record tells of has changed; and as `prepare`.
     """
-    for option in fields(Options):
-        if option.name in (*SHARED, "model", "optimizer") and getattr(options, option.name) != option.default:
-            raise OptionError(f"{option.name} is said by the specs: leave it out, or change it there", option.name)
+    usual = Options()
+    for name in (*SHARED, "model", "optimizer"):
+        if getattr(options, name) != getattr(usual, name):
+            raise OptionError(f"{name} is said by the specs: leave it out, or change it there", name)
     groups: dict[tuple[Any, ...], list[Spec]] = {}
     for spec in specs:
         groups.setdefault((spec.stream, *(getattr(spec, name) for name in SHARED)), []).append(spec)

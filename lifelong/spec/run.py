@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -275,4 +276,15 @@ def _of_format_1(values: Mapping[str, Any]) -> dict[str, Any]:
                          "run cannot be made again from it: name the stream and the strategy anew")
     given = ", ".join(f"{name}={expression.literal(value)}" for name, value in options.items() if name != "tuning")
     return own | {"stream": f"{values['stream']}({given})", "stream_name": values["stream"],
-                  "code": values.get("sources")}
+                  "strategy": re.sub(r"\bviews=", "quarter_turns=", str(values.get("strategy"))),
+                  "hyper": _renamed(values.get("hyper")), "code": values.get("sources")}
+
+
+def _renamed(hyper: Any) -> Any:
+    """Hyper-parameters of format 1, with `views` of a start under its present name."""
+    if isinstance(hyper, list):
+        return [_renamed(one) for one in hyper]
+    if isinstance(hyper, Mapping):
+        return {"quarter_turns" if name == "views" and "adapt" in hyper else name: _renamed(value)
+                for name, value in hyper.items()}
+    return hyper
