@@ -1,9 +1,13 @@
-"""What is told of progress while something is trained."""
+"""Progress: what is told while something is trained, and whether bars are drawn while data is decoded."""
 
 from __future__ import annotations
 
-from lifelong.store.records import Run
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    from lifelong.store.records import Run
+
+shown = True  # whether decoding may draw a bar on the terminal; the command line sets it by --quiet
 
 class Watcher:
     """What is told of progress; this one says nothing, the command line's draws a bar."""

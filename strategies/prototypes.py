@@ -1,4 +1,4 @@
-"""Learners without gradients: statistics of each class on the network's features."""
+"""Learners without gradients: classifiers by statistics of each class's features."""
 
 from collections.abc import Callable, Mapping
 
@@ -16,7 +16,7 @@ from lifelong.spec.bounds import above, at_least, at_most, one_of
 
 def _features(net: Net, params: Params, x: Tensor) -> Tensor:
     if net.features is None:
-        raise ValueError("this model does not say what its features are: give it a method features(x)")
+        raise ValueError("this model does not define its features; give it a method features(x)")
     return net.features(params, x).double()
 
 
@@ -29,13 +29,13 @@ def _statistics(net: Net, seed: int, pool: Pool) -> tuple[State, int]:
 
 
 def _units(pool: Pool, batch: Batch) -> Tensor:
-    """[B, C]: 1 at the class of each example, 0 elsewhere and at pads."""
+    """One-hot classes of a batch, [B, C]; all 0 at padding."""
     _, y = pool.fetch(batch.rows)
     return F.one_hot(y, pool.n_classes).double() * (batch.rows >= 0).unsqueeze(-1)
 
 
 def _add(seen: Callable[[State, Tensor], Tensor], state: State, pool: Pool, batch: Batch) -> tuple[State, Tensor]:
-    """The state with the counts and sums of a batch's features added, and these, 0 at pads."""
+    """The state with a batch's counts and feature sums added, and the batch's features [B, F], 0 at padding."""
     z = seen(state, pool.fetch(batch.rows)[0]) * (batch.rows >= 0).unsqueeze(-1)
     unit = _units(pool, batch)
     return state | {"count": state["count"] + unit.sum(0), "sum": state["sum"] + unit.mT @ z}, z
@@ -46,7 +46,7 @@ def _means(state: State) -> Tensor:
 
 
 def _shrunk(state: State, shrinkage: float, target: float | Tensor) -> Tensor:
-    """(1 - shrinkage) S + shrinkage target I, with S the pooled covariance within classes."""
+    """(1 - shrinkage) S + shrinkage * target * I, with S the pooled within-class covariance."""
     means, count = _means(state), state["count"]
     within = (state["outer"] - means.mT @ (means * count.unsqueeze(-1))) / count.sum().clamp(min=1)
     eye = torch.eye(within.shape[-1], dtype=within.dtype, device=within.device)
@@ -54,7 +54,7 @@ def _shrunk(state: State, shrinkage: float, target: float | Tensor) -> Tensor:
 
 
 def _discriminants(state: State, z: Tensor, covariance: Tensor) -> Tensor:
-    """m_c' P z - m_c' P m_c / 2 with P the inverse of `covariance`: nearest in Mahalanobis distance is greatest."""
+    """m_c' P z - m_c' P m_c / 2 with P the inverse of `covariance`: largest for the nearest Mahalanobis distance."""
     means = _means(state)
     weight = torch.linalg.solve(covariance, means.mT)
     scores = z @ weight - (means.mT * weight).sum(0) / 2
@@ -62,17 +62,17 @@ def _discriminants(state: State, z: Tensor, covariance: Tensor) -> Tensor:
 
 
 def ncm(net: Net, distance: str = "euclidean", shrinkage: float = 0.1) -> Learner:
-    """Nearest class mean: answers the class whose mean feature is nearest; the network itself is never trained.
+    """Nearest class mean: predicts the class whose mean feature is nearest; the network is never trained.
 
     Args:
-        net: whose features are used; never trained.
-        distance: 'euclidean'; 'cosine', of features each scaled to length 1; or 'mahalanobis', under the covariance
-            C = (1 - shrinkage) S + shrinkage v I that all classes share, S being what is seen within classes and v
-            its mean variance: it weighs directions by how little they vary within classes, whatever their scale.
-        shrinkage: for 'mahalanobis', in (0, 1]; 1 is 'euclidean'.
+        net: the network that computes the features; it is never trained.
+        distance: 'euclidean'; 'cosine', with each feature vector scaled to length 1; or 'mahalanobis', with the
+            covariance C = (1 - shrinkage) S + shrinkage v I shared by all classes, where S is the pooled within-class
+            covariance and v its mean variance: directions that vary little within classes count more.
+        shrinkage: for 'mahalanobis', in (0, 1]; 1 is the same as 'euclidean'.
 
     Source: Mensink et al. 2013, "Distance-based image classification"; as a continual learner in Rebuffi et al. 2017,
-        arXiv:1611.07725, there with exemplars, here with exact running means.
+        arXiv:1611.07725, which computes the means from exemplars. Here they are exact running means.
     """
     one_of("distance", distance, ("euclidean", "cosine", "mahalanobis"))
     above(0, shrinkage=shrinkage)
@@ -95,7 +95,7 @@ def ncm(net: Net, distance: str = "euclidean", shrinkage: float = 0.1) -> Learne
         z = seen(state, x)
         if shared:
             variance = _shrunk(state, 0.0, 0.0).diagonal(dim1=-2, dim2=-1).mean()
-            # Before there are two examples of a class, nothing varies, and every direction counts alike.
+            # Before a class has two examples the variance is 0; all directions then have equal weight.
             variance = torch.where(variance > 0, variance, 1.0)
             return _discriminants(state, z, _shrunk(state, shrinkage, variance))
         if distance == "cosine":
@@ -108,16 +108,16 @@ def ncm(net: Net, distance: str = "euclidean", shrinkage: float = 0.1) -> Learne
 
 
 def slda(net: Net, shrinkage: float = 1e-4) -> Learner:
-    """Streaming linear discriminant analysis: class means under one covariance, both learned in one pass.
+    """Streaming linear discriminant analysis (SLDA): class means and one shared covariance, learned in one pass.
 
     Scores are the discriminants m_c' P z - m_c' P m_c / 2 with P the inverse of (1 - shrinkage) S + shrinkage I.
 
     Args:
-        net: whose features are used; never trained.
-        shrinkage: epsilon in (0, 1]; 1 ignores the covariance and is the nearest class mean.
+        net: the network that computes the features; it is never trained.
+        shrinkage: epsilon in (0, 1]; 1 ignores the covariance, which gives the nearest class mean.
 
-    Source: Hayes & Kanan 2020, arXiv:1909.01520. S is the exact pooled within-class covariance, from sums of z and
-        z z', so it does not depend on the order of examples as their running estimate does.
+    Source: Hayes & Kanan 2020, arXiv:1909.01520. S is the exact pooled within-class covariance, computed from sums of
+        z and z z'; unlike the paper's running estimate it does not depend on the order of the examples.
     """
     above(0, shrinkage=shrinkage)
     at_most(1, shrinkage=shrinkage)
@@ -141,32 +141,33 @@ def slda(net: Net, shrinkage: float = 1e-4) -> Learner:
 
 def gemcl(net: Net, head: str = "predictive", alpha: float | None = None, beta: float | None = None,
           learned: Mapping[str, Tensor] | None = None) -> Learner:
-    """GeMCL: a Gaussian with a variance of its own for every class and feature, under a prior that all of them share.
+    """GeMCL: a Gaussian for every class and feature, whose variances share one inverse-gamma prior.
 
-    A variance is inverse-gamma, before anything is seen with shape alpha and scale beta; any mean is as likely as any
-    other. After n examples of a class, with the sum of squares SS about their mean m in a feature,
-    alpha' = alpha + n / 2 and beta' = beta + SS / 2, and a class's score is, summed over features, for
+    The prior of a variance is inverse-gamma with shape alpha and scale beta; the prior of a mean is flat. After n
+    examples of a class with mean m and sum of squared deviations SS in a feature, alpha' = alpha + n / 2 and
+    beta' = beta + SS / 2. The score of a class is the sum over features of
 
-        'predictive': the logarithm of Student's t at z, with 2 alpha' degrees of freedom about m, of squared scale
-            (beta' / alpha') (1 + 1 / n): what the class is expected to show next, its mean and variance unknown;
+        'predictive': the log density of Student's t at z, with 2 alpha' degrees of freedom, location m and squared
+            scale (beta' / alpha') (1 + 1 / n): the predictive distribution of the class's next example;
         'map': -((z - m)^2 / v + log v) / 2 with v = beta' / (alpha' - 1).
 
-    The state is n, the sum of z and the sum of z^2: one pass, in any order.
+    The state is n, the sum of z and the sum of z^2, so one pass in any order suffices.
 
     Args:
-        net: whose features are used; never trained.
+        net: the network that computes the features; it is never trained.
         head: 'predictive' or 'map'.
-        alpha: above 0 ('map': 1 or more); None: what the start learned, of features as they are, else 100.
-        beta: above 0; None: likewise, else 1000.
-        learned: what a start learned beside its network's parameters.
+        alpha: above 0, and 1 or more for 'map'. None uses the value that the start learned, provided that the features
+            are not transformed, or else 100.
+        beta: above 0. None uses the value that the start learned, likewise, or else 1000.
+        learned: the values that a start learned besides its network's parameters.
 
     Source: Banayeeanzade et al. 2021, "Generative vs. discriminative: rethinking the meta-continual learning", which
         calls the predictive head Bayesian.
     """
     one_of("head", head, HEADS)
-    own = learned or {}
-    a = own.get("prior.alpha", ALPHA) if alpha is None else alpha
-    b = own.get("prior.beta", BETA) if beta is None else beta
+    prior = learned or {}
+    a = prior.get("prior.alpha", ALPHA) if alpha is None else alpha
+    b = prior.get("prior.beta", BETA) if beta is None else beta
     above(0, alpha=a, beta=b)
     if head == "map":
         at_least(1, alpha=a)

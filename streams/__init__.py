@@ -1,1 +1,1 @@
-"""The streams: one file per source, one function per stream."""
+"""The streams and sources: one file per dataset, one function per stream or source."""

@@ -1,4 +1,4 @@
-"""Streams from mini-ImageNet: 100 classes of ImageNet, 600 photographs of 84x84 each."""
+"""Streams from mini-ImageNet: 100 classes of ImageNet, 600 photographs of 84x84 pixels each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lifelong.data.source import Source
 from lifelong.data.stream import Stream
 
 TRAINED, TESTED = 500, 100
-# Ravi & Larochelle 2017's split by class, as two public lists have it.
+# The split by class of Ravi & Larochelle 2017, as in two public lists.
 _SYNSETS = {
     "train": """n01532829 n01558993 n01704323 n01749939 n01770081 n01843383 n01910747 n02074367 n02089867 n02091831
         n02101006 n02105505 n02108089 n02108551 n02108915 n02111277 n02113712 n02120079 n02165456 n02457408 n02606052
@@ -40,28 +40,29 @@ _LENGTHS = (2, 5, 10, 15, 20)
 def split(seeds: Sequence[int], *, data: str | Path | None = None, tasks: int = 20, classes_per_task: int | None = None,
           train: int = TRAINED, test: int = TESTED, examples: str = "fixed", scenario: str = "class",
           boundaries: bool = True) -> Stream:
-    """Split mini-ImageNet: all 100 classes in 20 tasks of 5, 500 training and 100 test photographs of each.
+    """Split mini-ImageNet: all 100 classes in 20 tasks of 5, with 500 training and 100 test photographs per class.
 
-    Any layout is read: Ravi & Larochelle's tables with a folder of images, a folder for each class, the pickles that
-    circulate (without running what is in them), Parquet, and zips of these. Images of other sizes are squeezed to
-    84x84 with Lanczos' filter, as the code of Finn et al. 2017 (arXiv:1703.03400) does; those of pickles were by
-    whoever made them. Of the 650 images a class on the Hugging Face hub the first 600 are taken.
+    All common layouts are read: Ravi & Larochelle's tables with a folder of images, one folder per class, the
+    published pickles (no code in them is executed), Parquet files, and zip archives of these. Images of other sizes
+    are resized to 84x84 with a Lanczos filter, as in the code of Finn et al. 2017 (arXiv:1703.03400); images in
+    pickles were resized by the authors of the pickle. The Hugging Face hub has 650 images per class, of which the
+    first 600 are used.
 
     Args:
-        data: folder with mini-ImageNet; None = see `lifelong.data.folder`.
-        tasks: tasks, at least 1; classes and their order are drawn for each seed.
+        data: folder with mini-ImageNet; None uses `$LIFELONG_DATA`, or else the user's cache.
+        tasks: number of tasks, at least 1; classes and their order are drawn for each seed.
         classes_per_task: classes of each task; None divides all 100.
-        train, test: images of each class to train and to test on.
-        examples: 'fixed' trains on the first and tests on the last images of a class in the order of its files, as
-            A-GEM's code does; 'random' draws which, for each seed.
+        train, test: training and test images of each class.
+        examples: 'fixed' trains on the first and tests on the last images of a class in the order of the files, as
+            A-GEM's code does; 'random' draws them for each seed.
         scenario: 'class', 'task' or 'domain'.
         boundaries: whether the learner is told where a task ends.
 
     Raises:
-        FileNotFoundError: where the folder has no mini-ImageNet.
-        ValueError: where it is damaged, or more is asked for than there is.
+        FileNotFoundError: the folder has no mini-ImageNet.
+        ValueError: it is damaged, or has fewer classes or images than requested.
 
-    Source: Vinyals et al. 2016, arXiv:1606.04080, in the classes of Ravi & Larochelle 2017
+    Source: Vinyals et al. 2016, arXiv:1606.04080, with the classes of Ravi & Larochelle 2017
         (openreview.net/forum?id=rJY0-Kcll).
     """
     name = "split-mini-imagenet-v1"
@@ -72,23 +73,23 @@ def split(seeds: Sequence[int], *, data: str | Path | None = None, tasks: int = 
 
 def agem(seeds: Sequence[int], *, data: str | Path | None = None, part: str = "evaluation",
          boundaries: bool = True) -> Stream:
-    """mini-ImageNet as in the A-GEM family: task-incremental, one epoch, 17 tasks of 5 classes after 3 for choosing.
+    """mini-ImageNet as in A-GEM: task-incremental, one epoch, 17 tasks of 5 classes, and 3 tasks for validation.
 
-    Channels are normalised by ImageNet's means and deviations.
+    Channels are normalised by the means and standard deviations of ImageNet.
 
     Args:
-        data: folder with mini-ImageNet; None = see `lifelong.data.folder`.
-        part: 'evaluation' (17 tasks), 'validation' (3 tasks of 15 other classes, on which hyper-parameters are chosen)
-            or 'all' (20 tasks of all classes).
+        data: folder with mini-ImageNet; None uses `$LIFELONG_DATA`, or else the user's cache.
+        part: 'evaluation' (17 tasks), 'validation' (3 tasks of the other 15 classes, for choosing hyper-parameters) or
+            'all' (20 tasks of all classes).
         boundaries: whether the learner is told where a task ends.
 
     Raises:
-        FileNotFoundError, ValueError: as for split mini-ImageNet.
+        FileNotFoundError, ValueError: as in split mini-ImageNet.
 
-    Source: Chaudhry et al. 2019, arXiv:1902.10486, and 2020, arXiv:2010.11635, whose code has the ResNet-18 of full
-        width and takes a class's first 500 images in the order of a pickle; its 15 classes for choosing are the first
-        ones there, here the first by part and name. The learning rate is the one its scripts use for fine-tuning, EWC,
-        A-GEM and ER-Ring.
+    Source: Chaudhry et al. 2019, arXiv:1902.10486, and 2020, arXiv:2010.11635, whose code has a ResNet-18 of full width
+        and trains on the first 500 images of a class in the order of a pickle. Its 15 validation classes are the first
+        of the pickle; here they are the first by part and name. The learning rate is that of its scripts for
+        fine-tuning, EWC, A-GEM and ER-Ring.
     """
     name = "mini-imagenet-agem-v1"
     return protocols.agem(name, seeds, _load(name, seeds, data), train=TRAINED, test=TESTED, part=part,
@@ -98,18 +99,19 @@ def agem(seeds: Sequence[int], *, data: str | Path | None = None, part: str = "e
 def gpm(seeds: Sequence[int], *, data: str | Path | None = None, boundaries: bool = True) -> Stream:
     """mini-ImageNet as in GPM: task-incremental, 20 tasks of 5 classes, ten epochs each.
 
-    Channels are normalised by ImageNet's means and deviations.
+    Channels are normalised by the means and standard deviations of ImageNet.
 
     Args:
-        data: folder with mini-ImageNet; None = see `lifelong.data.folder`.
+        data: folder with mini-ImageNet; None uses `$LIFELONG_DATA`, or else the user's cache.
         boundaries: whether the learner is told where a task ends.
 
     Raises:
-        FileNotFoundError, ValueError: as for split mini-ImageNet.
+        FileNotFoundError, ValueError: as in split mini-ImageNet.
 
-    Source: Saha et al. 2021, arXiv:2103.09762, whose script for mini-ImageNet is not public; the learning rate is that
-        of the code of Lin et al. 2022 (TRGP, arXiv:2202.02931), which was made from theirs and holds out a fiftieth of
-        the training images to lower it and to stop. Both learn batch normalisation on the first task alone.
+    Source: Saha et al. 2021, arXiv:2103.09762, whose script for mini-ImageNet is not public. The learning rate is that
+        of the code of Lin et al. 2022 (TRGP, arXiv:2202.02931), which is derived from theirs; it holds out 2 % of the
+        training images to decide when to lower the learning rate and when to stop. Both train batch normalisation on
+        the first task only.
     """
     name = "mini-imagenet-gpm-v1"
     return protocols.gpm(name, seeds, _load(name, seeds, data), train=TRAINED, test=TESTED, boundaries=boundaries,
@@ -117,20 +119,21 @@ def gpm(seeds: Sequence[int], *, data: str | Path | None = None, boundaries: boo
 
 
 def online(seeds: Sequence[int], *, data: str | Path | None = None, tasks: int = 10, boundaries: bool = True) -> Stream:
-    """mini-ImageNet online: class-incremental, one pass in batches of 10, 10 tasks of 10 classes or 20 of 5.
+    """Online mini-ImageNet: class-incremental, one pass in batches of 10, 10 tasks of 10 classes or 20 tasks of 5.
 
-    A random sixth of every class's images, drawn for each seed, is for testing; pixels are in [0, 1], not normalised.
+    A random sixth of the images of every class, drawn for each seed, are test images. Pixels are in [0, 1] and not
+    normalised.
 
     Args:
-        data: folder with mini-ImageNet; None = see `lifelong.data.folder`.
+        data: folder with mini-ImageNet; None uses `$LIFELONG_DATA`, or else the user's cache.
         tasks: 10 as in ASER and SCR, or 20 as in the survey.
         boundaries: whether the learner is told where a task ends.
 
     Raises:
-        FileNotFoundError, ValueError: as for split mini-ImageNet.
+        FileNotFoundError, ValueError: as in split mini-ImageNet.
 
     Source: the code of Mai et al. 2021 (arXiv:2101.10423, a survey: 20 tasks) and of Shim et al. 2021
-        (arXiv:2009.00093, ASER: 10 tasks), which leaves out a task's last batch where it is not full.
+        (arXiv:2009.00093, ASER: 10 tasks), which drops the last batch of a task if it is not full.
     """
     name = "mini-imagenet-online-v1"
     return protocols.online(name, seeds, _load(name, seeds, data), train=TRAINED, test=TESTED, tasks=tasks,
@@ -139,21 +142,22 @@ def online(seeds: Sequence[int], *, data: str | Path | None = None, tasks: int =
 
 def oml(seeds: Sequence[int], *, data: str | Path | None = None, lengths: Sequence[int] = _LENGTHS, train: int = 30,
         test: int = 60, units: int | None = 84, part: str = "test", search: bool = False) -> Stream:
-    """OML's stream of mini-ImageNet: up to 20 new classes, 30 images each, one image at a time, one pass.
+    """The stream of OML on mini-ImageNet: up to 20 new classes, 30 images each, one image at a time, in one pass.
 
     Args:
-        data: folder with mini-ImageNet; None = see `lifelong.data.folder`.
-        lengths: numbers of classes after which is measured, growing; 20 at most.
-        train, test: images of each class, drawn for each seed.
-        units: output units, `lengths[-1]` or more; None: as many as classes.
-        part: 'test' (20 classes), or 'val' (16), on which step sizes are chosen.
-        search: whether each seed draws other classes in another order, to choose step sizes on.
+        data: folder with mini-ImageNet; None uses `$LIFELONG_DATA`, or else the user's cache.
+        lengths: increasing numbers of classes after which the learner is measured; at most 20.
+        train, test: training and test images of each class, drawn for each seed.
+        units: output units, at least `lengths[-1]`; None has as many as classes.
+        part: 'test' (20 classes), or 'val' (16) to choose step sizes.
+        search: whether each seed draws different classes in a different order, for choosing step sizes.
 
     Raises:
-        FileNotFoundError, ValueError: as for split mini-ImageNet.
+        FileNotFoundError, ValueError: as in split mini-ImageNet.
 
     Source: the code of Lee et al. 2021 (AIM, doi:10.1109/ICCV48922.2021), which has the streams of Javed & White 2019,
-        arXiv:1905.12588, 30 images and 84 units (64 + 20 classes); it tests on the last tenth of a class's images.
+        arXiv:1905.12588, with 30 images and 84 units (64 + 20 classes). It tests on the last tenth of the images of a
+        class.
     """
     name = "mini-imagenet-oml-v1"
     return protocols.stretches(name, seeds, _load(name, seeds, data), train=train, test=test, lengths=lengths,
@@ -163,16 +167,18 @@ def oml(seeds: Sequence[int], *, data: str | Path | None = None, lengths: Sequen
 
 def gemcl(seeds: Sequence[int], *, data: str | Path | None = None, lengths: Sequence[int] = (20,), train: int = 100,
           test: int = 100, part: str = "test") -> Stream:
-    """GeMCL's stream of mini-ImageNet: 20 new classes, 100 images each and 100 to answer; a seed is an episode.
+    """The stream of GeMCL on mini-ImageNet: 20 new classes, 100 training and 100 test images each, in one pass.
+
+    A seed corresponds to an episode of the paper.
 
     Args:
-        data: folder with mini-ImageNet; None = see `lifelong.data.folder`.
-        lengths: numbers of classes after which is measured, growing; 20 at most.
-        train, test: images of each class, drawn for each seed.
+        data: folder with mini-ImageNet; None uses `$LIFELONG_DATA`, or else the user's cache.
+        lengths: increasing numbers of classes after which the learner is measured; at most 20.
+        train, test: training and test images of each class, drawn for each seed.
         part: 'test' (20 classes) or 'val' (16).
 
     Raises:
-        FileNotFoundError, ValueError: as for split mini-ImageNet.
+        FileNotFoundError, ValueError: as in split mini-ImageNet.
 
     Source: the code of GeMCL (Banayeeanzade et al. 2021).
     """
@@ -183,14 +189,14 @@ def gemcl(seeds: Sequence[int], *, data: str | Path | None = None, lengths: Sequ
 
 
 def source(*, data: str | Path | None = None, part: str = "train") -> Source:
-    """mini-ImageNet's photographs by class, 600 each: what a start for new classes is learned from.
+    """The source of mini-ImageNet: the photographs of one part, 600 per class.
 
     Args:
-        data: folder with mini-ImageNet; None = see `lifelong.data.folder`.
-        part: 'train' (64 classes), 'val' (16, to choose on) or 'test' (20), as Ravi & Larochelle 2017 have them.
+        data: folder with mini-ImageNet; None uses `$LIFELONG_DATA`, or else the user's cache.
+        part: 'train' (64 classes), 'val' (16, for validation) or 'test' (20), as in Ravi & Larochelle 2017.
 
     Raises:
-        FileNotFoundError, ValueError: as for split mini-ImageNet.
+        FileNotFoundError, ValueError: as in split mini-ImageNet.
     """
     name = "mini-imagenet-v1"
     return _load(name, [0], data).part(name, part).source(name, {"part": part})

@@ -1,4 +1,4 @@
-"""Streams from Omniglot: 1,623 handwritten characters of 50 alphabets, each drawn by 20 people."""
+"""Streams from Omniglot: 1,623 handwritten characters from 50 alphabets, each drawn by 20 people."""
 
 from __future__ import annotations
 
@@ -24,42 +24,43 @@ from lifelong.randomness import generator
 DRAWINGS, TRAINED, SIDE = 20, 15, 105
 _CHARACTERS = {"background": 964, "evaluation": 659}
 _FOLDERS = ("omniglot", "omniglot-py", "omniglot/omniglot-py", "omniglot/python", ".")
-# 20 passes: after 1 or 5 over 15 drawings each, replay from a random start is no better than chance on background
-# characters. Protocols that pass once are for meta-learned starts.
+# 20 epochs: after 1 or 5 epochs over 15 drawings each, replay from a random start is no better than chance on the
+# background characters. Protocols with one epoch are for meta-learned starts.
 _DEFAULTS = {"model": "conv4(width=32)", "optimizer": "adam(lr=0.001)", "epochs": 20, "batch_size": 10,
              "source": "omniglot"}
 _LENGTHS = (10, 50, 100, 200, 300, 400, 500, 600)
 _ONE_PASS = {"model": "conv4(width=32)", "optimizer": "adam(lr=0.001)", "epochs": 1, "batch_size": 1,
              "source": "omniglot"}
-# Its zip files unpack to 10 MB, its folders hold 32,460 files of less than a kilobyte.
+# The zip files unpack to 10 MB; the folders have 32,460 files of less than a kilobyte.
 _CEILING = 100_000_000
 
 
 def split(seeds: Sequence[int], *, data: str | Path | None = None, tasks: int = 50, classes_per_task: int = 1,
           part: str = "evaluation", first: int = 0, classes: int | None = None, size: int = 28,
           drawings: str = "fixed", scenario: str = "class", boundaries: bool = True) -> Stream:
-    """Split Omniglot: one new handwritten character in each of 50 tasks, 15 training and 5 test drawings each.
+    """Split Omniglot: one new handwritten character in each of 50 tasks, 15 training and 5 test drawings of each.
 
     Args:
-        data: folder with Omniglot; None = see `lifelong.data.folder`.
-        tasks: tasks, at least 1; all 659 of the evaluation part at most.
-        classes_per_task: characters of each task; which ones is drawn for each seed.
-        part: 'evaluation' (659 characters, for learners that were meta-trained) or 'background' (964, to meta-train).
-        first, classes: characters are drawn from `classes` of them, from `first` on; None: from all there are.
-        size: side of the images in pixels: 105 as drawn, 84 (bilinear, as in OML), 42 (Lanczos) or 28 (Lanczos,
-            as in ANML).
-        drawings: 'fixed' trains on the first 15 people's and tests on the last 5's; 'random' draws which, for each
-            seed and character.
-        scenario: 'class' (a unit for every character), or from 2 characters a task on also 'task' and 'domain'.
+        data: folder with Omniglot; None uses `$LIFELONG_DATA`, or else the user's cache.
+        tasks: number of tasks, at least 1.
+        classes_per_task: characters of each task, drawn for each seed.
+        part: 'evaluation' (659 characters, for testing meta-trained learners) or 'background' (964, for meta-training).
+        first, classes: characters are drawn from the `classes` characters that begin at index `first`; None extends to
+            the last character of the part.
+        size: side of the images in pixels: 105 (original), 84 (resized bilinearly, as in OML), 42 (Lanczos) or 28
+            (Lanczos, as in ANML).
+        drawings: 'fixed' trains on the drawings of the first 15 people and tests on those of the last 5; 'random' draws
+            the 15 for each seed and character.
+        scenario: 'class' (one output unit per character); with 2 or more characters per task also 'task' or 'domain'.
         boundaries: whether the learner is told where a task ends.
 
     Raises:
-        FileNotFoundError: where the folder has no Omniglot.
-        ValueError: where it is damaged, or more is asked for than there is.
+        FileNotFoundError: the folder has no Omniglot.
+        ValueError: it is damaged, or has fewer classes or images than requested.
 
     Source: Javed & White 2019, arXiv:1905.12588, and Beaulieu et al. 2020, arXiv:2002.09571. Their code takes the
-        drawings in the order in which the file system lists them, and only the first 650 evaluation characters; a
-        learner there has 1,000 output units, here as many as characters occur. Paper is 1 and ink 0.
+        drawings in the order in which the file system lists them, uses only the first 650 evaluation characters, and
+        has 1,000 output units; here there are as many as characters in the stream. Paper is 1 and ink is 0.
     """
     name = "split-omniglot-v1"
     build.check_choice(name, part=part, among=tuple(_CHARACTERS))
@@ -67,43 +68,44 @@ def split(seeds: Sequence[int], *, data: str | Path | None = None, tasks: int = 
     count = _CHARACTERS[part] - first if classes is None else classes
     _check_range(name, part, first, count)
     x, names = _load(name, data, part, size)
-    own = slice(first, first + count)
+    chosen = slice(first, first + count)
     options = {"tasks": tasks, "classes_per_task": classes_per_task, "part": part, "first": first, "classes": classes,
                "size": size, "drawings": drawings, "scenario": scenario, "boundaries": boundaries}
-    return build.split(name, seeds, _images(name, seeds, x[own], names[own], drawings), tasks=tasks,
+    return build.split(name, seeds, _images(name, seeds, x[chosen], names[chosen], drawings), tasks=tasks,
                        classes_per_task=classes_per_task, scenario=scenario, boundaries=boundaries, defaults=_DEFAULTS,
                        options=options)
 
 
 def alphabets(seeds: Sequence[int], *, data: str | Path | None = None, tasks: int = 50, size: int = 28,
               drawings: str = "fixed", scenario: str = "task", boundaries: bool = True) -> Stream:
-    """Omniglot's alphabets: one of 50 alphabets of 14 to 55 characters in each task.
+    """Omniglot alphabets: one of 50 alphabets of 14 to 55 characters in each task.
 
-    It mixes the background and the evaluation part, so nothing that was meta-trained on either may be tested on it.
+    The stream has both the background and the evaluation part, so starts learned on either cannot be tested on it.
 
     Args:
-        data: folder with Omniglot; None = see `lifelong.data.folder`.
-        tasks: alphabets, 1 to 50: always the first ones by name, the background part's first, so that every seed's
-            output layer is of one size; their order is drawn for each seed.
-        size, drawings, boundaries: as for split Omniglot.
-        scenario: 'task' (units of its own for every alphabet, the task being told) or 'class' (likewise, not told).
+        data: folder with Omniglot; None uses `$LIFELONG_DATA`, or else the user's cache.
+        tasks: number of alphabets, 1 to 50: the first ones by name, those of the background part before the others, so
+            that the output layer has the same size for every seed; their order is drawn for each seed.
+        size, drawings, boundaries: as in split Omniglot.
+        scenario: 'task' (the learner is told the alphabet) or 'class' (it is not); every alphabet has its own output
+            units.
 
     Raises:
-        FileNotFoundError: where the folder has no Omniglot.
-        ValueError: where it is damaged, or more is asked for than there is.
+        FileNotFoundError: the folder has no Omniglot.
+        ValueError: it is damaged, or has fewer classes or images than requested.
 
-    Source: Lake et al. 2015, doi:10.1126/science.aab3050; 50 alphabets as 50 tasks as in Schwarz et al. 2018,
-        arXiv:1805.06370, whose drawings were augmented and split otherwise.
+    Source: Lake et al. 2015, doi:10.1126/science.aab3050. The 50 alphabets are 50 tasks in Schwarz et al. 2018,
+        arXiv:1805.06370, where the drawings are augmented and split in another way.
     """
     name = "omniglot-alphabets-v1"
     build.check_counts(name, seeds, tasks=tasks)
     loaded = [_load(name, data, part, size) for part in _CHARACTERS]
-    every = [character for _, names in loaded for character in names]
-    there = [character.split("/")[-2] for character in every]
-    groups = [[c for c, own in enumerate(there) if own == alphabet] for alphabet in dict.fromkeys(there)]
+    characters = [character for _, names in loaded for character in names]
+    alphabet = [character.split("/")[-2] for character in characters]
+    groups = [[c for c, of in enumerate(alphabet) if of == group] for group in dict.fromkeys(alphabet)]
     if tasks > len(groups):
-        raise ValueError(f"{name}: {tasks} tasks are asked for, but there are {len(groups)} alphabets")
-    images = _images(name, seeds, torch.cat([x for x, _ in loaded]), every, drawings)
+        raise ValueError(f"{name}: tasks is {tasks}, but there are {len(groups)} alphabets")
+    images = _images(name, seeds, torch.cat([x for x, _ in loaded]), characters, drawings)
     options = {"tasks": tasks, "size": size, "drawings": drawings, "scenario": scenario, "boundaries": boundaries}
     return build.grouped(name, seeds, images, groups=groups[:tasks], scenario=scenario, boundaries=boundaries,
                          defaults=_DEFAULTS, options=options)
@@ -112,29 +114,31 @@ def alphabets(seeds: Sequence[int], *, data: str | Path | None = None, tasks: in
 def o600(seeds: Sequence[int], *, data: str | Path | None = None, lengths: Sequence[int] = _LENGTHS, units: int = 1000,
          part: str = "evaluation", first: int = 0, classes: int = 650, size: int = 28, drawings: str = "fixed",
          search: bool = False) -> Stream:
-    """600 characters one image at a time: class after class, 15 images each, one pass, 1,000 output units.
+    """The stream of OML and ANML: up to 600 Omniglot characters, class after class, one image at a time, in one pass.
 
-    A task is the stretch between two `lengths`, and the learner is not told where one ends, so one run measures all
-    lengths. Accuracy on the images that were learned is kept as `accuracy_train`.
+    Every character has 15 training images, and the output layer has 1,000 units. A task is the stretch between two
+    `lengths`; the learner is not told where it ends, so one run measures all lengths. The accuracy on the training
+    images is recorded as `accuracy_train`.
 
     Args:
-        data: folder with Omniglot; None = see `lifelong.data.folder`.
-        lengths: numbers of characters after which is measured, growing; `classes` at most.
-        units: output units, `lengths[-1]` or more.
-        part: 'evaluation' or 'background', whose characters are for choosing step sizes.
-        first, classes: each seed draws its characters, and their order, from `classes` characters from `first` on;
-            the evaluation part has 659, of which the authors' code takes 650.
-        size: side of the images in pixels, as for split Omniglot: 84 in OML, 28 in ANML.
-        drawings: as for split Omniglot.
-        search: whether each seed draws other characters in another order, to choose step sizes on as the authors do.
+        data: folder with Omniglot; None uses `$LIFELONG_DATA`, or else the user's cache.
+        lengths: increasing numbers of characters after which the learner is measured; at most `classes`.
+        units: output units, at least `lengths[-1]`.
+        part: 'evaluation', or 'background' to choose step sizes.
+        first, classes: each seed draws its characters and their order from the `classes` characters that begin at index
+            `first`. The evaluation part has 659 characters, of which the authors' code uses 650.
+        size: side of the images in pixels, as in split Omniglot; OML has 84, ANML 28.
+        drawings: as in split Omniglot.
+        search: whether each seed draws different characters in a different order, for choosing step sizes as the
+            authors do.
 
     Raises:
-        FileNotFoundError: where the folder has no Omniglot.
-        ValueError: where it is damaged, or more is asked for than there is.
+        FileNotFoundError: the folder has no Omniglot.
+        ValueError: it is damaged, or has fewer classes or images than requested.
 
-    Source: the code of Javed & White 2019, arXiv:1905.12588, and Beaulieu et al. 2020, arXiv:2002.09571, who take the
-        characters and drawings in the order in which the file system lists them; here the order is drawn, so that the
-        first n characters of a seed are the stream of length n.
+    Source: the code of Javed & White 2019, arXiv:1905.12588, and Beaulieu et al. 2020, arXiv:2002.09571, which takes
+        the characters and drawings in the order in which the file system lists them. Here the order is random, so that
+        the first n characters of a seed form the stream of length n.
     """
     name = "omniglot-o600-v1"
     build.check_choice(name, part=part, among=tuple(_CHARACTERS))
@@ -150,20 +154,24 @@ def o600(seeds: Sequence[int], *, data: str | Path | None = None, lengths: Seque
 
 def g600(seeds: Sequence[int], *, data: str | Path | None = None, lengths: Sequence[int] = _LENGTHS,
          part: str = "evaluation", first: int = 0, size: int = 84) -> Stream:
-    """600 characters, always the first ones, with as many output units: 15 of 20 drawings, drawn for each seed, train.
+    """The stream of GeMCL: up to 600 Omniglot characters, always the first ones, in one pass.
+
+    For each seed 15 of the 20 drawings of a character are drawn as training images. There are as many output units as
+    characters. A seed corresponds to an episode of the paper.
 
     Args:
-        data: folder with Omniglot; None = see `lifelong.data.folder`.
-        lengths: numbers of characters after which is measured, growing; a seed is an episode.
-        part, first: the `lengths[-1]` characters from `first` on are taken, in an order drawn for each seed.
-        size: side of the images in pixels, as for split Omniglot.
+        data: folder with Omniglot; None uses `$LIFELONG_DATA`, or else the user's cache.
+        lengths: increasing numbers of characters after which the learner is measured.
+        part, first: the stream has the `lengths[-1]` characters of the part that begin at index `first`, in an order
+            drawn for each seed.
+        size: side of the images in pixels, as in split Omniglot.
 
     Raises:
-        FileNotFoundError: where the folder has no Omniglot.
-        ValueError: where it is damaged, or more is asked for than there is.
+        FileNotFoundError: the folder has no Omniglot.
+        ValueError: it is damaged, or has fewer classes or images than requested.
 
-    Source: the code of GeMCL (Banayeeanzade et al. 2021), who learn starts from `omniglot(classes=763)` and choose on
-        the 200 background characters after them.
+    Source: the code of GeMCL (Banayeeanzade et al. 2021), which learns features from `omniglot(classes=763)` and
+        chooses among them on the next 200 background characters.
     """
     name = "omniglot-g600-v1"
     build.check_choice(name, part=part, among=tuple(_CHARACTERS))
@@ -176,34 +184,33 @@ def g600(seeds: Sequence[int], *, data: str | Path | None = None, lengths: Seque
 
 
 def _check_range(name: str, part: str, first: int, count: int) -> None:
-    there = _CHARACTERS[part]
-    if not 0 <= first < there or first + count > there:
-        raise ValueError(f"{name}: characters {first} to {first + count - 1} are asked for, but the {part} part has "
-                         f"{there}, from 0 to {there - 1}")
+    available = _CHARACTERS[part]
+    if not 0 <= first < available or first + count > available:
+        raise ValueError(f"{name}: the characters {first} to {first + count - 1} are needed, but the {part} part has "
+                         f"{available}, from 0 to {available - 1}")
 
 
 def source(*, data: str | Path | None = None, part: str = "background", size: int = 28, first: int = 0,
            classes: int | None = None, turned: bool = False) -> Source:
-    """Omniglot's characters with all 20 drawings each: what a start for split Omniglot is learned from.
+    """The source of Omniglot: characters with all their 20 drawings.
 
     Args:
-        data: folder with Omniglot; None = see `lifelong.data.folder`.
+        data: folder with Omniglot; None uses `$LIFELONG_DATA`, or else the user's cache.
         part: 'background' (964 characters) or 'evaluation' (659).
-        size: side of the images in pixels, as for split Omniglot.
-        first: the first character, by alphabet and number, from 0.
-        classes: how many from there; None = all. The code of OML and ANML uses 963, that of GeMCL 763 and validates on
-            the 200 after them.
-        turned: whether every character turned by 90, 180 and 270 degrees is a further class.
+        size: side of the images in pixels, as in split Omniglot.
+        first: index of the first character, 0 or more; characters are sorted by alphabet and number.
+        classes: number of characters from there; None uses all. The code of OML and ANML uses 963; that of GeMCL uses
+            763 and validates on the next 200.
+        turned: whether each character rotated by 90, 180 and 270 degrees is added as a further class.
 
     Raises:
-        FileNotFoundError: where the folder has no Omniglot.
-        ValueError: where it is damaged, or more is asked for than there is.
+        FileNotFoundError: the folder has no Omniglot.
+        ValueError: it is damaged, or has fewer classes or images than requested.
     """
     name = "omniglot-v1"
     build.check_choice(name, part=part, among=tuple(_CHARACTERS))
     build.check_counts(name, [0], classes=classes)
-    there = _CHARACTERS[part]
-    count = there - first if classes is None else classes
+    count = _CHARACTERS[part] - first if classes is None else classes
     _check_range(name, part, first, count)
     x, names = _load(name, data, part, size)
     rows = torch.arange(count * DRAWINGS)
@@ -214,21 +221,21 @@ def source(*, data: str | Path | None = None, part: str = "background", size: in
 
 
 def _images(name: str, seeds: Sequence[int], x: Tensor, names: Sequence[str], drawings: str) -> build.Images:
-    """Images of characters [K, 20, size, size] whose 15 training and 5 test drawings are chosen as `drawings` says."""
+    """Labelled images of characters [K, 20, size, size], with 15 training and 5 test drawings each."""
     build.check_counts(name, seeds)
     build.check_choice(name, drawings=drawings, among=("fixed", "random"))
     n_classes, size = x.shape[0], x.shape[-1]
-    own = torch.arange(DRAWINGS).expand(1, n_classes, -1)
+    order = torch.arange(DRAWINGS).expand(1, n_classes, -1)
     if drawings == "random":
-        own = torch.stack([torch.rand(n_classes, DRAWINGS, generator=generator(seed, "stream", "drawings")).argsort(1)
-                           for seed in seeds])
-    rows = torch.arange(n_classes).unsqueeze(1) * DRAWINGS + own
+        order = torch.stack([torch.rand(n_classes, DRAWINGS, generator=generator(seed, "stream", "drawings")).argsort(1)
+                             for seed in seeds])
+    rows = torch.arange(n_classes).unsqueeze(1) * DRAWINGS + order
     return build.Images(x.view(-1, 1, size, size), torch.arange(n_classes).repeat_interleave(DRAWINGS),
                         rows[..., :TRAINED].flatten(1), rows[..., TRAINED:].flatten(1), scale=1 / 255, names=names)
 
 
 def _load(name: str, data: str | Path | None, part: str, size: int) -> tuple[Tensor, list[str]]:
-    """Drawings uint8 [K, 20, size, size] of one part, and its K characters as omniglot/ALPHABET/CHARACTER."""
+    """The drawings of one part, uint8 [K, 20, size, size], and the names omniglot/ALPHABET/CHARACTER of its classes."""
     build.check_choice(name, size=size, among=(28, 42, 84, SIDE))
     stem = f"images_{part}"
     path = find(f"Omniglot's {stem}", [f"{place}/{stem}{kind}" for place in _FOLDERS for kind in (".zip", "")], data,
@@ -243,7 +250,7 @@ def _load(name: str, data: str | Path | None, part: str, size: int) -> tuple[Ten
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[list[str], Callable[[str], bytes]]]:
-    """The names of the files in a zip archive or an unpacked folder, and how to read one."""
+    """The names of the files in a zip archive or an unpacked folder, and a function that reads one of them."""
     if path.is_dir():
         yield ([each.relative_to(path.parent).as_posix() for each in path.glob("*/*/*.png")],
                lambda name: (path.parent / name).read_bytes())
@@ -252,30 +259,34 @@ def _opened(path: Path) -> Iterator[tuple[list[str], Callable[[str], bytes]]]:
         with zipfile.ZipFile(path) as archive:
             yield [member.filename for member in members(archive, _CEILING)], archive.read
     except (zipfile.BadZipFile, zlib.error) as problem:
-        raise ValueError(f"{path} is damaged ({problem}); get it anew") from problem
+        raise ValueError(f"{path} is damaged ({problem}); download it again") from problem
 
 
 def _drawings(path: Path, files: Sequence[str], part: str) -> list[str]:
-    """Those of `files` that are drawings, by alphabet, character and drawer; all of the part must be there."""
+    """The names of the drawings among `files`, sorted by alphabet, character and drawer.
+
+    Raises:
+        ValueError: the part is not complete.
+    """
     names = sorted(name for name in files if re.fullmatch(r"(.*/)?[^/]+/character\d+/\d+_\d+\.png", name))
     found = Counter(name.rsplit("/", 1)[0] for name in names)
     if len(found) != _CHARACTERS[part] or set(found.values()) != {DRAWINGS}:
-        raise ValueError(f"{path} should hold {DRAWINGS} drawings each of {_CHARACTERS[part]} characters, but holds "
-                         f"{len(names)} of {len(found)}; get it anew")
+        raise ValueError(f"{path} should have {DRAWINGS} drawings of each of {_CHARACTERS[part]} characters, but has "
+                         f"{len(names)} drawings of {len(found)} characters; download it again")
     return names
 
 
 def _pixels(path: Path, name: str, content: bytes, size: int) -> np.ndarray:
-    """One drawing, uint8 [size, size], paper 255 and ink 0."""
+    """One drawing, uint8 [size, size]; paper is 255 and ink is 0."""
     from PIL import Image
 
     try:
         with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
             if image.size != (SIDE, SIDE):
-                raise ValueError(f"{path}: {name} is of {image.width}x{image.height} pixels instead of {SIDE}x{SIDE}")
+                raise ValueError(f"{path}: {name} has {image.width}x{image.height} pixels instead of {SIDE}x{SIDE}")
             grey = image.convert("L")
     except (OSError, SyntaxError) as problem:
-        raise ValueError(f"{path}: {name} is damaged ({problem}); get it anew") from problem
+        raise ValueError(f"{path}: {name} is damaged ({problem}); download it again") from problem
     if size != SIDE:
         grey = grey.resize((size, size), Image.Resampling.BILINEAR if size == 84 else Image.Resampling.LANCZOS)
     return np.array(grey)

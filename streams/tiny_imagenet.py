@@ -1,4 +1,4 @@
-"""Streams from Tiny-ImageNet: 200 classes of ImageNet, photographs of 64x64; and from a part of 100 classes."""
+"""Streams from Tiny-ImageNet, photographs of 200 ImageNet classes at 64x64 pixels, and from 100 of its classes."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ _PART = Collection(
     source="Tiny-ImageNet: folders of 64, 16 and 20 of its classes, 300 images each, in train, val and test, or "
            "train.zip, val.zip and test.zip of them")
 _LENGTHS = (2, 5, 10, 15, 20)
-TRAINED, TESTED = 250, 50  # of the 300 images of a class of the part, in mini-ImageNet's proportion
+TRAINED, TESTED = 250, 50  # of the 300 images per class of tiny-imagenet-100, in the proportion of mini-ImageNet
 
 
 def split(seeds: Sequence[int], *, data: str | Path | None = None, tasks: int = 10, classes_per_task: int | None = None,
           train: int = 500, test: int = 50, examples: str = "fixed", scenario: str = "class",
           boundaries: bool = True) -> Stream:
-    """Split Tiny-ImageNet: 200 classes in 10 tasks of 20, 500 training and 50 test photographs of each.
+    """Split Tiny-ImageNet: 200 classes in 10 tasks of 20, with 500 training and 50 test photographs per class.
 
-    The test images are those of the official val folder, for the official test folder has no labels.
+    The test images are those of the official val folder, because the official test folder has no labels.
 
     Args:
-        data: folder with Tiny-ImageNet; None = see `lifelong.data.folder`.
-        tasks: tasks, at least 1; classes and their order are drawn for each seed.
+        data: folder with Tiny-ImageNet; None uses `$LIFELONG_DATA`, or else the user's cache.
+        tasks: number of tasks, at least 1; classes and their order are drawn for each seed.
         classes_per_task: classes of each task; None divides all 200.
-        train, test: images of each class to train and to test on.
+        train, test: training and test images of each class.
         examples: 'fixed' trains on the official training images and tests on the official val images; 'random' draws
-            which, of both together, for each seed.
+            both from all images, for each seed.
         scenario: 'class', 'task' or 'domain'.
         boundaries: whether the learner is told where a task ends.
 
     Raises:
-        FileNotFoundError: where the folder has no Tiny-ImageNet.
-        ValueError: where it is damaged, or more is asked for than there is.
+        FileNotFoundError: the folder has no Tiny-ImageNet.
+        ValueError: it is damaged, or has fewer classes or images than requested.
 
     Source: Le & Yang 2015 (cs231n.stanford.edu/reports/2015/pdfs/yle_project.pdf).
     """
@@ -57,18 +57,18 @@ def split(seeds: Sequence[int], *, data: str | Path | None = None, tasks: int = 
 
 def der(seeds: Sequence[int], *, data: str | Path | None = None, scenario: str = "class",
         boundaries: bool = True) -> Stream:
-    """Tiny-ImageNet as in DER: 10 tasks of 20 classes, 100 epochs each in batches of 32, cropped and flipped.
+    """Tiny-ImageNet as in DER: 10 tasks of 20 classes, 100 epochs each in batches of 32, with random crops and flips.
 
     Args:
-        data: folder with Tiny-ImageNet; None = see `lifelong.data.folder`.
-        scenario: 'class' or 'task'; a class-incremental run is scored with the task told as well.
+        data: folder with Tiny-ImageNet; None uses `$LIFELONG_DATA`, or else the user's cache.
+        scenario: 'class' or 'task'; a class-incremental run is also measured with the task told.
         boundaries: whether the learner is told where a task ends.
 
     Raises:
-        FileNotFoundError, ValueError: as for split Tiny-ImageNet.
+        FileNotFoundError, ValueError: as in split Tiny-ImageNet.
 
-    Source: Buzzega et al. 2020, arXiv:2004.07211, and its code, which takes the classes in their official order; here
-        classes and order are drawn for each seed. The learning rate is the one it uses for fine-tuning and for DER++.
+    Source: Buzzega et al. 2020, arXiv:2004.07211, and the authors' code, which takes the classes in their official
+        order; here the order is drawn for each seed. The learning rate is that of the code for fine-tuning and DER++.
     """
     name = "tiny-imagenet-der-v1"
     return protocols.split(
@@ -83,20 +83,21 @@ def der(seeds: Sequence[int], *, data: str | Path | None = None, scenario: str =
 def split_100(seeds: Sequence[int], *, data: str | Path | None = None, tasks: int = 10,
               classes_per_task: int | None = None, train: int = TRAINED, test: int = TESTED, examples: str = "fixed",
               scenario: str = "class", boundaries: bool = True) -> Stream:
-    """100 classes of Tiny-ImageNet in 10 tasks of 10, 250 training and 50 test photographs of each.
+    """Split tiny-imagenet-100: 100 classes in 10 tasks of 10, with 250 training and 50 test photographs per class.
 
-    It is neither mini-ImageNet nor Tiny-ImageNet, and no result of it is one of theirs: it has 300 images of each of 64
-    + 16 + 20 classes, 25 of them mini-ImageNet's, which stand in the same part there.
+    Results on it are not comparable with those on mini-ImageNet or Tiny-ImageNet. It has 300 images of each of
+    64 + 16 + 20 classes of Tiny-ImageNet. 25 of these classes are also in mini-ImageNet, in the same part.
 
     Args:
-        data: folder with tiny-imagenet-100: train, val and test, or zips of these; None = see `lifelong.data.folder`.
-        tasks, classes_per_task, train, test, examples, scenario, boundaries: as for split mini-ImageNet.
+        data: folder with tiny-imagenet-100, as train, val and test or zip archives of these; None uses
+            `$LIFELONG_DATA`, or else the user's cache.
+        tasks, classes_per_task, train, test, examples, scenario, boundaries: as in split mini-ImageNet.
 
     Raises:
-        FileNotFoundError: where the folder has none.
-        ValueError: where it is damaged, or more is asked for than there is.
+        FileNotFoundError: the folder has no tiny-imagenet-100.
+        ValueError: it is damaged, or has fewer classes or images than requested.
 
-    Source: this project's part of Tiny-ImageNet (Le & Yang 2015).
+    Source: a part of Tiny-ImageNet (Le & Yang 2015) made for this project.
     """
     name = "split-tiny-imagenet-100-v1"
     options: dict[str, Any] = {"tasks": tasks, "classes_per_task": classes_per_task, "train": train, "test": test,
@@ -107,13 +108,13 @@ def split_100(seeds: Sequence[int], *, data: str | Path | None = None, tasks: in
 
 def agem_100(seeds: Sequence[int], *, data: str | Path | None = None, part: str = "evaluation",
              boundaries: bool = True) -> Stream:
-    """The protocol of `mini-imagenet-agem` on 100 classes of Tiny-ImageNet: its numbers are of this stream alone.
+    """The protocol of `mini-imagenet-agem` on tiny-imagenet-100; results do not compare with mini-ImageNet.
 
     Args:
-        data: as for split-tiny-imagenet-100.
-        part, boundaries: as for mini-imagenet-agem.
+        data: as in split-tiny-imagenet-100.
+        part, boundaries: as in mini-imagenet-agem.
 
-    Source: Chaudhry et al. 2019, arXiv:1902.10486, with 250 images of a class to train on in place of 500.
+    Source: Chaudhry et al. 2019, arXiv:1902.10486, with 250 training images per class instead of 500.
     """
     name = "tiny-imagenet-100-agem-v1"
     return protocols.agem(name, seeds, _load(_PART, name, seeds, data), train=TRAINED, test=TESTED, part=part,
@@ -121,13 +122,13 @@ def agem_100(seeds: Sequence[int], *, data: str | Path | None = None, part: str 
 
 
 def gpm_100(seeds: Sequence[int], *, data: str | Path | None = None, boundaries: bool = True) -> Stream:
-    """The protocol of `mini-imagenet-gpm` on 100 classes of Tiny-ImageNet: its numbers are of this stream alone.
+    """The protocol of `mini-imagenet-gpm` on tiny-imagenet-100; results do not compare with mini-ImageNet.
 
     Args:
-        data: as for split-tiny-imagenet-100.
+        data: as in split-tiny-imagenet-100.
         boundaries: whether the learner is told where a task ends.
 
-    Source: Saha et al. 2021, arXiv:2103.09762, with 250 images of a class to train on in place of 500.
+    Source: Saha et al. 2021, arXiv:2103.09762, with 250 training images per class instead of 500.
     """
     name = "tiny-imagenet-100-gpm-v1"
     return protocols.gpm(name, seeds, _load(_PART, name, seeds, data), train=TRAINED, test=TESTED,
@@ -136,13 +137,13 @@ def gpm_100(seeds: Sequence[int], *, data: str | Path | None = None, boundaries:
 
 def online_100(seeds: Sequence[int], *, data: str | Path | None = None, tasks: int = 10,
                boundaries: bool = True) -> Stream:
-    """The protocol of `mini-imagenet-online` on 100 classes of Tiny-ImageNet: its numbers are of this stream alone.
+    """The protocol of `mini-imagenet-online` on tiny-imagenet-100; results do not compare with mini-ImageNet.
 
     Args:
-        data: as for split-tiny-imagenet-100.
-        tasks, boundaries: as for mini-imagenet-online.
+        data: as in split-tiny-imagenet-100.
+        tasks, boundaries: as in mini-imagenet-online.
 
-    Source: Mai et al. 2021, arXiv:2101.10423, with 250 images of a class to train on in place of 500.
+    Source: Mai et al. 2021, arXiv:2101.10423, with 250 training images per class instead of 500.
     """
     name = "tiny-imagenet-100-online-v1"
     return protocols.online(name, seeds, _load(_PART, name, seeds, data), train=TRAINED, test=TESTED, tasks=tasks,
@@ -152,13 +153,13 @@ def online_100(seeds: Sequence[int], *, data: str | Path | None = None, tasks: i
 def oml_100(seeds: Sequence[int], *, data: str | Path | None = None, lengths: Sequence[int] = _LENGTHS,
             train: int = 30, test: int = 60, units: int | None = 84, part: str = "test",
             search: bool = False) -> Stream:
-    """The protocol of `mini-imagenet-oml` on 100 classes of Tiny-ImageNet: its numbers are of this stream alone.
+    """The protocol of `mini-imagenet-oml` on tiny-imagenet-100; results do not compare with mini-ImageNet.
 
     Args:
-        data: as for split-tiny-imagenet-100.
-        lengths, train, test, units, part, search: as for mini-imagenet-oml.
+        data: as in split-tiny-imagenet-100.
+        lengths, train, test, units, part, search: as in mini-imagenet-oml.
 
-    Source: Javed & White 2019, arXiv:1905.12588, and the code of AIM, as mini-imagenet-oml.
+    Source: Javed & White 2019, arXiv:1905.12588, and the code of AIM, as in mini-imagenet-oml.
     """
     name = "tiny-imagenet-100-oml-v1"
     return protocols.stretches(name, seeds, _load(_PART, name, seeds, data), train=train, test=test, lengths=lengths,
@@ -168,11 +169,11 @@ def oml_100(seeds: Sequence[int], *, data: str | Path | None = None, lengths: Se
 
 def gemcl_100(seeds: Sequence[int], *, data: str | Path | None = None, lengths: Sequence[int] = (20,),
               train: int = 100, test: int = 100, part: str = "test") -> Stream:
-    """The protocol of `mini-imagenet-gemcl` on 100 classes of Tiny-ImageNet: its numbers are of this stream alone.
+    """The protocol of `mini-imagenet-gemcl` on tiny-imagenet-100; results do not compare with mini-ImageNet.
 
     Args:
-        data: as for split-tiny-imagenet-100.
-        lengths, train, test, part: as for mini-imagenet-gemcl.
+        data: as in split-tiny-imagenet-100.
+        lengths, train, test, part: as in mini-imagenet-gemcl.
 
     Source: the code of GeMCL (Banayeeanzade et al. 2021).
     """
@@ -183,15 +184,15 @@ def gemcl_100(seeds: Sequence[int], *, data: str | Path | None = None, lengths: 
 
 
 def source_100(*, data: str | Path | None = None, part: str = "train") -> Source:
-    """100 classes of Tiny-ImageNet, 300 photographs each: what a start for new classes is learned from.
+    """The source of tiny-imagenet-100: the photographs of one part, 300 per class.
 
     Args:
-        data: as for split-tiny-imagenet-100.
-        part: 'train' (64 classes), 'val' (16, to choose on) or 'test' (20); the 25 classes that are mini-ImageNet's,
-            too, stand in the same part there.
+        data: as in split-tiny-imagenet-100.
+        part: 'train' (64 classes), 'val' (16, for validation) or 'test' (20); the 25 classes shared with mini-ImageNet
+            are in the same part there.
 
     Raises:
-        FileNotFoundError, ValueError: as for split-tiny-imagenet-100.
+        FileNotFoundError, ValueError: as in split-tiny-imagenet-100.
     """
     name = "tiny-imagenet-100-v1"
     return _load(_PART, name, [0], data).part(name, part).source(name, {"part": part})

@@ -19,11 +19,6 @@ from lifelong.learning.losses import Loss, Slice
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start: two with two threads each stand in their own way
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The file that takes longest first, so that no process of pytest-xdist is left alone with it at the end."""
-    items.sort(key=lambda item: item.path.name != "test_reports.py")
-
-
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     torch.set_num_threads(1)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import select
+import signal
 import socket
 import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 CALL = """#!{python} -SE
 import json, os, socket, sys
@@ -20,8 +24,50 @@ with socket.socket(socket.AF_UNIX) as call:
     socket.send_fds(call, [b"x"], [0, 1, 2])
     call.sendall(json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)]).encode())
     call.shutdown(socket.SHUT_WR)
-    sys.exit(int(call.recv(9) or b"1"))
+    with call.makefile("rb") as answer:
+        answer.readline()
+        sys.exit(int(answer.read() or b"1"))
 """
+
+
+class Process:
+    """A call of `lifelong` in a process of its own, which can be killed; `place` is of a `server`."""
+
+    def __init__(self, place: Path, words: Sequence[str], folder: Path, said: IO[bytes]) -> None:
+        with socket.socket(socket.AF_UNIX) as call:
+            call.connect(str(place))
+            socket.send_fds(call, [b"x"], [0, said.fileno(), said.fileno()])
+            call.sendall(json.dumps([list(words), str(folder), dict(os.environ)]).encode())
+            call.shutdown(socket.SHUT_WR)
+            self._answer = call.makefile("rb")
+        self.pid = int(self._answer.readline())
+
+    def ended(self, seconds: float = 0.0) -> bool:
+        """Whether it has ended, or does within so many seconds."""
+        return bool(select.select([self._answer], [], [], seconds)[0])
+
+    def wait(self) -> int | None:
+        """Its exit code, when it has ended; None where it was killed."""
+        with self._answer:
+            return int(code) if (code := self._answer.read()) else None
+
+    def kill(self) -> None:
+        """Ends it as `kill -9` does, whatever it is doing."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
+
+@contextmanager
+def server(place: Path) -> Iterator[None]:
+    """Something that answers calls at `place`."""
+    with subprocess.Popen([sys.executable, __file__, str(place)]) as process:
+        try:
+            while not place.exists():
+                assert process.poll() is None, "the process that is to answer calls has ended"
+                time.sleep(0.05)
+            yield
+        finally:
+            process.terminate()
 
 
 @contextmanager
@@ -31,14 +77,8 @@ def command(folder: Path) -> Iterator[Path]:
     tool = folder / "lifelong"
     tool.write_text(CALL.format(python=sys.executable, place=str(place)))
     tool.chmod(0o755)
-    with subprocess.Popen([sys.executable, __file__, str(place)]) as server:
-        try:
-            while not place.exists():
-                assert server.poll() is None, "the process that is to answer calls has ended"
-                time.sleep(0.05)
-            yield folder
-        finally:
-            server.terminate()
+    with server(place):
+        yield folder
 
 
 def _serve(place: str) -> None:
@@ -46,12 +86,12 @@ def _serve(place: str) -> None:
 
     from lifelong import cli
 
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(f"{place}.early")
-        server.listen(8)
+    with socket.socket(socket.AF_UNIX) as door:
+        door.bind(f"{place}.early")
+        door.listen(8)
         os.rename(f"{place}.early", place)
         while True:
-            call, _ = server.accept()
+            call, _ = door.accept()
             with call:
                 _, files, _, _ = socket.recv_fds(call, 1, 3)
                 with call.makefile("rb") as sent:
@@ -65,6 +105,7 @@ def _serve(place: str) -> None:
 
 def _answer(call: socket.socket, asked: list, files: list[int], main) -> None:
     code = 1
+    call.sendall(f"{os.getpid()}\n".encode())
     try:
         arguments, folder, environment = asked
         for number, file in enumerate(files):

@@ -20,6 +20,7 @@ from typer.main import get_command
 
 from lifelong import cli
 from lifelong.cli.options import Shared
+from lifelong.data.pictures import workers
 from lifelong.experiments import experiment
 from lifelong.experiments.prepare import prepare
 from lifelong.spec.run import Options
@@ -102,7 +103,7 @@ def test_what_was_asked_wrongly_gets_one_sentence(words, said, lifelong, tmp_pat
      ["mine.py:mine", "`view.u` without `draws`", "line 2"]),
     ("from lifelong import Part\nfrom lifelong.learning.memory import reservoir\ndef mine():\n    m = reservoir(9)\n"
      "    return Part(init=lambda view: m.empty(), draws=3, step=lambda view: m.add(view.state, view.batch.rows, "
-     "view.batch.y, view.u))\n", ["as many uniform numbers", "got 3"]),
+     "view.batch.y, view.u))\n", ["uniform numbers, got 3"]),
     ("from lifelong import Part\ndef mine():\n    old = {}\n    def task(view):\n        old.update(view.params)\n"
      "        return view.state\n    def loss(view):\n        return sum(((view.params[k] - p) ** 2).sum() for k, p in "
      "old.items())\n    return Part(loss=loss, task=task)\n", ["mine.py:mine", "keeps something outside its state"]),
@@ -486,7 +487,7 @@ def test_a_truncated_idx_file_is_refused_by_name_and_left_as_it_is(cut, lifelong
     file = folder / "train-images-idx3-ubyte"
     file.write_bytes((header + bytes(5000))[:cut])
     before = file.read_bytes()
-    refused(lifelong("run", "split-mnist", "finetune", *SMALL, "--data", tmp_path / "data"), str(file), "get it anew")
+    refused(lifelong("run", "split-mnist", "finetune", *SMALL, "--data", tmp_path / "data"), str(file), "download it again")
     assert file.read_bytes() == before and list(folder.iterdir()) == [file]
 
 
@@ -639,3 +640,22 @@ def test_the_installed_command_says_one_sentence_and_exits_with_2(tmp_path):
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("lifelong: ")
     assert "rotated-digits" in done.stderr and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_quiet_also_means_that_decoding_draws_no_bar(quiet, lifelong, monkeypatch, capsys):
+    monkeypatch.setattr("lifelong.progress.shown", quiet)  # the contrary of what is asked for
+    lifelong("run", "rotated-digits", "finetune", *SMALL, *["--quiet"] * quiet)
+    monkeypatch.setattr("rich.console.Console.is_terminal", True)
+    with workers._bar("reading pictures", 5000) as tell:
+        tell(5000)
+    assert ("reading pictures" in capsys.readouterr().err) != quiet
+
+
+def test_only_the_command_line_keeps_freed_memory(lifelong, monkeypatch):
+    calls = []
+    monkeypatch.setattr("lifelong.machine.keep_pages", lambda: calls.append("kept"))
+    prepare("rotated-digits", ["finetune"], Options(seeds=1, steps=1), {"tasks": 2}).run()
+    assert calls == []
+    lifelong("run", "rotated-digits", "finetune", *SMALL)
+    assert calls == ["kept"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,11 +21,14 @@ from lifelong.experiments.contract import (
     pads_do_not_count,
     run_checks,
 )
+from lifelong.experiments.prepare import prepare
 from lifelong.networks.mlp import mlp
 from lifelong.networks.module import from_module
 from lifelong.networks.net import Net, Params, classifier
 from lifelong.networks.norms import norm_layer, normalised
 from lifelong.spec import catalogue, expression
+from lifelong.spec.expression import Term
+from lifelong.spec.run import Options
 
 SUMS = ["er + ewc", "er + lwf", "agem + ewc", "random + er + lwf", "er(memory='class-balanced') + ewc(mode='online')",
         "joint + ewc", "cumulative + er", "finetune + er(replay=3)", "er + er(capacity=2)",
@@ -35,10 +40,25 @@ SUMS = ["er + ewc", "er + lwf", "agem + ewc", "random + er + lwf", "er(memory='c
 SUBJECTS = [*catalogue.catalogue("strategies"), *SUMS]
 
 
+LARGE = 20  # more than a few steps of the tiny stream need: memories become full, and what trains inside does not take long
+
+
+def small(strategy: str) -> list[Term]:
+    """The terms of an expression, with whole numbers that were chosen for real streams brought down to `LARGE`."""
+
+    def fitting(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(fitting, value))
+        return min(value, LARGE) if type(value) is int else value
+
+    return [replace(term, given={name: fitting(value) for name, value in term.resolved().items()})
+            for term in expression.parse(strategy)]
+
+
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("strategy", SUBJECTS)
 def test_a_strategy_keeps_the_contract(strategy, check):
-    assert check(Subject(expression.parse(strategy))) is None
+    assert check(Subject(small(strategy))) is None
 
 
 PLAIN = mlp((8,), 6, (12,))
@@ -60,9 +80,9 @@ def with_batch_norm() -> Net:
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("strategy", ["er + lwf", "derpp + agem", "gdumb(steps=20)"])
+@pytest.mark.parametrize("strategy", ["er + lwf", "derpp + agem", "gdumb"])
 def test_a_strategy_keeps_the_contract_with_batch_normalisation(strategy, check):
-    assert check(Subject(expression.parse(strategy), net=with_batch_norm())) is None
+    assert check(Subject(small(strategy), net=with_batch_norm())) is None
 
 
 class Module(nn.Module):
@@ -244,6 +264,12 @@ def test_a_check_catches_a_strategy_that(name, tmp_path):
     if mark:
         line = next(i for i, text in enumerate(file.read_text().splitlines(), 1) if f"# {mark}" in text)
         assert re.search(rf"\(mine\.py, line {line}, in \w+\)", said[check])
+
+
+def test_what_keeps_something_outside_its_state_is_refused_before_it_is_run(tmp_path):
+    (tmp_path / "mine.py").write_text(HEAD + WRONG["counts calls outside its state"][0])
+    with pytest.raises(ValueError, match="keeps something outside its state"):
+        prepare("split-digits(tasks=2)", [f"{tmp_path / 'mine.py'}:wrong"], Options(seeds=2, steps=2))
 
 
 def test_a_strategy_with_one_fault_passes_the_other_checks(tmp_path):

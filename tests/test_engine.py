@@ -28,6 +28,7 @@ from lifelong.learning.imperative import METHODS, train_object
 from lifelong.learning.lanes import Lanes
 from lifelong.learning.learner import Initialization, Learner
 from lifelong.learning.optim import Optimizer, adam, sgd
+from lifelong.learning.room import state_bytes, training_bytes
 from lifelong.learning.schedule import Budget, batches, plan
 from lifelong.networks.conv import conv4
 from lifelong.networks.mlp import mlp
@@ -199,10 +200,10 @@ EXAMPLE = 2 * 8 * (9 + 8 * 8)
 def test_what_a_lane_takes_is_its_state_twice_a_gradient_and_a_temporary_and_the_examples(strategy, optimizer, state):
     stack = lanes(strategy, [0, 1], optimizer=optimizer)
     for batch_size in (5, 50):
-        needed, params = stack.needed(batch_size)
+        needed, params = training_bytes(stack, batch_size)
         assert needed == 2 * state + 2 * PARAMETERS + batch_size * EXAMPLE
         assert params == PARAMETERS
-    assert stack.size() == (state, PARAMETERS)
+    assert state_bytes(stack) == (state, PARAMETERS)
 
 
 def test_what_a_start_freezes_has_no_place_in_the_state_of_the_optimizer():

@@ -260,7 +260,7 @@ def test_a_run_by_a_schedule_is_stored_found_and_reported(lifelong, tmp_path):
     for run in runs:
         np.testing.assert_array_equal(np.isnan(run.accuracy), expected)
         np.testing.assert_array_equal(np.isnan(run.logs["accuracy_task"]), expected)
-    assert "2 of 2 found" in lifelong(*words).out
+    assert "2 of 2 runs were finished already" in lifelong(*words).out
     assert lifelong("report").code == 0
     text = (tmp_path / "runs" / "report" / "report.md").read_text()
     assert "evaluate=all:2 + current" in text

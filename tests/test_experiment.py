@@ -20,6 +20,7 @@ from lifelong.experiments.experiment import Outcome
 from lifelong.experiments.prepare import prepare
 from lifelong.learning.engine import Measured
 from lifelong.learning.parts import Part
+from lifelong.learning.room import training_bytes
 from lifelong.progress import Watcher
 from lifelong.spec.run import Options, Spec
 from lifelong.store.records import Run
@@ -68,7 +69,7 @@ def test_lanes_beyond_the_memory_are_trained_in_turn_with_equal_results(tmp_path
     strategy = "er(capacity=20) + ewc(strength=[1,2])"
     whole = outcome([strategy], **asked)
     todo = prepare(asked["stream"], [strategy], Options(**(QUICK | {k: v for k, v in asked.items() if k != "stream"})))
-    each, _ = todo.learners.lanes(todo.specs).needed(todo.learners.budget.batch_size)
+    each, _ = training_bytes(todo.learners.lanes(todo.specs), todo.learners.budget.batch_size)
     room = todo.stream.x.nbytes + 2.5 * each  # beside the examples two lanes, and half of a third
     parts = outcome([strategy], tmp_path, watcher=Listens(), memory=room / 2**30, **asked)
     assert stacks == [6, 2, 2, 2]

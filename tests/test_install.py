@@ -5,6 +5,7 @@ import torch
 from lifelong.strategies.starts import supervised
 from lifelong.streams import glyphs
 
+from lifelong.networks.conv import anml_net
 from lifelong.networks.resnet import resnet
 from lifelong.starts.install import installed
 from lifelong.starts.weights import Weights
@@ -33,6 +34,18 @@ def test_features_of_quarter_turns_are_concatenated_each_of_length_1():
     params = net.init(draw(0))
     assert params["head.weight"].shape == (5, 24)
     torch.testing.assert_close(net.apply(params, x), z @ params["head.weight"].mT + params["head.bias"])
+
+
+def test_what_moves_is_all_or_all_but_the_gate_or_the_output_layer():
+    shape = (1, 28, 28)
+    params = anml_net(shape, 3, 4, 2).init(draw(0))
+    gate = {k for k in params if k.startswith("gate")}
+    head = {"head.weight", "head.bias"}
+    assert gate and head < set(params) - gate
+    weights = Weights(params, {"start": "any", "model": "anml_net(width=4, gate=2)", "shape": shape, "units": 3,
+                               "domains": 1})
+    for adapt, moves in (("all", set(params)), ("ungated", set(params) - gate), ("head", head)):
+        assert set(installed(weights, shape, 5, "class", adapt=adapt).init(draw(1))) == moves
 
 
 def test_the_power_of_features_keeps_their_sign_and_comes_before_their_length():

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import random
-import subprocess
-import sys
 import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import forking
 import numpy as np
 import pytest
 
@@ -54,44 +53,42 @@ THREE = ("er(memory='class-balanced')", "er + ewc", "./drops.py:Drops")
 
 
 class Command:
-    """`lifelong run` as a shell starts it, one process a call."""
+    """`lifelong` in one process a call, each of which can be killed."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, place: Path) -> None:
+        self.folder, self.place, self.file = folder, place, folder / "said"
         (folder / "drops.py").write_text(DROPS)
 
-    def start(self, store: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [str(Path(sys.executable).with_name("lifelong")), "run", "rotated-digits", *THREE, "--seeds", "2",
-             "--epochs", "1", "--tasks", "3", "--save-every", "0.1", "--quiet", "--device", "cpu", "--store", store],
-            cwd=self.folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE)
+    def start(self, *words: str) -> forking.Process:
+        with self.file.open("wb") as said:
+            return forking.Process(self.place, [*words, "--quiet"], self.folder, said)
 
-    def whole(self, store: str) -> None:
-        process = self.start(store)
-        _, said = process.communicate()
-        assert process.returncode == 0 and said == b"", said.decode()
+    def whole(self, *words: str) -> None:
+        """Lets the command end, with nothing to say."""
+        assert self.start(*words).wait() == 0, self.file.read_text()
+        assert self.file.read_text() == ""
 
-    def training(self, store: str, strategy: str) -> bool:
-        """Whether the stack of `strategy` has begun and not ended."""
+    def killed(self, words: Sequence[str], store: str, begun: Callable[[], bool], seconds: float | None) -> bool:
+        """Kills the command `seconds` after it has begun, or, of None, after its first checkpoint; whether it had not
+        ended by then."""
+        process = self.start(*words)
+        while not process.ended() and not (begun() and (seconds is not None or self.checkpoints(store))):
+            time.sleep(0.01)
+        hit = not process.ended(seconds or 0.0) and begun()
+        process.kill()
+        process.wait()
+        return hit
+
+    def stacks(self, store: str) -> list[str]:
+        """The strategies of the stacks that have begun and not ended."""
+        found = []
         for file in (self.folder / store).glob(".stacks/*/stack.json"):
             with contextlib.suppress(OSError, ValueError):
-                if any(spec["strategy"] == strategy for spec in json.loads(file.read_bytes())["specs"]):
-                    return True
-        return False
+                found += [spec["strategy"] for spec in json.loads(file.read_bytes())["specs"]]
+        return found
 
-    def killed(self, store: str, strategy: str, seconds: float) -> bool:
-        """Kills the command `seconds` after it came to `strategy`; whether it was still at it."""
-        process = self.start(store)
-        try:
-            while process.poll() is None and not self.training(store, strategy):
-                time.sleep(0.002)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(seconds)
-            hit = process.poll() is None and self.training(store, strategy)
-        finally:
-            process.kill()  # SIGKILL
-            process.communicate()
-        return hit
+    def checkpoints(self, store: str) -> list[Path]:
+        return list((self.folder / store).glob(".stacks/*/checkpoint.json"))
 
     def arrays(self, store: str) -> dict[str, dict[str, np.ndarray]]:
         found = {}
@@ -101,23 +98,40 @@ class Command:
         return found
 
 
-def commands_killed(folder: Path, kills: int, each: int) -> dict[str, int]:
-    """Kills the command `kills` times in every strategy, `each` times before it may end; how many came after a
-    checkpoint. What it leaves in the end must be what the uninterrupted command left, bit for bit."""
-    command, dice = Command(folder), random.Random(f"kill the command {kills}")
-    command.whole("whole")
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    place = tmp_path_factory.mktemp("server") / "calls"
+    with forking.server(place):
+        yield place
+
+
+@pytest.fixture
+def command(tmp_path: Path, place: Path) -> Command:
+    return Command(tmp_path, place)
+
+
+RUN = ("run", "rotated-digits", *THREE, "--seeds", "2", "--epochs", "1", "--tasks", "3", "--save-every", "0.1",
+       "--device", "cpu", "--store")
+
+
+def commands_killed(command: Command, kills: int, each: int) -> None:
+    """Kills the command `kills` times in every strategy, `each` times before it may end: in turn after a checkpoint,
+    and at any moment. What it leaves in the end must be what the uninterrupted command left, bit for bit."""
+    dice, most = random.Random(f"kill the command {kills}"), 0.5
+    command.whole(*RUN, "whole")
     whole = command.arrays("whole")
     assert set(whole) == set(THREE)
-    hits, after, round_ = dict.fromkeys(THREE, 0), dict.fromkeys(THREE, 0), 0
+    hits, round_ = dict.fromkeys(THREE, 0), 0
     while min(hits.values()) < kills:
-        assert round_ < 3 * kills, f"too few kills hit: {hits}"
         store = f"killed{round_}"
         for strategy in THREE:
             for _ in range(min(each, kills - hits[strategy])):
-                if command.killed(store, strategy, dice.uniform(0, 0.5)):
-                    hits[strategy] += 1
-                    after[strategy] += bool(list((folder / store).glob(".stacks/*/checkpoint.json")))
-        command.whole(store)
+                seconds = dice.uniform(0, most) if hits[strategy] % 2 else None
+                if not command.killed((*RUN, store), store, lambda: strategy in command.stacks(store), seconds):
+                    most /= 2  # it had ended before: the next moment comes sooner
+                    break
+                hits[strategy] += 1
+        command.whole(*RUN, store)
         again = command.arrays(store)
         assert again.keys() == whole.keys()
         for strategy, arrays in whole.items():
@@ -125,60 +139,46 @@ def commands_killed(folder: Path, kills: int, each: int) -> dict[str, int]:
             for name, value in arrays.items():
                 np.testing.assert_array_equal(again[strategy][name], value, f"{strategy}: {name} after {hits}")
                 assert again[strategy][name].dtype == value.dtype
-        assert not (folder / store / ".stacks").exists()
+        assert not (command.folder / store / ".stacks").exists()
         round_ += 1
-    return after
+        assert round_ < 5 * kills, f"the command is never killed in some strategy: {hits}"
 
 
-def test_the_command_killed_twice_in_each_strategy_leaves_no_trace(tmp_path):
-    assert sum(commands_killed(tmp_path, 2, 2).values()) > 0
+def test_the_command_killed_twice_in_each_strategy_leaves_no_trace(command):
+    commands_killed(command, 2, 2)
 
 
 @pytest.mark.slow
-def test_the_command_killed_ten_times_in_each_strategy_leaves_no_trace(tmp_path):
-    after = commands_killed(tmp_path, 10, 3)
-    print(f"kills after a checkpoint: {after}")
-    assert all(n > 0 for n in after.values())
+def test_the_command_killed_ten_times_in_each_strategy_leaves_no_trace(command):
+    commands_killed(command, 10, 3)
 
 
-def pretraining_killed(folder: Path, kills: int) -> int:
-    """Kills the learning of a start `kills` times, then lets it end; how many kills came after a checkpoint. What is
-    kept must be what an uninterrupted one keeps, bit for bit."""
-    def start(store: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [str(Path(sys.executable).with_name("lifelong")), "pretrain", "rotated-digits(domains=2)",
-             "supervised(steps=3000, model='mlp')", "--save-every", "0.05", "--quiet", "--store", store],
-            cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE)
+PRETRAIN = ("pretrain", "rotated-digits(domains=2)", "supervised(steps=1500, model='mlp')", "--save-every", "0.05",
+            "--store")
 
-    dice, after = random.Random(f"kill a start {kills}"), 0
+
+def pretraining_killed(command: Command, kills: int) -> None:
+    """Kills the learning of a start `kills` times, in turn after a checkpoint and at any moment, then lets it end. What
+    is kept must be what an uninterrupted one keeps, bit for bit."""
+    dice, hits = random.Random(f"kill a start {kills}"), 0
     for i in range(kills):
-        process = start("killed")
-        sign = "checkpoint.json" if i % 2 else "stack.json"  # before the first checkpoint, or after it
-        try:
-            while process.poll() is None and not list((folder / "killed").glob(f".stacks/*/{sign}")):
-                time.sleep(0.002)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(dice.uniform(0, 0.6))
-        finally:
-            process.kill()  # SIGKILL
-            process.communicate()
-        after += bool(list((folder / "killed").glob(".stacks/*/checkpoint.json")))
+        hits += command.killed((*PRETRAIN, "killed"), "killed", lambda: bool(command.stacks("killed")),
+                               dice.uniform(0, 0.3) if i % 2 else None)
+    assert hits > 0
     kept = {}
     for store in ("killed", "whole"):
-        process = start(store)
-        assert process.communicate()[1] == b"" and process.returncode == 0
-        (file,) = (folder / store).glob("pretrain-*.safetensors")
+        command.whole(*PRETRAIN, store)
+        (file,) = (command.folder / store).glob("pretrain-*.safetensors")
         kept[store] = load(file)
-        assert not (folder / store / ".stacks").exists()
+        assert not (command.folder / store / ".stacks").exists()
     assert kept["killed"].about["sha256"] == kept["whole"].about["sha256"]
     assert kept["killed"].about["loss"] == kept["whole"].about["loss"]
-    return after
 
 
-def test_a_start_killed_while_it_is_learned_is_the_start_that_was_not(tmp_path):
-    assert pretraining_killed(tmp_path, 2) > 0
+def test_a_start_killed_while_it_is_learned_is_the_start_that_was_not(command):
+    pretraining_killed(command, 2)
 
 
 @pytest.mark.slow
-def test_a_start_killed_ten_times_while_it_is_learned_is_the_start_that_was_not(tmp_path):
-    assert pretraining_killed(tmp_path, 10) > 4
+def test_a_start_killed_ten_times_while_it_is_learned_is_the_start_that_was_not(command):
+    pretraining_killed(command, 10)

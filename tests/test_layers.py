@@ -28,7 +28,7 @@ LAYERS = {
     "streams": "spec data",
     "cli": "spec store report starts experiments",
 }
-GROUND = {"files", "metrics", "randomness", "vmap", "progress", "provenance", "version"}
+GROUND = {"files", "machine", "metrics", "randomness", "vmap", "progress", "provenance", "version"}
 NEEDS = {"progress": {"store"}}  # what a module of the ground imports, for types alone
 
 LIGHT = ("lifelong/__init__.py", "lifelong/files.py", "lifelong/metrics.py",

@@ -23,6 +23,7 @@ from lifelong.learning.optim import sgd
 from lifelong.learning.parts import Part
 from lifelong.learning.schedule import batches, plan
 from lifelong.networks import module as modules
+from lifelong.networks.interception import Pass
 from lifelong.networks.module import from_module
 from lifelong.networks.net import Net, Params, shapes_of
 from lifelong.networks.precision import in_bfloat16
@@ -201,7 +202,7 @@ def test_dropout_is_made_of_the_steps_number(make: Callable[[], nn.Module], drop
     (nn.Dropout1d, 3), (nn.Dropout2d, 4), (nn.Dropout3d, 5), (nn.FeatureAlphaDropout, 4)])
 def test_channels_are_dropped_whole(make: Any, axes: int) -> None:
     x = torch.ones(50, 40, *(3,) * (axes - 2), dtype=torch.float64)
-    with modules._Pass({}, (), u=U):
+    with Pass({}, (), u=U):
         out = make(0.25)(x).flatten(2)
         alone = make(0.25)(x[0]).flatten(1) if axes != 4 else out[0]
     assert all(torch.equal(z, z[..., :1].expand(z.shape)) for z in (out, alone))
@@ -211,7 +212,7 @@ def test_channels_are_dropped_whole(make: Any, axes: int) -> None:
 @pytest.mark.parametrize("make", [nn.AlphaDropout, nn.FeatureAlphaDropout])
 def test_alpha_dropout_keeps_mean_and_variance(make: Any) -> None:
     x = some(400, 400)
-    with modules._Pass({}, (), u=U):
+    with Pass({}, (), u=U):
         out = make(0.3)(x)
     assert float(out.mean()) == pytest.approx(0, abs=0.02) and float(out.var()) == pytest.approx(1, abs=0.02)
 
@@ -223,7 +224,7 @@ def test_attention_is_torchs_where_nothing_is_dropped(options: dict[str, Any]) -
     heads = 2 if "enable_gqa" in options else 4
     q, k, v = some(3, 4, 6, 5), some(3, heads, 6, 5, seed=2), some(3, heads, 6, 5, seed=3)
     wanted = F.scaled_dot_product_attention(q, k, v, **options)
-    with modules._Pass({}, (), u=U):
+    with Pass({}, (), u=U):
         found = F.scaled_dot_product_attention(q, k, v, dropout_p=1e-30, **options)
         half = F.scaled_dot_product_attention(q, k, v, dropout_p=0.5, **options)
     torch.testing.assert_close(found, wanted)
@@ -249,8 +250,8 @@ class Transformer(nn.Module):
 
 def test_a_transformer_drops_in_its_attention_too(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int, ...]] = []
-    uniform = modules._Pass.uniform
-    monkeypatch.setattr(modules._Pass, "uniform", lambda self, shape: (asked.append(tuple(shape)), uniform(self, shape))[1])
+    uniform = Pass.uniform
+    monkeypatch.setattr(Pass, "uniform", lambda self, shape: (asked.append(tuple(shape)), uniform(self, shape))[1])
     net = from_module(Transformer, torch.ones(2, 1, 4, 4))
     asked.clear()
     params, x = net.init(generator(0)), some(3, 1, 4, 4, dtype=torch.float32)
@@ -459,7 +460,7 @@ class Flat(nn.Module):
     (lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(8, 3)), r"changes its buffer parametrizations\.weight"),
     (Noisy, "Noisy draws random numbers by randn_like, which could not be repeated"),
     (Always, "Always draws random numbers in a pass that has none: dropout is for training alone"),
-    (Pair, r"Pair must return scores \[2, classes\] of 2 examples, and returned a tuple"),
+    (Pair, r"Pair must return scores \[2, classes\] for 2 examples, and returned a tuple"),
     (lambda: nn.Unflatten(1, (2, 4)), r"Unflatten must return scores .* returned a tensor \[2, 2, 4\]"),
     (lambda: nn.Linear(5, 3), r"Linear cannot be applied to a batch of 2 examples, \[2, 8\]: RuntimeError: mat1"),
     (lambda: nn.LazyLinear(3), "LazyLinear has lazy layers"),

@@ -20,7 +20,7 @@ from lifelong.data.stream import Stream
 from lifelong.experiments.contract import tiny
 from lifelong.experiments.prepare import prepare
 from lifelong.learning.importance import fisher, sensitivity
-from lifelong.learning.schedule import plan
+from lifelong.learning.schedule import Budget, plan
 from lifelong.networks.mlp import mlp
 from lifelong.randomness import generator
 from lifelong.report import canvas
@@ -90,8 +90,7 @@ def test_finetuning_on_numbers_is_a_plain_torch_loop():
     expected = [scores()]
     for task in range(3):
         losses = []
-        for batch in plan(stream, [0], task, "task", prepare(stream, ["finetune"], Options(seeds=1, **LINE)).budget
-                          ).rows[0].split(8):
+        for batch in plan(stream, [0], task, "task", Budget(8, 20)).rows[0].split(8):
             batch = batch[batch >= 0]
             loss = F.mse_loss(net.apply(params, stream.x[batch]), stream.y[batch])
             optimizer.zero_grad()
@@ -318,5 +317,5 @@ def test_tokens_are_learned_by_lanes_in_turn_too(tmp_path):
 
 def test_what_would_round_tokens_is_refused(tmp_path):
     (tmp_path / "own.py").write_text(NET)
-    with pytest.raises(ValueError, match="bfloat16 rounds examples, and token classification leaves them"):
+    with pytest.raises(ValueError, match="bfloat16' rounds examples, and token classification leaves them"):
         prepare(sentences([0]), ["er"], Options(seeds=1, dtype="bfloat16", model=f"{tmp_path / 'own.py'}:net"))

@@ -5,8 +5,10 @@ import torch
 import torchvision
 from lifelong.streams import glyphs
 
+from lifelong.networks.precision import in_bfloat16
 from lifelong.networks.resnet import resnet, resnet18
 from lifelong.starts.recipe import set_statistics
+from lifelong.vmap import lift
 
 NET = resnet((1, 12, 12), 5, (4, 6, 8))
 
@@ -44,6 +46,21 @@ def test_paper_goes_on_as_paper():
     blank, larger = net.features(params, torch.ones(1, 1, 16, 16)), net.features(params, torch.ones(1, 1, 32, 32))
     torch.testing.assert_close(blank, larger)
     assert not torch.allclose(blank, net.features(params, torch.zeros(1, 1, 16, 16)))
+
+
+def test_lanes_are_lifted_as_each_is_applied():
+    params, x = parameters(), torch.rand(2, 6, 1, 12, 12, dtype=torch.float64)
+    real = torch.tensor([[True] * 6, [True] * 5 + [False]])
+    scores, moved = lift(NET.train, 2, {k: torch.stack([p, p]) for k, p in params.items()}, x, real, x[:, 0, 0, 0])
+    for i in range(2):
+        alone, after = NET.train(params, x[i], real[i], None)
+        torch.testing.assert_close(scores[i][real[i]], alone[real[i]])
+        torch.testing.assert_close({k: v[i] for k, v in moved.items()}, after)
+
+
+def test_in_bfloat16_it_scores_nearly_the_same():
+    params, x = {k: p.float() for k, p in parameters().items()}, torch.rand(3, 1, 12, 12)
+    torch.testing.assert_close(in_bfloat16(NET).apply(params, x), NET.apply(params, x), rtol=0.05, atol=0.05)
 
 
 def test_its_statistics_settle_on_a_source():

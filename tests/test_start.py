@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from conftest import refused
 from lifelong.strategies.starts import supervised
@@ -254,6 +255,16 @@ def test_every_flipped_byte_of_the_weights_is_noticed(file, tmp_path):
             load(damage(file, tmp_path, flip))
 
 
+def test_weights_under_other_names_are_not_those_that_were_written(file, tmp_path):
+    with safetensors.safe_open(file, "pt") as opened:
+        about, named = opened.metadata(), {k: opened.get_tensor(k) for k in opened.keys()}  # noqa: SIM118
+    assert "conv0.bias" in named
+    other = {k.replace("conv0.bias", "conv0.bia"): p for k, p in named.items()}  # in the same order
+    safetensors.torch.save_file(other, tmp_path / "other.safetensors", about)
+    with pytest.raises(ValueError, match="its weights are not those that were written"):
+        load(tmp_path / "other.safetensors")
+
+
 def test_weights_of_another_architecture_are_refused(file, tmp_path):
     weights = load(file)
     lost = {k: p for k, p in weights.params.items() if k != "conv1.bias"}
@@ -298,7 +309,7 @@ def test_the_network_of_a_start_is_drawn_once_a_lane_and_never_to_learn_its_name
     monkeypatch.setattr(Weights, "net", lambda self, n_classes: counting(of_weights(self, n_classes)))
     begun(weights.net(6), weights, known=True)
     assert not only_head(installed(weights, (1, 28, 28), 9, "class", adapt="all"))
-    net = installed(weights, (1, 28, 28), 9, "class", adapt="head", head="new", views=4)
+    net = installed(weights, (1, 28, 28), 9, "class", adapt="head", head="new", quarter_turns=4)
     assert only_head(net)
     for seed in range(3):
         assert net.init(lifelong.randomness.generator(seed))["head.weight"].shape == (9, 4 * 16)

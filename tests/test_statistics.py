@@ -24,8 +24,10 @@ def test_a_paired_difference_by_hand():
 
 
 def test_pairs_are_the_seeds_that_both_have():
+    # Seeds 3 and 1, whose differences are 0 and 1: mean 1/2 and s = sqrt(1/2), whatever the order that they stand in.
     found = difference({3: 1.0, 1: 5.0, 7: 2.0}, {1: 4.0, 3: 1.0, 5: 9.0})
     assert (found.mean, found.n, found.paired) == (0.5, 2, True)
+    assert found.effect == pytest.approx(0.5**0.5)
 
 
 def test_without_shared_seeds_it_is_welchs_t_test():

@@ -133,12 +133,13 @@ def test_a_negative_label_is_named():
             y=torch.tensor([0, -1, 1, 1, 2, 2, 3, 3]))
 
 
-@pytest.mark.parametrize(("changes", "got"), [
-    ({"y": Y.int()}, "8 examples and 8 labels of torch.int32"),
-    ({"y": Y[:7]}, "8 examples and 7 labels of torch.int64"),
-    ({"x": X[:0], "y": Y[:0]}, "0 examples and 0 labels of torch.int64")])
-def test_every_example_has_a_label_of_whole_numbers(changes, got):
-    refused(f"needs as many int64 labels as examples, got {got}", **changes)
+@pytest.mark.parametrize(("changes", "said"), [
+    ({"y": Y.int()}, "needs an int64 label for each example, got labels [8] of torch.int32"),
+    ({"y": Y.view(8, 1)}, "needs an int64 label for each example, got labels [8, 1] of torch.int64"),
+    ({"y": Y[:7]}, "needs as many targets as examples, got 8 examples and 7 targets"),
+    ({"x": X[:0], "y": Y[:0]}, "needs as many targets as examples, got 0 examples and 0 targets")])
+def test_every_example_has_a_label_of_whole_numbers(changes, said):
+    refused(said, **changes)
 
 
 # ---- output units

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -100,6 +101,13 @@ def test_an_example_validates_under_every_rotation_or_under_none():
     assert learned | asked == set(range(n)) and not learned & asked
     for one in range(10):
         assert round(0.2 * int((held.y == one).sum())) == sum(int(held.y[row]) == one for row in asked)
+
+
+def test_every_seed_validates_on_examples_of_its_own():
+    held = tuning_stream("rotated-digits(tasks=1)", Options(seeds=3))
+    asked = [frozenset((rows[rows >= 0] % len(held.y)).tolist()) for rows in held.test[:, 0]]
+    assert len(set(asked)) == 3
+    assert all(len(one & other) < len(one) / 2 for one, other in itertools.pairwise(asked))
 
 
 def test_networks_orders_and_objects_are_those_of_other_seeds(tmp_path, monkeypatch):

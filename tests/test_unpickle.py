@@ -241,18 +241,18 @@ def test_a_hostile_pickle_is_refused(tmp_path: Path, how: str, capfd: pytest.Cap
 
 
 @pytest.mark.parametrize(("value", "words"), [
-    ([1, 2], "holds a list, not a dict"),
-    ({"a": 1}, "holds a, and needs image_data and class_dict"),
-    ({"data": IMAGES, "labels": NAMES[1:]}, "holds 6 images and 5 labels"),
+    ([1, 2], "contains a list, not a dict"),
+    ({"a": 1}, "has a, but should have image_data and class_dict"),
+    ({"data": IMAGES, "labels": NAMES[1:]}, "has 6 images but 5 labels"),
     ({"data": IMAGES.astype(np.float32), "labels": NAMES}, "of float32, not [N, height, width, 3] of uint8"),
-    ({"data": IMAGES[..., :2], "labels": NAMES}, "its images are [6, 4, 4, 2]"),
-    ({"data": [1, 2], "labels": [1, 2]}, "no list of such images"),
+    ({"data": IMAGES[..., :2], "labels": NAMES}, "its images are an array [6, 4, 4, 2]"),
+    ({"data": [1, 2], "labels": [1, 2]}, "nor a list of such images"),
     ({"data": IMAGES, "labels": [1.5] * 6}, "a label is a float"),
-    ({"data": IMAGES, "labels": np.zeros((6, 2), int)}, "its labels are no list"),
+    ({"data": IMAGES, "labels": np.zeros((6, 2), int)}, "its labels are not a list"),
     ({"image_data": IMAGES, "class_dict": {"a": [0, 6]}}, "not among its 6"),
     ({"image_data": IMAGES, "class_dict": {"a": [0, -1]}}, "not among its 6"),
-    ({"image_data": IMAGES, "class_dict": {"a": [0], "b": [0]}}, "or one twice"),
-    ({"image_data": IMAGES, "class_dict": [0]}, "its class_dict is no dict"),
+    ({"image_data": IMAGES, "class_dict": {"a": [0], "b": [0]}}, "or names one twice"),
+    ({"image_data": IMAGES, "class_dict": [0]}, "its class_dict is not a dict"),
 ])
 def test_a_pickle_of_something_else_is_told(tmp_path: Path, value: Any, words: str) -> None:
     with pytest.raises(ValueError, match="x.pkl is not read") as caught:

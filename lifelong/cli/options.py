@@ -21,7 +21,17 @@ STREAM, TRAINING, MACHINE = "Stream", "Training", "Machine and data"  # groups o
 StreamName = Annotated[str, typer.Argument(help="Stream, for example rotated-digits or \"split-mnist(tasks=5)\".")]
 Store = Annotated[Path, typer.Option(help="Folder in which runs and starts are stored.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress bar and print no results.")]
+
+
+def _hide_progress(quiet: bool) -> bool:
+    from lifelong import progress
+
+    progress.shown = not quiet  # of what has no watcher, such as decoding
+    return quiet
+
+
+Quiet = Annotated[bool, typer.Option("--quiet", callback=_hide_progress,
+                                     help="Show no progress bar and print no results.")]
 Data = Annotated[str | None, typer.Option(
     help="Folder of the raw data. Default: $LIFELONG_DATA, or the user's cache folder where that is not set.",
     rich_help_panel=MACHINE)]

@@ -21,7 +21,10 @@ def progress_bar(quiet: bool, made: Callable[[Run], None] = lambda run: None) ->
     """
     from rich import progress
 
+    from lifelong.machine import keep_pages
     from lifelong.progress import Watcher
+
+    keep_pages()  # of the command line's own process alone
 
     class Silent(Watcher):
         """Shows nothing."""

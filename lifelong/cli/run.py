@@ -56,15 +56,15 @@ def run(stream: OptionalStream = None, strategies: Strategies = None, *, store: 
     that were interrupted.
     """
     from lifelong.experiments.experiment import run_all
-    from lifelong.store.loggers import Sinks
+    from lifelong.store.loggers import Loggers
 
     options = shared.options(seeds=seeds, eval_every=eval_every, evaluate=evaluate)
     if from_ is None:
         experiments = [_experiment(stream, strategies or [], tuned, trust, shared, options)]
     else:
         experiments = _repeated(from_, stream, tuned, trust, shared, options)
-    sinks = Sinks(log or [], store / "log")
-    with sinks, progress_bar(quiet, sinks.made) as watcher:
+    loggers = Loggers(log or [], store / "log")
+    with loggers, progress_bar(quiet, loggers.made) as watcher:
         outcome = run_all(experiments, store, watcher)
     if not quiet:
         if outcome.found:
@@ -73,8 +73,8 @@ def run(stream: OptionalStream = None, strategies: Strategies = None, *, store: 
         if outcome.runs:
             print_results(outcome.runs, store / "latest")
         if log:
-            print(f"logs: {', '.join(str(store / 'log' / kind) for kind in sinks.kinds)}")
-    for sentence in (*outcome.failures, *sinks.warnings):
+            print(f"logs: {', '.join(str(store / 'log' / kind) for kind in loggers.kinds)}")
+    for sentence in (*outcome.failures, *loggers.warnings):
         say(sentence)
     raise typer.Exit(_exit_code(outcome))
 

@@ -314,7 +314,7 @@ def rotation(degrees: Tensor, shape: tuple[int, ...]) -> Tensor:
 def check_counts(name: str, seeds: Sequence[int], **counts: int | None) -> None:
     """Raises ValueError unless there are seeds and every count that is not None is a whole number of 1 or more."""
     if len(seeds) == 0:
-        raise ValueError(f"{name} needs at least one seed, for example [0]")
+        raise ValueError(f"{name}: seeds needs at least one seed, for example [0]")
     for what, count in counts.items():
         if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
             raise ValueError(f"{name}: {what} must be a whole number of 1 or more, got {count!r}")

@@ -17,7 +17,7 @@ from lifelong.experiments.learners import Learners
 from lifelong.experiments.results import fate, joined, logs, n_lanes, of
 from lifelong.learning.engine import Measured, Rhythm, train
 from lifelong.learning.imperative import train_object
-from lifelong.learning.room import keep_pages
+from lifelong.learning.room import state_bytes, training_bytes
 from lifelong.progress import Watcher
 from lifelong.provenance import commit, environment
 from lifelong.spec import catalogue
@@ -92,7 +92,6 @@ class Experiment:
             watcher: is told of progress.
             starts: of the store that starts are kept in, if it is another.
         """
-        keep_pages()
         if self.learners.device.type != "cpu":
             watcher.say(self.learners.placed)
         if root:
@@ -256,7 +255,7 @@ class Experiment:
         """How many lanes of a stack are trained at once: as fit into memory, and pay."""
         lanes = self.learners.lanes(stack)
         room, held = self.learners.room, 0 if lanes.host else lanes.stream.x.nbytes
-        needed, weights = lanes.needed(self.learners.budget.batch_size)
+        needed, weights = training_bytes(lanes, self.learners.budget.batch_size)
         most = max(1, min(lanes.n, int((room - held) / needed)))
         fits = most == lanes.n
         if self.learners.device.type == "cpu":
@@ -279,7 +278,7 @@ class Experiment:
         if problem.score_name != "accuracy":
             about["score"] = {"name": problem.score_name, "percent": problem.percent}
         if self.learners.learner(stack[0]):
-            about["state_bytes"] = self.learners.lanes(stack).size()[0]
+            about["state_bytes"] = state_bytes(self.learners.lanes(stack))[0]
         runs = []
         for i, spec in enumerate(stack):
             own = slice(i * n, (i + 1) * n)

@@ -16,8 +16,8 @@ from lifelong.experiments.compose import compose
 from lifelong.learning.imperative import Training, constructed, set_generators
 from lifelong.learning.lanes import Lanes
 from lifelong.learning.learner import Initialization, Learner
-from lifelong.learning.room import free
 from lifelong.learning.schedule import Budget
+from lifelong.machine import free
 from lifelong.networks.mlp import mlp
 from lifelong.networks.module import from_module
 from lifelong.networks.net import Net, Params, shapes_of

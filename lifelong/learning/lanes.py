@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -18,8 +17,8 @@ from lifelong.data.prefetch import Ahead, gathered
 from lifelong.data.stream import Stream
 from lifelong.learning.composition import GradientLearner
 from lifelong.learning.learner import AUGMENT, NETWORK, Batch, Learner, State
-from lifelong.learning.room import free
 from lifelong.learning.step import Step, unaliased
+from lifelong.machine import free
 from lifelong.networks.net import Back, Net, Params, looped, looped_train
 from lifelong.vmap import lift, tree
 
@@ -186,52 +185,6 @@ class Lanes:
         """A saved state, on the device."""
         resumed: State = tree(lambda leaf: leaf.to(self.device), state)
         return resumed
-
-    def size(self) -> tuple[int, int]:
-        """Bytes of one lane's state, and of the parameters in it."""
-        _, state, params = self._one()
-        return state, params
-
-    def _one(self) -> tuple[State, int, int]:
-        """A lane's state; its bytes, and those of its parameters."""
-        one = replace(self, at=self.at[:1], hyper={k: v[:1] for k, v in self.hyper.items()}, stacked=False)
-        state, found = one.init(), {"state": 0, "params": 0}
-
-        def add(name: str, leaf: Tensor) -> None:
-            found[name] += leaf.numel() * leaf.element_size()
-
-        tree(lambda leaf: add("state", leaf), state)
-        tree(lambda leaf: add("params", leaf), state.get("params", {}))
-        return state, found["state"], found["params"]
-
-    def needed(self, batch_size: int) -> tuple[int, int]:
-        """Bytes that one lane takes in training, estimated, and how many its parameters are of them.
-
-        Counted are its state twice, for a step makes a new one; a gradient and a temporary; a step's examples on their
-        way from the pool and through the network, and what autograd keeps of them, with as many rehearsed.
-        """
-        one, state, params = self._one()
-        example = math.prod(self.stream.shape) * (9 + 8 * self.dtype.itemsize)
-        if self.net and self.net.vjp is None:
-            example += self._kept(self.net, one["params"])
-        return 2 * state + 2 * params + 2 * batch_size * example, params
-
-    def _kept(self, net: Net, params: Params) -> int:
-        """Bytes that autograd keeps of one example: of two less those of one, for the weights are kept anyhow."""
-        sizes = []
-        leaves = {k: p.detach().requires_grad_() for k, p in params.items()}
-        for n in (1, 2):
-            kept: list[int] = []
-
-            def pack(tensor: Tensor, kept: list[int] = kept) -> Tensor:
-                kept.append(tensor.numel() * tensor.element_size())
-                return tensor
-
-            x = self.pool.real(torch.zeros(n, *self.stream.shape, dtype=self.stream.x.dtype, device=self.device))
-            with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-                net.apply(leaves, x)
-            sizes.append(sum(kept))
-        return sizes[1] - sizes[0]
 
     def observe(self, state: State, batch: Batch) -> tuple[State, dict[str, Tensor]]:
         """One step of all lanes; the state given is used up."""

@@ -1,4 +1,4 @@
-"""Which rows of the pool are remembered: rules that keep a bounded sample of a stream."""
+"""Rehearsal memories: rules that keep a sample of bounded size from a stream."""
 
 from __future__ import annotations
 
@@ -10,22 +10,24 @@ from torch import Tensor
 
 State = dict[str, Tensor]
 
-_NO_CLASS = 2**20  # sorts empty places behind every real class
+_NO_CLASS = 2**20  # sorts empty slots behind every real class
 _NO_TIME = 2**40  # more examples than any stream has
 
 
 class Memory(NamedTuple):
-    """A rule for what to remember; the memory itself is a state of tensors, filled places first.
+    """A rule that decides which examples are remembered.
 
-    A memory may carry more than rows: tensors with an entry for each place, given to `empty` and, for the new examples,
-    to `add` under the same names, are kept in the state beside `rows` and move with them.
+    The memory itself is a state, a dict of tensors with M slots: `rows` of the pool (-1 in empty slots), their classes
+    `y`, and their `rank`. Filled slots come first. The state may keep further tensors with one entry per slot, for
+    example the scores of remembered examples: pass them to `empty` with their initial values and to `add` with the
+    values of the new examples, under the same names.
 
     Attributes:
-        empty: (name=[M, ...], ...) -> state, with `rows` [M] = -1.
-        add: (state, rows [B], y [B], u [B], name=[B, ...], ...) -> state after seeing `rows`; -1 pads are never
-            remembered.
-        pick: (state, u [R]) -> rows [R], drawn independently and uniformly from the memory; -1 while it is empty.
-        slots: (state, u [R]) -> the places [R] that `pick` reads.
+        empty: (name=[M, ...], ...) -> the state of an empty memory.
+        add: (state, rows [B], y [B], u [B], name=[B, ...], ...) -> the state after a batch; rows of -1 are padding and
+            are never remembered.
+        pick: (state, u [R]) -> rows [R], drawn independently and uniformly from the memory; -1 if it is empty.
+        slots: (state, u [R]) -> the slots [R] that `pick` reads with the same `u`.
     """
 
     empty: Callable[..., State]
@@ -39,7 +41,7 @@ class Memory(NamedTuple):
 
 
 def _slots(state: State, u: Tensor) -> Tensor:
-    # For the largest u below 1, u * n is n less more than half its last digit, which never rounds up to n.
+    # u * n never rounds up to n: for the largest u below 1 it is n minus more than half a unit in the last place.
     return (u * (state["rows"] >= 0).sum()).long()
 
 
@@ -48,10 +50,10 @@ def _pick(state: State, u: Tensor) -> Tensor:
 
 
 def _seen(state: State, rows: Tensor, y: Tensor, rank: Tensor, more: State) -> State:
-    """What is remembered and what is new, one after the other; a pad has rank -1, below every real rank."""
+    """The state's entries followed by the new ones; padding has rank -1, below every real rank."""
     if rank.shape != rows.shape:
-        raise ValueError(f"remembering {len(rows)} rows takes as many uniform numbers, and got {len(rank)}: have "
-                         "`draws` ask for them beside those that `pick` takes, and give each its own part of `view.u`")
+        raise ValueError(f"adding {len(rows)} rows to a memory needs {len(rows)} uniform numbers, got {len(rank)}; "
+                         "name them in `draws`, for example draws={'keep': BATCH}, and pass `view.u.keep`")
     real = rows >= 0
     y = torch.where(real, y, 0) if y.dim() == 1 else torch.zeros_like(rows)  # only classes are remembered by
     new = {"rows": rows, "y": y, "rank": torch.where(real, rank, -1.0)}
@@ -59,12 +61,12 @@ def _seen(state: State, rows: Tensor, y: Tensor, rank: Tensor, more: State) -> S
     return {k: torch.cat([v, new[k]]) for k, v in state.items()}
 
 
-def _kept(seen: State, places: Tensor) -> State:
-    return {k: v.gather(0, places) if v.dim() == 1 else v.index_select(0, places) for k, v in seen.items()}
+def _kept(seen: State, indices: Tensor) -> State:
+    return {k: v.gather(0, indices) if v.dim() == 1 else v.index_select(0, indices) for k, v in seen.items()}
 
 
-def _place(group: Tensor) -> Tensor:
-    """Where each one stands in its group, 0, 1, ...; `group` is sorted."""
+def _position(group: Tensor) -> Tensor:
+    """The position 0, 1, ... of each element within its group; `group` is sorted."""
     at = torch.arange(len(group), device=group.device)
     first = torch.cat([at[:1] == 0, group[1:] != group[:-1]])
     return at - torch.where(first, at, 0).cummax(0).values
@@ -83,12 +85,15 @@ def _empty(capacity: int) -> Callable[..., State]:
 
 
 def reservoir(capacity: int) -> Memory:
-    """A uniform sample of everything seen: after n examples each is kept with probability min(1, M / n).
+    """A uniform sample of all examples seen: after n examples each is kept with probability min(1, M / n).
 
-    Every example gets an independent uniform rank and the M largest ranks are kept, which is exact for any batch size,
-    where most published code draws replacement places that collide or are off by one.
+    Every example gets an independent uniform rank, and the M largest ranks are kept. This is exact for any batch size,
+    whereas most published code draws the slots to replace, which may collide or be off by one.
 
-    Source: Vitter 1985, "Random sampling with a reservoir", in the form by random keys.
+    Args:
+        capacity: M, 1 or more.
+
+    Source: Vitter 1985, "Random sampling with a reservoir", in the formulation with random keys.
     """
 
     def add(state: State, rows: Tensor, y: Tensor, u: Tensor, **more: Tensor) -> State:
@@ -99,50 +104,59 @@ def reservoir(capacity: int) -> Memory:
 
 
 def class_balanced(capacity: int) -> Memory:
-    """An equal share for every class seen, and within a class a uniform sample of its examples.
+    """An equal share of the memory for every class seen, with a uniform sample of its examples.
 
-    Each class's examples stand in the order of their ranks, and the memory is filled place by place: every class's
-    first, every class's second, and so on; ties in the last round go to the larger rank. A class with fewer examples
-    than its share leaves the rest to the others.
+    The examples of a class are sorted by rank, and the memory takes the first of every class, the second of every
+    class, and so on; in the last round the larger ranks win. A class with fewer examples than its share leaves the
+    remaining slots to the others.
 
-    Source: the balanced sampler of GDumb (Prabhu et al. 2020), with a reservoir inside each class in place of "first
-        come", as CBRS (Chrysakis & Moens 2020) does.
+    Args:
+        capacity: number of slots, 1 or more.
+
+    Source: the balanced sampler of GDumb (Prabhu et al. 2020), but with a reservoir within each class, as in CBRS
+        (Chrysakis & Moens 2020), instead of its first examples.
     """
 
     def add(state: State, rows: Tensor, y: Tensor, u: Tensor, **more: Tensor) -> State:
         seen = _seen(state, rows, y, u, more)
         group = torch.where(seen["rank"] >= 0, seen["y"], _NO_CLASS)
-        # One key sorts by class, then by falling rank: ranks lie in [0, 1).
+        # One key sorts by class and then by decreasing rank: with ranks in [0, 1), or -1 for padding, (1 - rank) / 4
+        # is below 1.
         order = (group + (1 - seen["rank"]) / 4).argsort(stable=True)
         rank = seen["rank"].gather(0, order)
-        key = torch.where(rank >= 0, _place(group.gather(0, order)) + (1 - rank) / 4, torch.inf)
+        key = torch.where(rank >= 0, _position(group.gather(0, order)) + (1 - rank) / 4, torch.inf)
         return _kept(seen, order.gather(0, key.topk(capacity, largest=False).indices))
 
     return Memory(_empty(capacity), add, _pick, _slots)
 
 
 def ring(capacity: int, n_classes: int) -> Memory:
-    """The latest examples of every class, `capacity // n_classes` of each; the rest of the capacity stays empty.
+    """The latest `capacity // n_classes` examples of every class; the remaining slots stay empty.
 
-    Of two examples in one batch the one that stands behind is the later.
+    Within a batch, later positions count as later examples.
+
+    Args:
+        capacity: number of slots, at least `n_classes`.
+        n_classes: number of classes of the whole stream.
 
     Raises:
-        ValueError: where there is no place for every class.
+        ValueError: `capacity` is smaller than `n_classes`.
 
-    Source: the ring buffer of Chaudhry et al. 2019, arXiv:1902.10486, a first-in-first-out queue for each class.
+    Source: the ring buffer of Chaudhry et al. 2019, arXiv:1902.10486: one first-in-first-out queue per class.
     """
     share = capacity // n_classes
     if share < 1:
-        raise ValueError(f"a ring over {n_classes} classes needs a capacity of {n_classes} or more, got {capacity}")
+        raise ValueError(f"a ring memory for {n_classes} classes needs a capacity of {n_classes} or more, "
+                         f"got {capacity}")
 
     def add(state: State, rows: Tensor, y: Tensor, u: Tensor, **more: Tensor) -> State:
-        # The rank is the time of arrival; the latest of all is always kept, so the clock is in the memory.
+        # The rank is the time of arrival. The latest example is always kept, so the memory contains the current time.
         now = state["rank"].max() + 1 + torch.arange(len(rows), device=rows.device)
         seen = _seen(state, rows, y, now, more)
         group = torch.where(seen["rank"] >= 0, seen["y"], _NO_CLASS)
         order = (group * _NO_TIME - seen["rank"].long()).argsort(stable=True)
-        place = _place(group.gather(0, order))
-        best = torch.where(place < share, seen["rank"].gather(0, order), -1.0).topk(capacity)
+        position = _position(group.gather(0, order))
+        best = torch.where(position < share, seen["rank"].gather(0, order), -1.0).topk(capacity)
         kept = _kept(seen, order.gather(0, best.indices))
         return kept | {"rank": best.values, "rows": torch.where(best.values >= 0, kept["rows"], -1)}
 
@@ -150,34 +164,40 @@ def ring(capacity: int, n_classes: int) -> Memory:
 
 
 def greedy(capacity: int) -> Memory:
-    """Fills up, then trades what is kept against what is less like the rest; `rank` holds each one's score.
+    """A memory that fills up and then prefers examples that are unlike the others; `rank` holds the scores.
 
-    An example comes with a score c in [0, 2], small where it is unlike the memory. With the memory full and c < 1, one
-    place i is drawn with probability C_i / sum C and given to the example with probability C_i / (C_i + c). `add` takes
-    the scores as `score` [B] and two numbers an example, u [2 B]: the draws of the places, then those of the trades.
+    Every example comes with a score c in [0, 2], which is small if the example is unlike the memory. If the memory is
+    full and c < 1, a slot i is drawn with probability C_i / sum C, where C are the scores in the memory, and its
+    example is replaced with probability C_i / (C_i + c).
+
+    `add` takes the scores as `score` [B] and two uniform numbers per example, u [2 B]: first those that draw the
+    slots, then those that decide the replacements.
+
+    Args:
+        capacity: number of slots, 1 or more.
 
     Source: Aljundi et al. 2019, arXiv:1903.08671, the greedy algorithm.
     """
 
     def add(state: State, rows: Tensor, y: Tensor, u: Tensor, score: Tensor) -> State:
         kept, score = (state["rows"], state["y"], state["rank"]), score.to(state["rank"].dtype)
-        at = torch.arange(capacity, device=rows.device)
-        # One after the other: what an example meets depends on those before it.
+        slots = torch.arange(capacity, device=rows.device)
+        # One example at a time, because each depends on the memory that the previous one left.
         for new in zip(rows.split(1), y.split(1), score.split(1), *(half.split(1) for half in u.chunk(2)), strict=True):
-            row, label, c, where, chance = new
+            row, label, c, u_slot, u_replace = new
             total = kept[2].clamp(min=0).cumsum(0)
-            drawn = (total <= where * total[-1:]).sum(0, keepdim=True).clamp(max=capacity - 1)
+            drawn = (total <= u_slot * total[-1:]).sum(0, keepdim=True).clamp(max=capacity - 1)
             full, old = kept[2][-1:] >= 0, kept[2].gather(0, drawn)
-            place = torch.where(full, drawn, (kept[2] >= 0).sum(0, keepdim=True))
-            take = (row >= 0) & (~full | ((c < 1) & (chance * (old + c) < old)))
-            here = take & (at == place)
-            kept = (torch.where(here, row, kept[0]), torch.where(here, label, kept[1]), torch.where(here, c, kept[2]))
+            slot = torch.where(full, drawn, (kept[2] >= 0).sum(0, keepdim=True))
+            keep = (row >= 0) & (~full | ((c < 1) & (u_replace * (old + c) < old)))
+            to = keep & (slots == slot)
+            kept = (torch.where(to, row, kept[0]), torch.where(to, label, kept[1]), torch.where(to, c, kept[2]))
         return dict(zip(("rows", "y", "rank"), kept, strict=True))
 
     return Memory(_empty(capacity), add, _pick, _slots)
 
 
-# What a strategy may be asked to remember by: (capacity, n_classes) -> the rule.
+# The rules that a strategy's hyper-parameter `memory` may name: (capacity, n_classes) -> memory.
 RULES: dict[str, Callable[[int, int], Memory]] = {
     "reservoir": lambda capacity, n_classes: reservoir(capacity),
     "class-balanced": lambda capacity, n_classes: class_balanced(capacity),

@@ -1,4 +1,4 @@
-"""Optimizers that work leaf by leaf, so that one lane or a stack of lanes is updated by the same calls."""
+"""Optimizers whose update works for one learner and for a stack of learners alike."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ Number = float | Tensor
 
 
 class Optimizer(NamedTuple):
-    """How parameters move.
+    """An optimizer as a pair of functions.
 
     Attributes:
-        init: (params) -> state of tensors, for one lane.
-        update: (params, grads, state) -> None; writes into params and state, which the caller owns. Leaves may carry
-            a leading axis of lanes; hyper-parameters are numbers, or tensors [L] with one number a lane.
+        init: (params) -> the state of one lane, a dict of tensors.
+        update: (params, grads, state) -> None. Writes the new values into `params` and `state`. Tensors may have a
+            leading axis of L lanes; a hyper-parameter is a number, or a tensor [L] with one number per lane.
     """
 
     init: Callable[[Params], Params]
     update: Callable[[Params, Params, Params], None]
 
 
-_fused_adam = getattr(torch, "_fused_adam_", None)  # what torch.optim.Adam(fused=True) calls; it cannot be lifted
+_fused_adam = getattr(torch, "_fused_adam_", None)  # as in torch.optim.Adam(fused=True); torch.vmap does not support it
 
 
-def _by_lane(leaves: list[Tensor], like: Tensor) -> list[Tensor]:
-    """The leaves lane by lane where `like`, the steps taken, has lanes, for each lane may have taken its own number."""
-    if like.dim() == 0:
+def _by_lane(leaves: list[Tensor], step: Tensor) -> list[Tensor]:
+    """The leaves of every lane, lane after lane, if `step` has an axis of lanes; otherwise the leaves themselves."""
+    if step.dim() == 0:
         return leaves
     return [leaf for lane in zip(*(leaf.unbind() for leaf in leaves), strict=True) for leaf in lane]
 
@@ -45,7 +45,7 @@ def _as(leaf: Tensor, value: Tensor) -> Tensor:
 
 
 def _spread(number: Number, leaf: Tensor) -> Number:
-    """`number` in a shape that multiplies `leaf`: one value a lane goes along the first axis."""
+    """`number` in a shape that broadcasts against `leaf`: one value per lane goes along the first axis."""
     if not isinstance(number, Tensor):
         return number
     return number.to(leaf.dtype).reshape(number.shape + (1,) * (leaf.dim() - number.dim()))
@@ -58,12 +58,12 @@ def _decayed(params: Params, grads: Params, weight_decay: Number) -> Params:
 
 
 def sgd(lr: float = 0.1, momentum: float = 0.0, weight_decay: float = 0.0) -> Optimizer:
-    """Stochastic gradient descent, as torch.optim.SGD.
+    """Stochastic gradient descent, as in `torch.optim.SGD`.
 
     Args:
         lr: step size, above 0.
-        momentum: 0 keeps no memory of past gradients; below 1.
-        weight_decay: adds weight_decay * parameter to the gradient.
+        momentum: momentum factor, at least 0 and below 1; 0 is plain SGD.
+        weight_decay: weight_decay * parameter is added to the gradient; 0 or more.
     """
     above(0, lr=lr)
     at_least(0, momentum=momentum, weight_decay=weight_decay)
@@ -91,14 +91,14 @@ def sgd(lr: float = 0.1, momentum: float = 0.0, weight_decay: float = 0.0) -> Op
 
 def adam(lr: float = 0.001, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8,
          weight_decay: float = 0.0) -> Optimizer:
-    """Adam, as torch.optim.Adam; its moments live on from task to task.
+    """Adam, as in `torch.optim.Adam`; the moments are kept from task to task.
 
     Args:
         lr: step size, above 0.
-        beta1: decay of the mean of gradients, in [0, 1).
-        beta2: decay of the mean of squared gradients, in [0, 1).
-        eps: added to the root of the second moment.
-        weight_decay: adds weight_decay * parameter to the gradient (not decoupled).
+        beta1: decay rate of the running mean of gradients, in [0, 1).
+        beta2: decay rate of the running mean of squared gradients, in [0, 1).
+        eps: added to the square root of the second moment; 0 or more.
+        weight_decay: weight_decay * parameter is added to the gradient (not decoupled); 0 or more.
 
     Source: Kingma & Ba 2015, arXiv:1412.6980, algorithm 1.
     """
@@ -110,29 +110,32 @@ def adam(lr: float = 0.001, beta1: float = 0.9, beta2: float = 0.999, eps: float
         moments = {f"{m}.{k}": torch.zeros_like(p) for m in ("mean", "square") for k, p in params.items()}
         return moments | {"step": torch.zeros(())}
 
-    every: dict[str, Number] = {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay}
-    differ: list[Tensor] = [value for value in every.values() if isinstance(value, Tensor)]
-    groups: dict[tuple[float, ...], list[int]] = {}  # lanes by their numbers, which are read once
+    hyper: dict[str, Number] = {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay}
+    per_lane: list[Tensor] = [value for value in hyper.values() if isinstance(value, Tensor)]
+    groups: dict[tuple[float, ...], list[int]] = {}  # the lanes of each combination of values, which are read once
+
+    def fused(params: Params, grads: Params, state: Params) -> None:
+        assert _fused_adam is not None
+        for i in range(len(per_lane[0]) if per_lane else 1) if not groups else ():
+            values = tuple(float(v[i]) if isinstance(v, Tensor) else v for v in hyper.values())
+            groups.setdefault(values, []).append(i)
+        state["step"].add_(1)
+        # The kernel reads memory in order, so a gradient needs the strides of its parameter.
+        tensors = [list(params.values()), [_as(p, grads[k]) for k, p in params.items()],
+                   [state[f"mean.{k}"] for k in params], [state[f"square.{k}"] for k in params]]
+        lists = [_by_lane(leaves, state["step"]) for leaves in tensors]
+        lists.append([step for step in _by_lane([state["step"]], state["step"]) for _ in params])
+        n = len(params)
+        for values, lanes in groups.items():
+            leaves = lists if len(groups) == 1 else [[leaf for i in lanes for leaf in leaves[i * n:(i + 1) * n]]
+                                                     for leaves in lists]
+            _fused_adam(*leaves[:4], [], leaves[4], **dict(zip(hyper, values, strict=True)), amsgrad=False,
+                        maximize=False)
 
     @torch.no_grad()
     def update(params: Params, grads: Params, state: Params) -> None:
-        if _fused_adam is not None and not lifted() and all(value.dim() == 1 for value in differ):
-            for i in range(len(differ[0]) if differ else 1) if not groups else ():
-                numbers = tuple(float(v[i]) if isinstance(v, Tensor) else v for v in every.values())
-                groups.setdefault(numbers, []).append(i)
-            # One pass over the parameters where the formulas below take ten.
-            state["step"].add_(1)
-            # It walks through memory, so a gradient must lie as its parameter does.
-            moved = [list(params.values()), [_as(p, grads[k]) for k, p in params.items()],
-                     [state[f"mean.{k}"] for k in params], [state[f"square.{k}"] for k in params]]
-            lists = [_by_lane(leaves, state["step"]) for leaves in moved]
-            lists.append([step for step in _by_lane([state["step"]], state["step"]) for _ in params])
-            n = len(params)
-            for numbers, lanes in groups.items():
-                leaves = lists if len(groups) == 1 else [[leaf for i in lanes for leaf in each[i * n:(i + 1) * n]]
-                                                         for each in lists]
-                own = dict(zip(every, numbers, strict=True))
-                _fused_adam(*leaves[:4], [], leaves[4], **own, amsgrad=False, maximize=False)
+        if _fused_adam is not None and not lifted() and all(value.dim() == 1 for value in per_lane):
+            fused(params, grads, state)  # one pass over the parameters, where the formulas below take ten
             return
         grads = _decayed(params, grads, weight_decay)
         step = state["step"].add_(1).double()
@@ -147,5 +150,5 @@ def adam(lr: float = 0.001, beta1: float = 0.9, beta2: float = 0.999, eps: float
 
 
 def falling(step: int, steps: int) -> float:
-    """The share of a step size that is left at step `step` of `steps`, from 1 to nearly 0 along half a cosine."""
+    """The factor of a step size that decays along half a cosine: 1 at step 0, 0 at step `steps`."""
     return 0.5 * (1 + math.cos(math.pi * step / steps))

@@ -1,33 +1,65 @@
-"""Memory: how much there is, and what of it training may take."""
+"""The memory that training takes, estimated."""
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-from pathlib import Path
+import math
+from dataclasses import replace
 
 import torch
+from torch import Tensor
+
+from lifelong.learning.lanes import Lanes
+from lifelong.learning.learner import State
+from lifelong.networks.net import Net, Params
+from lifelong.vmap import tree
 
 
-def free(device: torch.device) -> int:
-    """Bytes that can still be taken on a device."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    found = []
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        found += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")]
-    with contextlib.suppress(OSError, ValueError):  # of a container that may take less than the machine has
-        limits = Path("/sys/fs/cgroup")
-        found.append(int((limits / "memory.max").read_text()) - int((limits / "memory.current").read_text()))
-    return min(found, default=4 * 2**30)
+def state_bytes(lanes: Lanes) -> tuple[int, int]:
+    """Bytes of the state of one lane, and of the parameters in it."""
+    _, state, params = _of_one(lanes)
+    return state, params
 
 
-def keep_pages() -> None:
-    """Tells the C library to keep freed memory: a stack's temporaries are megabytes, and a page that is given back is
-    faulted in again at the next step, which takes longer than the arithmetic on it (measured: up to 3 times the step).
-    Nothing happens where the C library is not glibc."""
-    with contextlib.suppress(OSError, AttributeError):
-        library = ctypes.CDLL("libc.so.6")
-        for option in (-3, -1):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
-            library.mallopt(option, 2**31 - 1)
+def _of_one(lanes: Lanes) -> tuple[State, int, int]:
+    """The state of one lane, its bytes, and the bytes of its parameters."""
+    one = replace(lanes, at=lanes.at[:1], hyper={k: v[:1] for k, v in lanes.hyper.items()}, stacked=False)
+    state, found = one.init(), {"state": 0, "params": 0}
+
+    def add(name: str, leaf: Tensor) -> None:
+        found[name] += leaf.numel() * leaf.element_size()
+
+    tree(lambda leaf: add("state", leaf), state)
+    tree(lambda leaf: add("params", leaf), state.get("params", {}))
+    return state, found["state"], found["params"]
+
+
+def training_bytes(lanes: Lanes, batch_size: int) -> tuple[int, int]:
+    """Bytes that one lane takes in training, an estimate, and how many of them its parameters are.
+
+    The estimate counts the state twice, since a step makes a new one; a gradient and a temporary; the examples of a
+    step on their way from the pool and through the network, and what autograd keeps of them, with as many rehearsed
+    examples.
+    """
+    one, state, params = _of_one(lanes)
+    example = math.prod(lanes.stream.shape) * (9 + 8 * lanes.dtype.itemsize)
+    if lanes.net and lanes.net.vjp is None:
+        example += _kept_by_autograd(lanes, lanes.net, one["params"])
+    return 2 * state + 2 * params + 2 * batch_size * example, params
+
+
+def _kept_by_autograd(lanes: Lanes, net: Net, params: Params) -> int:
+    """Bytes that autograd keeps of one example: of two less those of one, since the weights are kept in any case."""
+    sizes = []
+    leaves = {k: p.detach().requires_grad_() for k, p in params.items()}
+    for n in (1, 2):
+        kept: list[int] = []
+
+        def pack(tensor: Tensor, kept: list[int] = kept) -> Tensor:
+            kept.append(tensor.numel() * tensor.element_size())
+            return tensor
+
+        x = lanes.pool.real(torch.zeros(n, *lanes.stream.shape, dtype=lanes.stream.x.dtype, device=lanes.device))
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            net.apply(leaves, x)
+        sizes.append(sum(kept))
+    return sizes[1] - sizes[0]

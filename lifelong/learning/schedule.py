@@ -1,4 +1,4 @@
-"""Which rows and which random numbers every step gets: functions of seed and task alone."""
+"""The batches of every task: rows and random numbers as functions of the seed and the task alone."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from lifelong.learning.lanes import Lanes
 from lifelong.learning.learner import Batch
 from lifelong.randomness import generator
 
-CHUNK = 512  # steps whose rows and random numbers are made, and moved to the device, at once
+CHUNK = 512  # the rows and random numbers of this many steps are made and moved to the device at once
 
 
 class Budget(NamedTuple):
     """How long each task is trained.
 
     Attributes:
-        batch_size: examples a step.
+        batch_size: examples per step.
         epochs: passes over the task's data.
-        steps: where given, this many steps a task in place of `epochs`.
+        steps: steps per task; None uses `epochs` instead.
     """
 
     batch_size: int = 10
@@ -33,12 +33,12 @@ class Budget(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """The batches of one task for the distinct seeds.
+    """The batches of one task for U seeds.
 
     Attributes:
-        rows: [U, K * B] rows in training order, -1 after a seed's last.
-        length: [U] steps of each seed.
-        batch_size: B.
+        rows: [U, K * B] rows in training order, padded with -1.
+        length: [U], number of steps of each seed.
+        batch_size: B, examples per step.
     """
 
     rows: Tensor
@@ -47,12 +47,12 @@ class Plan:
 
     @property
     def steps(self) -> int:
-        """Steps of the longest seed, K."""
+        """Number of steps of the seed with the most, K."""
         return self.rows.shape[1] // self.batch_size
 
 
 def _shuffled(rows: Tensor, seed: int, name: object, count: int) -> Tensor:
-    """The first `count` rows of one shuffled pass after another."""
+    """`count` rows from consecutive passes over `rows`, each shuffled anew."""
     passes: list[Tensor] = []
     epoch = 0
     while sum(len(p) for p in passes) < count:
@@ -62,16 +62,17 @@ def _shuffled(rows: Tensor, seed: int, name: object, count: int) -> Tensor:
 
 
 def plan(stream: Stream, seeds: Sequence[int], task: int, data: str, budget: Budget) -> Plan:
-    """The batches of a task: shuffled passes, cut into batches; a pass's last batch may be short.
+    """The batches of a task: shuffled passes over the training rows, cut into batches.
 
-    Where the stream is ordered, a learner of its own task's rows meets them in their order, pass after pass.
+    The last batch of a pass may be short. If the stream is ordered and the learner learns each task's own rows, they
+    keep their order in every pass.
 
     Args:
-        stream: made for `seeds`.
-        seeds: they decide the order, each its own.
-        task: which.
-        data: 'task', 'seen' or 'all': see `Learner.data`.
-        budget: passes or steps, and the batch size.
+        stream: the stream, made for `seeds`.
+        seeds: the seeds; each has its own order.
+        task: index of the task.
+        data: 'task', 'seen' or 'all', as in `Learner.data`.
+        budget: batch size, and number of passes or steps.
     """
     per_seed = []
     for s, seed in enumerate(seeds):
@@ -106,7 +107,7 @@ def _padded(rows: Tensor, multiple: int) -> Tensor:
 
 
 def _share_of_all(rows: Tensor, seed: int, task: int, n_tasks: int, budget: Budget) -> Tensor:
-    """Task `task`'s share of one long training on all rows, in as many steps as the tasks have together."""
+    """The rows of task `task` if one training on all rows is divided equally among the tasks."""
     b = budget.batch_size
     total = budget.steps * n_tasks if budget.steps is not None else budget.epochs * (-(-len(rows) // b))
     first, last = task * total // n_tasks, (task + 1) * total // n_tasks
@@ -117,44 +118,49 @@ def _share_of_all(rows: Tensor, seed: int, task: int, n_tasks: int, budget: Budg
 
 
 def uniforms(seeds: Sequence[int], task: int, draws: Mapping[str, int], start: int) -> dict[str, Tensor]:
-    """Uniform numbers [U, CHUNK, draws] for the steps from `start`, a multiple of CHUNK: by seed, task and source."""
+    """Uniform numbers [U, CHUNK, draws] of each part, by its name, for the steps from `start`, a multiple of CHUNK."""
     return {name: torch.stack([torch.rand(CHUNK, count, dtype=torch.float64,
                                           generator=generator(seed, "u", name, task, start)) for seed in seeds])
             for name, count in draws.items()}
 
 
 def batches(lanes: Lanes, plan: Plan, task: int, first: int) -> Iterator[tuple[int, Batch]]:
-    """The batches of a task for all lanes, from step `first` on; rows and numbers go to the device in chunks."""
-    at, device, b = torch.as_tensor(list(lanes.at)), lanes.device, plan.batch_size
+    """The steps of a task for all lanes, from step `first` on, each with its batch.
+
+    Rows and random numbers are moved to the device in chunks of CHUNK steps.
+    """
+    lane_seed, device, b = torch.as_tensor(list(lanes.at)), lanes.device, plan.batch_size
     draws = lanes.draws(b)
     number = torch.tensor(task if lanes.stream.boundaries else 0, device=device)
     number = number.expand(lanes.n) if lanes.stacked else number
     for start in range(first - first % CHUNK, plan.steps, CHUNK):
-        here = plan.rows[:, start * b:(start + CHUNK) * b].unflatten(1, (-1, b))[at]
-        rows = here.to(device)
+        host_rows = plan.rows[:, start * b:(start + CHUNK) * b].unflatten(1, (-1, b))[lane_seed]
+        rows = host_rows.to(device)
         weight = (rows >= 0).to(lanes.dtype)
         weight /= weight.sum(-1, keepdim=True).clamp(min=1)
-        u = {k: v[at].to(device) for k, v in uniforms(lanes.seeds, task, draws, start).items()}
+        u = {k: v[lane_seed].to(device) for k, v in uniforms(lanes.seeds, task, draws, start).items()}
         if lanes.stacked:
             rows, weight, u = rows.transpose(0, 1), weight.transpose(0, 1), {k: v.transpose(0, 1) for k, v in u.items()}
         else:
             rows, weight, u = rows[0], weight[0], {k: v[0] for k, v in u.items()}
-        every, means, numbers = rows.unbind(), weight.unbind(), {name: v.unbind() for name, v in u.items()}
+        # Unbound once: indexing at every step takes longer.
+        step_rows, step_weight, step_u = rows.unbind(), weight.unbind(), {name: v.unbind() for name, v in u.items()}
         steps = range(max(first - start, 0), min(CHUNK, plan.steps - start))
         if lanes.ahead and steps:
-            examples = (here.transpose(0, 1) if lanes.stacked else here[0]).clamp(min=0) % len(lanes.stream.y)
-            lanes.ahead.expect(every[steps.start:steps.stop], examples[steps.start:steps.stop].unbind())
+            examples = host_rows.transpose(0, 1) if lanes.stacked else host_rows[0]
+            examples = examples.clamp(min=0) % len(lanes.stream.y)
+            lanes.ahead.expect(step_rows[steps.start:steps.stop], examples[steps.start:steps.stop].unbind())
         for k in steps:
-            yield start + k, Batch(every[k], means[k], {name: v[k] for name, v in numbers.items()}, number)
+            yield start + k, Batch(step_rows[k], step_weight[k], {name: v[k] for name, v in step_u.items()}, number)
 
 
-def whole_task(lanes: Lanes, task: int, most: int | None = None, when: str = "end") -> Batch:
-    """All rows of a task for all lanes (or the first `most`), with one uniform number a row for every source.
+def whole_task(lanes: Lanes, task: int, limit: int | None = None, when: str = "end") -> Batch:
+    """One batch per lane with all rows of a task, or its first `limit`, and one uniform number per row and part.
 
-    The numbers at the beginning of a task (`when` is 'begin') are others than those at its end.
+    The numbers before a task (`when='begin'`) differ from those after it (`when='end'`).
     """
     rows = lanes.stream.train[:, task]
-    rows = rows[:, :int((rows >= 0).sum(-1).max())][:, :most]
+    rows = rows[:, :int((rows >= 0).sum(-1).max())][:, :limit]
     at = torch.as_tensor(list(lanes.at))
     u = {name: torch.stack([torch.rand(rows.shape[1], dtype=torch.float64, generator=generator(s, when, name, task))
                             for s in lanes.seeds])[at].to(lanes.device) for name in lanes.learner.draws(1)}

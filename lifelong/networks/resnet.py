@@ -13,6 +13,7 @@ from torch import Tensor
 from lifelong.networks.net import Net, Params, classifier
 from lifelong.networks.norms import NORMS, norm_layer, normalised
 from lifelong.spec.bounds import one_of
+from lifelong.vmap import lifted
 
 
 def resnet(shape: tuple[int, ...], n_classes: int, widths: Sequence[int] = (32, 64, 160, 320)) -> Net:
@@ -55,12 +56,14 @@ def resnet(shape: tuple[int, ...], n_classes: int, widths: Sequence[int] = (32, 
             x = F.conv2d(x, weight, padding=0 if name == "conv0" else weight.shape[-1] // 2)
             return normalised(params, f"{name}.norm", x, "batch", own, real)
 
-        x = F.pad(x, (1, 1, 1, 1), "replicate").contiguous(memory_format=torch.channels_last)
+        x = F.pad(x, (1, 1, 1, 1), "replicate")
+        x = x if lifted() else x.contiguous(memory_format=torch.channels_last)  # vmap knows no other formats
         x = F.max_pool2d(layer("conv0", x).relu(), 2)
         for i in range(1, len(widths)):
             x = F.max_pool2d(x, 2) if i > 1 else x
             x = (layer(f"conv{i}b", layer(f"conv{i}a", x).relu()) + layer(f"short{i}", x)).relu()
-        return x.float().mean((2, 3)) if x.dtype == torch.bfloat16 else x.mean((2, 3))
+        # A mean of many numbers in bfloat16 would be rounded at every addition.
+        return x.float().mean((2, 3)).to(params["head.weight"].dtype) if x.dtype == torch.bfloat16 else x.mean((2, 3))
 
     return classifier(init, through, tuple(f"{name}.norm.{k}" for name in layers for k in ("mean", "var")))
 

@@ -76,7 +76,7 @@ def select(places: Sequence[Path], streams: Sequence[str] = (), strategies: Sequ
 
 
 def _result(evaluation: Mapping[str, Any]) -> str:
-    return store.digest([evaluation[name] for name in (*store.ASKED, "accuracy", "half_width", "transductive")])
+    return store.digest([evaluation[name] for name in (*store.QUESTION, "accuracy", "half_width", "transductive")])
 
 
 def _late(about: Mapping[str, Any], begin: datetime | None) -> bool:

@@ -1,11 +1,11 @@
-"""Where runs are kept: a folder per run, named by its spec; the folders are the truth."""
+"""Stores: folders with finished runs, checkpoints, few-shot evaluations and logs."""
 
 from lifelong.store.checkpoints import CHECKPOINTS as CHECKPOINTS
 from lifelong.store.checkpoints import Busy as Busy
 from lifelong.store.checkpoints import Workshop as Workshop
 from lifelong.store.checkpoints import plain as plain
-from lifelong.store.evaluations import ASKED as ASKED
 from lifelong.store.evaluations import EVALUATIONS as EVALUATIONS
+from lifelong.store.evaluations import QUESTION as QUESTION
 from lifelong.store.evaluations import evaluation_file as evaluation_file
 from lifelong.store.evaluations import evaluations as evaluations
 from lifelong.store.evaluations import keep_evaluation as keep_evaluation

@@ -1,7 +1,8 @@
-"""Where else runs are written: CSV, TensorBoard, Weights & Biases. Best effort, and never at the cost of a run.
+"""Loggers of finished runs: CSV, TensorBoard and Weights & Biases. A logger that fails never affects a run.
 
-Each sink is a process of its own that is told the folders of finished runs. One that is missing, raises, crashes or
-hangs is named in a warning; training neither waits for it nor shares memory, random numbers or threads with it.
+Each logger is a separate process that receives the folders of finished runs. A logger that is not installed, raises,
+crashes or hangs causes a warning. Training does not wait for it and shares no memory, random numbers or threads with
+it.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from lifelong import metrics, store
 from lifelong.spec.run import one_of
 from lifelong.store.records import Run
 
-PATIENCE = 60.0  # seconds that a sink may take for what is left when training has ended
+PATIENCE = 60.0  # seconds that a logger may take after training has ended
 
 
 class Point(NamedTuple):
-    """One number: of which seed, after how many whole tasks and steps into the next, its name and value."""
+    """One measured value of a seed, after `task` complete tasks and `step` steps of the next one."""
 
     seed: int
     task: int
@@ -40,27 +41,28 @@ class Point(NamedTuple):
 
 
 def points(run: Run) -> Iterator[Point]:
-    """All that was measured: accuracies after each task and inside tasks, their averages, and each task's loss.
+    """All measurements of a run: accuracies after and within tasks, average accuracies, and the loss of each task.
 
-    `accuracy/1` is that on the first task; task 0 is the untrained learner. What was not measured is left out.
+    `accuracy/1` is the accuracy on the first task. Task 0 is the untrained learner. Values that were not measured are
+    left out or NaN.
     """
-    several = {"accuracy": run.accuracy} | {k: v for k, v in run.logs.items() if k.startswith("accuracy_")}
+    accuracies = {"accuracy": run.accuracy} | {k: v for k, v in run.logs.items() if k.startswith("accuracy_")}
     for seed in range(len(run.accuracy)):
-        for name, values in several.items():
-            for task, on in np.argwhere(np.isfinite(values[seed])).tolist():
-                yield Point(seed, task, 0, f"{name}/{on + 1}", float(values[seed, task, on]))
+        for name, values in accuracies.items():
+            for task, tested in np.argwhere(np.isfinite(values[seed])).tolist():
+                yield Point(seed, task, 0, f"{name}/{tested + 1}", float(values[seed, task, tested]))
             for task, value in enumerate(metrics.average_curve(values[seed])):
                 yield Point(seed, task + 1, 0, f"average_{name}", float(value))
         for task, value in enumerate(run.logs.get("loss", np.zeros((len(run.accuracy), 0)))[seed]):
             yield Point(seed, task + 1, 0, "loss", float(value))
         for (task, step), row in zip(run.logs.get("curve_step", ()), run.logs["curve"][seed] if "curve" in run.logs
                                      else (), strict=True):
-            for on, value in enumerate(row):
-                yield Point(seed, int(task), int(step), f"accuracy/{on + 1}", float(value))
+            for tested, value in enumerate(row):
+                yield Point(seed, int(task), int(step), f"accuracy/{tested + 1}", float(value))
 
 
 def _ordered(run: Run, seed: int) -> list[tuple[int, int, dict[str, float]]]:
-    """Task, step, and everything measured then, in the order in which it was measured."""
+    """Task, step and the values measured then, in order of time."""
     found: dict[tuple[int, int], dict[str, float]] = {}
     for point in points(run):
         if point.seed == seed and np.isfinite(point.value):
@@ -103,16 +105,16 @@ def _wandb(run: Run, place: Path) -> None:
 KINDS: dict[str, Callable[[Run, Path], None]] = {"csv": _csv, "tensorboard": _tensorboard, "wandb": _wandb}
 
 
-class Sinks:
-    """The sinks of one command.
+class Loggers:
+    """The loggers of one command, as a context manager around its training.
 
     Args:
-        kinds: of `KINDS`, each once.
-        folder: for what they write, a folder per sink and run; a run that is there is not written again.
-        patience: seconds that a sink may take when training has ended.
+        kinds: names of loggers, from `KINDS`.
+        folder: where they write, in one folder per logger and run; a run that is there is not written again.
+        patience: seconds that a logger may take after training has ended.
 
     Raises:
-        ValueError: for an unknown kind.
+        ValueError: an unknown logger.
     """
 
     def __init__(self, kinds: Sequence[str], folder: Path, patience: float = PATIENCE) -> None:
@@ -120,11 +122,12 @@ class Sinks:
         self.folder, self.patience, self.problems = folder, patience, dict[str, str]()
         self.processes: dict[str, tuple[subprocess.Popen[bytes], Any]] = {}
 
-    def __enter__(self) -> Sinks:
+    def __enter__(self) -> Loggers:
         for kind in self.kinds:
             with self._survived(kind):
                 said = tempfile.TemporaryFile()
-                # In a session of its own, so that an interrupt is the run's alone; -P: no file of the user's shadows.
+                # In a new session, so that an interrupt reaches training only; -P, so that no file in the working
+                # folder shadows a module.
                 process = subprocess.Popen([sys.executable, "-P", "-m", __name__, kind, str(self.folder)],
                                            stdin=subprocess.PIPE, stdout=said, stderr=said, start_new_session=True)
                 self.processes[kind] = process, said
@@ -132,9 +135,9 @@ class Sinks:
         return self
 
     def made(self, run: Run) -> None:
-        """Tells every sink of a run that is in the store; one that does not listen is not waited for."""
+        """Sends a finished run of the store to every logger, without waiting for any of them."""
         for kind, (process, _) in self.processes.items():
-            with self._survived(kind):  # a line this short is taken whole or not at all
+            with self._survived(kind):  # a pipe takes a line this short completely or not at all
                 os.write(process.stdin.fileno(),  # type: ignore[union-attr]
                          os.fsencode(Path(run.about["folder"]).resolve()) + b"\n")
 
@@ -157,8 +160,8 @@ class Sinks:
 
     @property
     def warnings(self) -> list[str]:
-        """A sentence for each sink that has not written everything."""
-        return [f"--log {kind} has not written everything: {why} (the runs themselves are complete, in the store)"
+        """One sentence about each logger that did not write everything."""
+        return [f"--log {kind} did not write everything: {why} (the runs in the store are complete)"
                 for kind, why in self.problems.items()]
 
     @contextlib.contextmanager
@@ -167,26 +170,26 @@ class Sinks:
             yield
         except BrokenPipeError:
             self.problems.setdefault(kind, "it ended early")
-        except Exception as error:  # whatever it is, the run goes on
+        except Exception as error:  # no error of a logger may end the run
             self.problems[kind] = f"{type(error).__name__}: {error}"
 
 
 def main(kind: str, folder: str) -> None:
-    """Writes every run whose folder stands in a line of the standard input; what cannot be written fails at the end."""
+    """Writes the runs whose folders come in lines on the standard input, and exits with the last error, if any."""
     failed = ""
     for line in sys.stdin.buffer:
-        source = Path(os.fsdecode(line.rstrip(b"\n")))
-        place = Path(folder) / kind / source.name
+        run_folder = Path(os.fsdecode(line.rstrip(b"\n")))
+        place = Path(folder) / kind / run_folder.name
         if place.exists():
             continue
         part = place.with_name(f".{place.name}.part")
         shutil.rmtree(part, ignore_errors=True)
         try:
-            KINDS[kind](store.load(source), part)
+            KINDS[kind](store.load(run_folder), part)
             part.rename(place)
         except ImportError as error:
             sys.exit(f"{error}; pip install {kind}")
-        except Exception as error:  # whatever a library of others' raises
+        except Exception as error:  # third-party libraries may raise anything
             failed = " ".join(f"{type(error).__name__}: {error}".split())
     sys.exit(failed or 0)
 

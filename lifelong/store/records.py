@@ -1,4 +1,4 @@
-"""Where runs are kept: a folder per run, named by its spec; the folders are the truth."""
+"""The runs in a store: one folder per run, named by the digest of its spec. There is no other index."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from lifelong.files import sweep
 from lifelong.spec.run import digest as digest
 from lifelong.store.files import StoreError, write, write_all
 
-LARGEST = 2**31  # bytes an accuracy.npz may unpack to
+LARGEST = 2**31  # an accuracy.npz may unpack to at most this many bytes
 
 
 @dataclass(frozen=True)
 class Run:
-    """What was asked for and what was measured.
+    """A finished run: its specification and its measurements.
 
     Attributes:
-        spec: JSON values of a `lifelong.spec.run.Spec`, enough to do the run again.
-        accuracy: [S, 1 + T, T]; row 0 is the untrained learner, row t the learner after task t; NaN = not measured. It
-            is dense however little was measured, so that every metric is one formula on one array. Zeros and NaN
-            compress on the disk; in memory 5 seeds of 1,000 tasks take 40 MB, and `LARGEST` is the limit.
-        about: how it went: status, device, versions, seconds.
-        logs: further arrays, for example `accuracy_task` of the same shape.
+        spec: the JSON values of a `lifelong.spec.run.Spec`, from which the run can be repeated.
+        accuracy: [S, 1 + T, T]; row 0 is the untrained learner, row t the learner after task t; NaN was not measured.
+            The array is dense even if little was measured, so that every metric is one formula on one array. Zeros and
+            NaN compress well on disk; in memory 5 seeds of 1,000 tasks take 40 MB, and `LARGEST` is the limit.
+        about: how the run went: status, device, versions, seconds and more, JSON values.
+        logs: further arrays by name, for example `accuracy_task` with the shape of `accuracy`.
     """
 
     spec: Mapping[str, Any]
@@ -59,7 +59,11 @@ def folder(root: Path, spec: Mapping[str, Any]) -> Path:
 
 
 def save(root: Path, run: Run) -> Path:
-    """Writes a run's folder; run.json comes last, so that a run is there whole or not at all."""
+    """Writes a run and returns its folder; run.json is written last, so a folder with it is complete.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
     place = folder(root, run.spec)
     sweep(place)
     arrays = io.BytesIO()
@@ -76,10 +80,10 @@ def load(place: Path) -> Run:
     """The run in a folder.
 
     Raises:
-        StoreError: where it is damaged, with what is wrong.
+        StoreError: the run is damaged; the message says how.
     """
     def damaged(why: str) -> StoreError:
-        return StoreError(f"the run in {place} is damaged ({why}); it is left as it is: move it away to run it again")
+        return StoreError(f"the run in {place} is damaged ({why}); it was not changed: move it away to run it again")
 
     try:
         record = json.loads((place / "run.json").read_bytes())
@@ -89,7 +93,7 @@ def load(place: Path) -> Run:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise damaged(f"{type(error).__name__}: {error}") from None
     if not isinstance(spec, dict) or not isinstance(about, dict) or not named:
-        raise damaged("run.json does not describe the run that the folder is named for")
+        raise damaged("run.json does not describe the run that the folder is named after")
     if about.get("status") not in ("done", "diverged"):
         raise damaged("run.json does not say how the run ended")
     if hashlib.sha256(data).hexdigest() != about.get("sha256"):
@@ -110,13 +114,17 @@ def load(place: Path) -> Run:
 
 
 def find(root: Path, spec: Mapping[str, Any]) -> Run | None:
-    """The finished run of `spec`, or None; StoreError where it is there but damaged."""
+    """The finished run of `spec`, or None if the store does not have it.
+
+    Raises:
+        StoreError: the run is damaged.
+    """
     place = folder(root, spec)
     return load(place) if (place / "run.json").exists() else None
 
 
 def note(run: Run, **more: Any) -> Run:
-    """The same run with `more` in its record, on the disk as well where it is kept there."""
+    """The run with `more` added to `about`, which is also written to its folder if it has one."""
     if "folder" not in run.about:
         return replace(run, about={**run.about, **more})
     place = Path(run.about["folder"])
@@ -127,7 +135,7 @@ def note(run: Run, **more: Any) -> Run:
 
 
 def runs(root: Path) -> tuple[list[Run], list[str]]:
-    """All finished runs of a store in the order of their folders' names, and a sentence for each damaged one."""
+    """All finished runs of a store, sorted by folder name, and one sentence about each damaged run."""
     found, problems = [], []
     for place in sorted(root.iterdir()) if root.is_dir() else []:
         if re.search(r"--[0-9a-f]{16}$", place.name) and (place / "run.json").exists():

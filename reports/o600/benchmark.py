@@ -27,8 +27,8 @@ from lifelong.learning.composition import gradient_learner
 from lifelong.learning.engine import train
 from lifelong.learning.lanes import Lanes
 from lifelong.learning.optim import adam
-from lifelong.learning.room import keep_pages
 from lifelong.learning.schedule import Budget
+from lifelong.machine import keep_pages
 from lifelong.networks.conv import anml_net, oml_net
 from lifelong.networks.mlp import mlp
 from lifelong.networks.net import Net

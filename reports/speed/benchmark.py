@@ -17,7 +17,7 @@ from parts import evaluation, grid, growth, precision, profile, startup
 from rich.console import Console
 from tables import Record, Table, machine, number, ratio, write
 
-from lifelong.learning.room import keep_pages
+from lifelong.machine import keep_pages
 
 PLAIN, WITH_METRICS = "plain torch loop", "Avalanche, usual metrics"
 TIMED = [

@@ -351,7 +351,7 @@ def test_what_makes_no_sense_is_refused(text, words):
 
 
 def test_a_ring_needs_a_place_for_every_class():
-    with pytest.raises(ValueError, match="a ring over 6 classes needs a capacity of 6 or more, got 5"):
+    with pytest.raises(ValueError, match="a ring memory for 6 classes needs a capacity of 6 or more, got 5"):
         next(steps("er(memory='ring', capacity=5)", "class"))
 
 

@@ -256,7 +256,7 @@ def test_numbered_classes_have_parts_by_their_files_alone(tmp_path: Path, inside
     put(tmp_path / "other/mini-imagenet", {"all.pkl": pickle.dumps(
         {"images": PIXELS.reshape(-1, SIDE, SIDE, 3), "labels": [c for _, c, _, _ in every()]})})
     assert split(tmp_path / "other").content == {f"mini-imagenet/all/{c}" for c in range(6)}
-    with pytest.raises(ValueError, match="classes are only numbered here.*does not tell which of them"):
+    with pytest.raises(ValueError, match="the classes are only numbered.*unknown which of them"):
         mini_imagenet.source(data=tmp_path / "other")
 
 
@@ -285,7 +285,7 @@ def test_processes_decode_to_the_same_array(tmp_path: Path, monkeypatch: pytest.
     root = put(tmp_path / "mini-imagenet", folders())
     np.testing.assert_array_equal(split(tmp_path).x.view(6, EACH, 3, SIDE, SIDE), EXPECTED)
     (root / "test/n04522168/n04522168_14.JPEG").write_bytes(png(0, 0)[:90])
-    with pytest.raises(ValueError, match=r"n04522168_14.JPEG is damaged .*; get it anew$"):
+    with pytest.raises(ValueError, match=r"n04522168_14.JPEG is damaged .*; download it again$"):
         split(tmp_path)
     assert kept(tmp_path) == {"mini-imagenet-12.npy", "mini-imagenet-12.json"}  # the earlier ones
 
@@ -318,33 +318,33 @@ def without(word: str) -> Callable[[dict[str, bytes]], dict[str, bytes]]:
 FIRST = "train/n01532829/n01532829_9.JPEG"
 WRONG: dict[str, tuple[Callable[[], dict[str, bytes]], Callable[[dict[str, bytes]], dict[str, bytes]], str]] = {
     "nothing": (folders, lambda files: {"notes.txt": b"", "model.pt": b""},
-                "is no layout of mini-ImageNet: it has 2 files (.pt, .txt), and needs train.csv"),
+                "is not a known layout of mini-ImageNet: it has 2 files (.pt, .txt), but should have train.csv"),
     "a missing class": (folders, without("n13133613"),
-                        "mini-ImageNet has 6 classes (3 train, 1 val, 2 test), and there are 5 (2 train, 1 val, 2 "
+                        "mini-ImageNet has 6 classes (3 train, 1 val, 2 test), but there are 5 (2 train, 1 val, 2 "
                         "test); n13133613 is missing; get it from https"),
-    "a missing image": (folders, without("n13133613_10"), "class n13133613 of mini-ImageNet should have 6 images, and "
+    "a missing image": (folders, without("n13133613_10"), "class n13133613 of mini-ImageNet should have 6 images, but "
                         "has 5 in train"),
     "a class in two parts": (folders, lambda files: files | {name.replace("train", "test"): content for name, content
                              in files.items() if "n01532829" in name}, "has 6 in train and 6 in test"),
     "a class of another set": (folders, lambda files: files | {"train/n00000001/1.jpg": b""},
-                               "'n00000001' is none of the 6 classes of mini-ImageNet"),
+                               "'n00000001' is not one of the 6 classes of mini-ImageNet"),
     "a corrupt picture": (folders, lambda files: files | {FIRST: b"\xff\xd8" + bytes(50)},
-                          f"{FIRST} is damaged (it is no JPEG or PNG); get it anew"),
+                          f"{FIRST} is damaged (it is not a JPEG or PNG); download it again"),
     "a picture cut short": (folders, lambda files: files | {FIRST: files[FIRST][:100]}, f"{FIRST} is damaged"),
     "a picture of many pixels": (folders, lambda files: files | {FIRST: claim(30000, 30000)},
-                                 f"{FIRST} claims to be of more than 50,000,000 pixels"),
+                                 f"{FIRST} claims to have more than 50,000,000 pixels"),
     "a picture of somewhat too many": (folders, lambda files: files | {FIRST: claim(8000, 8000)},
-                                       f"{FIRST} claims to be of more than 50,000,000 pixels"),
+                                       f"{FIRST} claims to have more than 50,000,000 pixels"),
     "absent files": (tables, lambda files: {name: content for name, content in files.items()
                                             if "n01532829" not in name}, "names n0153282900000000.jpg, which is not in"),
     "names that are several files'": (tables_of_folders, lambda files: files | {
-        "train.csv": files["train.csv"].replace(b"n01532829/", b"")}, "train.csv names 0.jpg, and there are "),
+        "train.csv": files["train.csv"].replace(b"n01532829/", b"")}, "train.csv names 0.jpg, but "),
     "a picture in two tables": (tables, lambda files: files | {"test.csv": files["test.csv"] + files["train.csv"]},
-                                "and it was named before"),
-    "a table of noise": (tables, lambda files: files | {"val.csv": b"\xff\xfe\x00"}, "val.csv is no table"),
+                                "but it was named before"),
+    "a table of noise": (tables, lambda files: files | {"val.csv": b"\xff\xfe\x00"}, "val.csv is not a table"),
     "a pickle that runs code": (cached, lambda files: files | {
         "mini-imagenet-cache-train.pkl": b"cos\nsystem\n(S'echo ran'\ntR."}, "cache-train.pkl is not read: at byte 11: "
-        "it names os.system, which images and labels do not need; get it anew, from a source that you trust"),
+        "it names os.system, which images and labels do not need; download it again from a source that you trust"),
     "a Parquet file cut short": (parquet, lambda files: {name: content[:-20] for name, content in files.items()},
                                  "test-00000-of-00001.parquet is damaged"),
 }
@@ -381,9 +381,9 @@ def cut(path: Path, files: dict[str, bytes]) -> None:
 
 @pytest.mark.parametrize(("harm", "words"), [
     (climb, "names '../../evil.jpg', which lies outside"),
-    (bomb, "would unpack to more than the 1,000,000 bytes that it can need"),
+    (bomb, "would unpack to more than the limit of 1,000,000 bytes"),
     (lie, f"{FIRST} cannot be read"),
-    (cut, "is damaged (File is not a zip file); get it anew"),
+    (cut, "is damaged (File is not a zip file); download it again"),
 ])
 def test_a_hostile_archive_is_refused_before_it_is_unpacked(tmp_path: Path, harm: Any, words: str,
                                                             monkeypatch: pytest.MonkeyPatch) -> None:
@@ -550,7 +550,7 @@ def test_the_streams_of_new_classes_have_those_of_the_test_part(large: None) -> 
 
 
 @pytest.mark.parametrize(("make", "options", "words"), [
-    (mini_imagenet.split, {"train": 500}, "500 images to train and 100 to test on are asked for, but a class has 6"),
+    (mini_imagenet.split, {"train": 500}, "train=500 and test=100 need 600 images of each class, but there are 6"),
     (mini_imagenet.split, {"train": 4, "test": 2, "tasks": 7}, "100 classes do not divide into 7 tasks"),
     (mini_imagenet.split, {"train": 4, "test": 2, "examples": "some"}, "examples must be one of 'fixed', 'random'; got 'some'"),
     (mini_imagenet.split, {"train": 0}, "train must be a whole number of 1 or more"),

@@ -98,7 +98,7 @@ def scribble(path: Path) -> None:
 def test_a_damaged_or_foreign_file_is_named(small: Path, harm: Any) -> None:
     path = small / "mnist/MNIST/raw" / IMAGES
     harm(path)
-    with pytest.raises(ValueError, match=f"^{re.escape(str(path))} is not MNIST's {IMAGES}, or is cut short"):
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))} is not MNIST's {IMAGES}, or is truncated"):
         mnist.split([0], data=small)
 
 
@@ -133,7 +133,7 @@ def test_a_user_who_named_no_folder_gets_a_download(tmp_path: Path, monkeypatch:
 
 
 def test_more_test_images_than_there_are_cannot_be_asked_for(small: Path) -> None:
-    with pytest.raises(ValueError, match="^split-mnist-v1: 61 test examples are asked for, but there are 60"):
+    with pytest.raises(ValueError, match="^split-mnist-v1: test_examples is 61, but there are 60 test images"):
         mnist.split([0], data=small, test_examples=61)
 
 

@@ -175,9 +175,9 @@ def inflate(path: Path, content: dict[str, bytes]) -> None:
 
 @pytest.mark.parametrize(("harm", "sentence"), [
     (cut, "is damaged (File is not a zip file)"),
-    (lose_a_drawing, "should hold 20 drawings each of 6 characters, but holds 119 of 6"),
+    (lose_a_drawing, "should have 20 drawings of each of 6 characters, but has 119 drawings of 6"),
     (damage_a_drawing, "character01/0001_01.png is damaged"),
-    (exchange_a_drawing, "character01/0001_01.png is of 300x300 pixels instead of 105x105"),
+    (exchange_a_drawing, "character01/0001_01.png has 300x300 pixels instead of 105x105"),
     (climb, "names '../../evil.png', which lies outside"),
     (inflate, "more than the 100,000,000 that this data can need"),
 ])
@@ -219,7 +219,7 @@ def test_a_request_that_cannot_be_met_is_refused(small: Path, options: dict[str,
 
 
 def test_there_are_only_so_many_alphabets(small: Path) -> None:
-    with pytest.raises(ValueError, match="^omniglot-alphabets-v1: 5 tasks are asked for, but there are 4 alphabets"):
+    with pytest.raises(ValueError, match="^omniglot-alphabets-v1: tasks is 5, but there are 4 alphabets"):
         omniglot.alphabets([0], data=small, tasks=5)
 
 
@@ -283,9 +283,9 @@ def test_g600_takes_the_first_characters_and_draws_their_order_and_drawings(smal
     (omniglot.o600, FEW | {"lengths": (2, 2)}, "lengths must be increasing"),
     (omniglot.o600, FEW | {"lengths": ()}, "lengths must be increasing"),
     (omniglot.o600, FEW | {"lengths": (0, 2)}, "lengths[0] must be a whole number of 1 or more, got 0"),
-    (omniglot.o600, FEW | {"first": 1}, "characters 1 to 6 are asked for, but the evaluation part has 6"),
+    (omniglot.o600, FEW | {"first": 1}, "characters 1 to 6 are needed, but the evaluation part has 6"),
     (omniglot.o600, FEW | {"part": "both"}, "part must be one of 'background', 'evaluation'; got 'both'"),
-    (omniglot.g600, {"lengths": (7,)}, "characters 0 to 6 are asked for, but the evaluation part has 6"),
+    (omniglot.g600, {"lengths": (7,)}, "characters 0 to 6 are needed, but the evaluation part has 6"),
     (omniglot.g600, {"lengths": (2,), "size": 32}, "size must be one of 28, 42, 84, 105; got 32"),
     (omniglot.o600, FEW | {"classes": 0}, "classes must be a whole number of 1 or more, got 0"),
 ])

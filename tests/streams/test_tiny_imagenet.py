@@ -100,11 +100,11 @@ def test_der_has_ten_tasks_of_twenty_classes_cropped_and_flipped(monkeypatch: py
 
 
 WRONG: dict[str, tuple[dict[str, bytes], str]] = {
-    "another size": ({"val/images/val_0.JPEG": b"small"}, "val_0.JPEG is of 12x12 pixels instead of 64x64"),
+    "another size": ({"val/images/val_0.JPEG": b"small"}, "val_0.JPEG has 12x12 pixels instead of 64x64"),
     "no such picture": ({"val/val_annotations.txt": b"val_0.JPEG\tn01443537\t0\nval_99.JPEG\tn01443537\t0\n"},
-                        "val_annotations.txt names val_99.JPEG, which is not there"),
+                        "val_annotations.txt names val_99.JPEG, which is missing"),
     "a class without val": ({"val/val_annotations.txt": b"val_0.JPEG\tn01443537\t0\n"},
-                            "class n01443537 of Tiny-ImageNet should have 6 images, and has 4 in train and 1 in val"),
+                            "class n01443537 of Tiny-ImageNet should have 6 images, but has 4 in train and 1 in val"),
 }
 
 
@@ -122,7 +122,7 @@ def test_what_is_wrong_is_told(tmp_path: Path, what: str) -> None:
 
 def test_a_class_in_two_parts_is_refused(tmp_path: Path, part: None) -> None:
     put(tmp_path / "tiny-imagenet-100", parts() | {"test/n01443537/n01443537_0.JPEG": png(0, 0)})
-    with pytest.raises(ValueError, match="class n01443537 lies in train and in test, but no class may be both"):
+    with pytest.raises(ValueError, match="class n01443537 is in train and in test, but a class must not be both"):
         tiny_imagenet.split_100([0], data=tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Pictures read from files, archives, pickles and Parquet into an array: what the child processes that decode do."""
+"""Decoding of pictures from files, zip archives, pickles and Parquet files into an array, in child processes."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ from typing import Any
 
 import numpy as np
 
-# What is asked for comes as JSON, for it passes through a pipe:
-# a place is [path, member], the member of a zip archive or None for the file itself;
-# a job is {"place", "kind": "picture", "pickle" or "parquet", "at": [...], "rows": [...]}: what lies at `at` of the
-# place goes to `rows` of the array.
+# Jobs are sent to the child processes through a pipe, as JSON. A place is [path, member], where member is the name in
+# a zip archive, or None for the file itself. A job is {"place", "kind": "picture", "pickle" or "parquet", "at": [...],
+# "rows": [...]}: the pictures at the positions `at` of the place are written to the rows `rows` of the array.
 Place = Sequence[Any]
 Job = Mapping[str, Any]
 
+# Limits that no real data set reaches.
 PIXELS = 50_000_000  # of one picture; the largest of ImageNet has 32 million
-PICTURE = 100_000_000  # bytes of one picture's file
-MOST = 1_000_000  # pictures of one pickle
-TABLE = 8_000_000_000  # bytes of one pickle or Parquet file: all of mini-ImageNet has 1.3 billion
+PICTURE = 100_000_000  # bytes of the file of one picture
+MOST = 1_000_000  # pictures in one pickle
+TABLE = 8_000_000_000  # bytes of one pickle or Parquet file; mini-ImageNet has 1.3 billion
 IMAGES = ("image_data", "data", "images", "image")
 LABELS = ("labels", "label", "targets", "class_dict")
 
 
 class Files:
-    """Reads places, keeping the archives that they lie in open."""
+    """Reads places and keeps their zip archives open."""
 
     def __init__(self) -> None:
         self.archives: dict[str, zipfile.ZipFile] = {}
 
     def read(self, place: Place, ceiling: int) -> memoryview:
-        """The bytes at a place, mapped where it is a file of its own.
+        """The bytes at a place; a file outside an archive is memory-mapped.
 
         Raises:
-            ValueError: where there are more than `ceiling`, or they cannot be read.
+            ValueError: there are more than `ceiling` bytes, or they cannot be read.
         """
         path, member = place
         try:
             if member is None:
                 size = Path(path).stat().st_size
                 if size > ceiling:
-                    raise ValueError(f"{path} is of {size:,} bytes, more than the {ceiling:,} that this data can need")
+                    raise ValueError(f"{path} has {size:,} bytes, more than the limit of {ceiling:,} for such a file")
                 with open(path, "rb") as file:
                     if size < 1 << 20:
                         return memoryview(file.read())
@@ -54,26 +54,32 @@ class Files:
             if path not in self.archives:
                 self.archives[path] = zipfile.ZipFile(path)
             if self.archives[path].getinfo(member).file_size > ceiling:
-                raise ValueError(f"{called(place)} would unpack to more than the {ceiling:,} bytes that it can need")
+                raise ValueError(f"{called(place)} would unpack to more than the limit of {ceiling:,} bytes")
             with self.archives[path].open(member) as inside:
                 content = inside.read(ceiling + 1)
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as problem:
-            raise ValueError(f"{called(place)} cannot be read ({problem}); get it anew") from problem
+            raise ValueError(f"{called(place)} cannot be read ({problem}); download it again") from problem
         if len(content) > ceiling:
-            raise ValueError(f"{called(place)} would unpack to more than the {ceiling:,} bytes that it can need")
+            raise ValueError(f"{called(place)} would unpack to more than the limit of {ceiling:,} bytes")
         return memoryview(content)
 
 
 def called(place: Place) -> str:
-    """A place, as an error names it."""
+    """The name of a place in error messages."""
     return f"{place[0]}: {place[1]}" if place[1] is not None else str(place[0])
 
 
 def picture(content: memoryview, side: int, resize: bool, name: str) -> np.ndarray:
-    """A picture as uint8 [3, side, side]; where it has another size, resized with PIL's Lanczos filter, or refused.
+    """A decoded picture, uint8 [3, side, side].
+
+    Args:
+        content: the bytes of a JPEG or PNG file.
+        side: width and height in pixels.
+        resize: whether a picture of another size is resized with PIL's Lanczos filter; otherwise it is refused.
+        name: name of the picture in error messages.
 
     Raises:
-        ValueError: with its `name`, where it is damaged, of another size or too large to be decoded.
+        ValueError: the picture is damaged, has another size, or is too large to be decoded.
     """
     from PIL import Image
 
@@ -85,23 +91,29 @@ def picture(content: memoryview, side: int, resize: bool, name: str) -> np.ndarr
             fits = resize or (width, height) == (side, side)
             colours = image.convert("RGB") if fits else None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ValueError(f"{name} claims to be of more than {PIXELS:,} pixels, which none of these pictures is; get it "
-                         f"anew") from None
-    except Exception as problem:  # whatever the damage of a picture makes Pillow raise
-        said = str(problem) if "BytesIO" not in str(problem) else "it is no JPEG or PNG"
-        raise ValueError(f"{name} is damaged ({said}); get it anew") from problem
+        raise ValueError(f"{name} claims to have more than {PIXELS:,} pixels, which no picture of this data has; "
+                         f"download it again") from None
+    except Exception as problem:  # Pillow raises many kinds of exceptions for damaged pictures
+        reason = str(problem) if "BytesIO" not in str(problem) else "it is not a JPEG or PNG"
+        raise ValueError(f"{name} is damaged ({reason}); download it again") from problem
     if colours is None:
-        raise ValueError(f"{name} is of {width}x{height} pixels instead of {side}x{side}")
+        raise ValueError(f"{name} has {width}x{height} pixels instead of {side}x{side}")
     if (width, height) != (side, side):
         colours = colours.resize((side, side), Image.Resampling.LANCZOS)
     return np.asarray(colours).transpose(2, 0, 1)
 
 
 def write(out: np.ndarray, jobs: Sequence[Job], resize: bool, tell: Callable[[int], None]) -> None:
-    """Decodes what `jobs` ask for into `out` [N, 3, side, side] and tells how many pictures were, now and then.
+    """Decodes the pictures of `jobs` into `out` [N, 3, side, side].
+
+    Args:
+        out: the array.
+        jobs: the jobs.
+        resize: as in `picture`.
+        tell: called now and then with the number of pictures decoded since the last call.
 
     Raises:
-        ValueError: for the first that cannot be.
+        ValueError: a picture cannot be decoded.
     """
     files, side = Files(), out.shape[-1]
     for job in jobs:
@@ -123,12 +135,12 @@ def write(out: np.ndarray, jobs: Sequence[Job], resize: bool, tell: Callable[[in
 
 
 def describe(places: Sequence[Place], kind: str) -> list[list[Any]]:
-    """What tables of pictures hold: for each of `places` a list of [split or None, class, where they lie].
+    """The classes in pickles or Parquet files: for each of `places` a list of [split or None, class, positions].
 
-    A class is its name, or its number where the file has no names.
+    A class is given by its name, or by its number if the file has no names.
 
     Raises:
-        ValueError: where one is not such a table.
+        ValueError: one of the files is not a table of pictures.
     """
     files = Files()
     return [_described_parquet(files, place) if kind == "parquet" else _described_pickle(files, place)
@@ -139,7 +151,7 @@ def describe(places: Sequence[Place], kind: str) -> list[list[Any]]:
 
 
 def _held(files: Files, place: Place) -> dict[str | None, tuple[Any, dict[Any, list[int]]]]:
-    """For each split of a pickle, or None, its images and the positions of each class's."""
+    """For each split of a pickle (None if it has no splits) its images and the positions of each class."""
     from lifelong.data.pictures.unpickle import Refused, load
 
     content = files.read(place, TABLE)
@@ -150,18 +162,19 @@ def _held(files: Files, place: Place) -> dict[str | None, tuple[Any, dict[Any, l
         return {split: _labelled(part) for split, part in splits.items()}
     except ValueError as problem:
         problem = problem if isinstance(problem, Refused) else Refused("a text in it is damaged")
-        raise ValueError(f"{called(place)} is not read: {problem}; get it anew, from a source that you trust") from None
+        raise ValueError(f"{called(place)} is not read: {problem}; download it again from a source that you trust") \
+            from None
 
 
 def _labelled(part: Any) -> tuple[Any, dict[Any, list[int]]]:
     from lifelong.data.pictures.unpickle import Refused
 
     if not isinstance(part, dict):
-        raise Refused(f"it holds a {type(part).__name__}, not a dict of images and labels")
+        raise Refused(f"it contains a {type(part).__name__}, not a dict of images and labels")
     image_key = next((key for key in IMAGES if key in part), None)
     label_key = next((key for key in LABELS if key in part), None)
     if image_key is None or label_key is None:
-        raise Refused(f"it holds {', '.join(map(str, list(part)[:5])) or 'nothing'}, and needs image_data and "
+        raise Refused(f"it has {', '.join(map(str, list(part)[:5])) or 'no keys'}, but should have image_data and "
                       "class_dict, data and labels, or images and labels")
     images = part[image_key]
     count = _count(images)
@@ -169,7 +182,7 @@ def _labelled(part: Any) -> tuple[Any, dict[Any, list[int]]]:
         return images, _positions(part["class_dict"], count)
     labels = _values(part[label_key])
     if len(labels) != count:
-        raise Refused(f"it holds {count:,} images and {len(labels):,} labels")
+        raise Refused(f"it has {count:,} images but {len(labels):,} labels")
     names = _names(part.get("catname2label"))
     groups: dict[Any, list[int]] = {}
     for at, label in enumerate(labels):
@@ -185,13 +198,13 @@ def _count(images: Any) -> int:
         pixels = images.numpy()
         shape = list(pixels.shape)
         if pixels.dtype != np.uint8 or len(shape) != 4 or 3 not in (shape[1], shape[3]):
-            raise Refused(f"its images are {shape} of {pixels.dtype}, not [N, height, width, 3] of uint8")
+            raise Refused(f"its images are an array {shape} of {pixels.dtype}, not [N, height, width, 3] of uint8")
         if not 0 < shape[0] <= MOST or 0 in shape:
-            raise Refused(f"its images are {shape}, and there should be up to {MOST:,}")
+            raise Refused(f"its images are an array {shape}, but there should be 1 to {MOST:,} images")
         return shape[0]
     if isinstance(images, list) and 0 < len(images) <= MOST and all(map(_is_image, images)):
         return len(images)
-    raise Refused("its images are no array [N, height, width, 3] of uint8, and no list of such images")
+    raise Refused("its images are neither an array [N, height, width, 3] of uint8 nor a list of such images")
 
 
 def _is_image(image: Any) -> bool:
@@ -204,13 +217,13 @@ def _is_image(image: Any) -> bool:
 
 
 def _values(labels: Any) -> list[Any]:
-    """Labels as numbers or names."""
+    """The labels, as numbers or names."""
     from lifelong.data.pictures.unpickle import Array, Refused, plain
 
     if isinstance(labels, Array) and labels.numpy().ndim == 1:
         labels = plain(labels)
     if not isinstance(labels, (list, tuple)):
-        raise Refused("its labels are no list")
+        raise Refused("its labels are not a list")
     return [_label(plain(label)) for label in labels]
 
 
@@ -226,16 +239,16 @@ def _positions(classes: Any, count: int) -> dict[Any, list[int]]:
     from lifelong.data.pictures.unpickle import Refused
 
     if not isinstance(classes, dict):
-        raise Refused("its class_dict is no dict")
+        raise Refused("its class_dict is not a dict")
     groups = {_label(name): _values(positions) for name, positions in classes.items()}
-    every = [at for positions in groups.values() for at in positions]
-    if any(type(at) is not int or not 0 <= at < count for at in every) or len(set(every)) < len(every):
-        raise Refused(f"its class_dict names images that are not among its {count:,}, or one twice")
+    images = [at for positions in groups.values() for at in positions]
+    if any(type(at) is not int or not 0 <= at < count for at in images) or len(set(images)) < len(images):
+        raise Refused(f"its class_dict names an image that is not among its {count:,} images, or names one twice")
     return groups
 
 
 def _names(numbers: Any) -> dict[Any, str]:
-    """Names of numbered classes, of a dict from names to numbers."""
+    """The names of numbered classes, from a dict of numbers by name."""
     return {number: name for name, number in numbers.items() if type(number) is int and isinstance(name, str)} \
         if isinstance(numbers, dict) else {}
 
@@ -250,14 +263,14 @@ def _pixels(images: Any) -> Any:
 
 
 def _fitted(image: np.ndarray, side: int) -> np.ndarray:
-    """uint8 [3, side, side] of [height, width, 3] or [3, height, width]."""
+    """An image [height, width, 3] or [3, height, width], resized to uint8 [3, side, side]."""
     from PIL import Image
 
     if image.shape[2] != 3:
         image = image.transpose(1, 2, 0)
     if image.shape[:2] != (side, side):
         if not 0 < image.shape[0] * image.shape[1] <= PIXELS:
-            raise ValueError(f"an image of {image.shape[0]}x{image.shape[1]} pixels cannot be resized")
+            raise ValueError(f"an image has {image.shape[0]}x{image.shape[1]} pixels, which is too many to resize")
         image = np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((side, side),
                                                                                Image.Resampling.LANCZOS))
     return image.transpose(2, 0, 1)
@@ -275,14 +288,14 @@ def _parquet(files: Files, place: Place) -> Any:
     try:
         return pyarrow.parquet.ParquetFile(pyarrow.BufferReader(files.read(place, TABLE)))
     except (pyarrow.ArrowException, OSError) as problem:
-        raise ValueError(f"{called(place)} is damaged ({str(problem).splitlines()[0]}); get it anew") from None
+        raise ValueError(f"{called(place)} is damaged ({str(problem).splitlines()[0]}); download it again") from None
 
 
 def _column(file: Any, place: Place, names: Sequence[str]) -> str:
-    there = file.schema_arrow.names
-    found = next((name for name in names if name in there), None)
+    columns = file.schema_arrow.names
+    found = next((name for name in names if name in columns), None)
     if found is None:
-        raise ValueError(f"{called(place)} has the columns {', '.join(there[:8])}, and none called {names[0]}")
+        raise ValueError(f"{called(place)} has the columns {', '.join(columns[:8])}, but no column {names[0]}")
     return found
 
 
@@ -294,7 +307,7 @@ def _described_parquet(files: Files, place: Place) -> list[Any]:
     try:
         labels = file.read(columns=[column]).column(column).to_pylist()
     except (pyarrow.ArrowException, OSError, ValueError) as problem:
-        raise ValueError(f"{called(place)} is damaged ({str(problem).splitlines()[0]}); get it anew") from None
+        raise ValueError(f"{called(place)} is damaged ({str(problem).splitlines()[0]}); download it again") from None
     try:
         about = json.loads((file.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
         names = about["info"]["features"][column]["names"]
@@ -322,19 +335,19 @@ def _stored_pictures(files: Files, place: Place, wanted: Mapping[int, int]) -> I
                     continue
                 content = value.get("bytes") if isinstance(value, dict) else value
                 if not isinstance(content, bytes):
-                    raise ValueError(f"{called(place)}: row {at} has no picture's bytes")
+                    raise ValueError(f"{called(place)}: row {at} does not contain the bytes of a picture")
                 yield at, memoryview(content)
     except (pyarrow.ArrowException, OSError) as problem:
-        raise ValueError(f"{called(place)} is damaged ({str(problem).splitlines()[0]}); get it anew") from None
+        raise ValueError(f"{called(place)} is damaged ({str(problem).splitlines()[0]}); download it again") from None
 
 
 # ---- the child process
 
 
 def main() -> None:
-    """Reads what to do from the standard input and tells on the standard output what was done, in lines of JSON."""
-    asked = json.loads(sys.stdin.readline())
-    _limit(asked["memory"], asked["seconds"])
+    """Reads one request from the standard input; writes progress and result to the standard output, as JSON lines."""
+    request = json.loads(sys.stdin.readline())
+    _limit(request["memory"], request["seconds"])
     done = 0
 
     def tell(count: int) -> None:
@@ -345,11 +358,11 @@ def main() -> None:
             done = 0
 
     try:
-        if asked["task"] == "describe":
-            print(json.dumps({"found": describe(asked["places"], asked["kind"])}), flush=True)
+        if request["task"] == "describe":
+            print(json.dumps({"found": describe(request["places"], request["kind"])}), flush=True)
         else:
-            out = np.memmap(asked["out"], np.uint8, "r+", asked["offset"], tuple(asked["shape"]))
-            write(out, asked["jobs"], asked["resize"], tell)
+            out = np.memmap(request["out"], np.uint8, "r+", request["offset"], tuple(request["shape"]))
+            write(out, request["jobs"], request["resize"], tell)
             out.flush()
             print(json.dumps({"done": done, "found": True}), flush=True)
     except ValueError as problem:
@@ -359,7 +372,7 @@ def main() -> None:
 
 
 def _limit(memory: int, seconds: int) -> None:
-    """Bounds on what this process may take, where the system knows them."""
+    """Limits the memory and CPU time of this process, on systems that support it."""
     try:
         import resource
     except ImportError:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+import lifelong.progress
 from lifelong.data.pictures.decoding import Job, Place, called, write
 
 FEW = 256  # pictures that are decoded sooner than a process starts
@@ -131,13 +132,12 @@ def _failed(request: Mapping[str, Any], code: int) -> None:
 
 @contextmanager
 def _bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Draws progress on a terminal, of what takes its time."""
+    """Draws a bar on a terminal, for what takes long, unless `lifelong.progress.shown` is false."""
     from rich import progress
     from rich.console import Console
 
     console = Console(stderr=True)
-    # Asked of the command itself, for a stream is made before there is a watcher to tell.
-    if total < 2000 or not console.is_terminal or "--quiet" in sys.argv:
+    if total < 2000 or not console.is_terminal or not lifelong.progress.shown:
         yield lambda count: None
         return
     with progress.Progress(progress.TextColumn("{task.description}", markup=False), progress.BarColumn(),

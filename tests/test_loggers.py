@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from conftest import refused
 
-from lifelong import cli, store
-from lifelong.store import loggers as sinks
-from lifelong.store.loggers import Sinks
+from lifelong import store
+from lifelong.store import loggers
+from lifelong.store.loggers import Loggers
 from lifelong.store.records import Run
 
 SPEC = {"stream": "some-v1", "strategy": "er", "seeds": 2}
@@ -41,7 +41,7 @@ def run(tmp_path: Path) -> Run:
 
 
 def told(kind: str, run: Run, folder: Path, patience: float = 20.0) -> list[str]:
-    with Sinks([kind], folder, patience) as some:
+    with Loggers([kind], folder, patience) as some:
         some.made(run)
     return some.warnings
 
@@ -67,7 +67,7 @@ def test_csv_holds_everything_that_was_measured(run, tmp_path):
 
 def test_tensorboard_reads_what_was_measured(run, tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    sinks.KINDS["tensorboard"](run, tmp_path / "log")
+    loggers.KINDS["tensorboard"](run, tmp_path / "log")
     events = accumulator.EventAccumulator(str(tmp_path / "log" / "seed0"))
     events.Reload()
     assert {(e.step, round(e.value, 6)) for e in events.Scalars("accuracy/1")} == {(0, .1), (1, .9), (2, .5)}
@@ -112,19 +112,18 @@ def test_a_store_whose_name_is_no_text_is_written_too(run, tmp_path):
     assert (tmp_path / "log" / "csv" / source.name / "points.csv").is_file()
 
 
-def test_a_sink_that_reads_nothing_is_not_waited_for(run, tmp_path, monkeypatch):
-    real = sinks.subprocess.Popen
-    monkeypatch.setattr(sinks.subprocess, "Popen", lambda words, **rest: real(["sleep", "60"], **rest))
+def test_a_logger_that_reads_nothing_is_not_waited_for(run, tmp_path, monkeypatch):
+    real = loggers.subprocess.Popen
+    monkeypatch.setattr(loggers.subprocess, "Popen", lambda words, **rest: real(["sleep", "60"], **rest))
     began = time.monotonic()
-    with Sinks(["csv"], tmp_path / "log", 0.1) as some:
+    with Loggers(["csv"], tmp_path / "log", 0.1) as some:
         for _ in range(5000):  # more than a pipe holds
             some.made(run)
         assert time.monotonic() - began < 10
     assert len(some.warnings) == 1
 
 
-def test_a_run_is_the_same_to_the_bit_with_a_sink_that_fails(lifelong, tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "_show", lambda *_: None)
+def test_a_run_is_the_same_to_the_bit_with_a_logger_that_fails(lifelong, tmp_path, monkeypatch):
     words = ("run", "split-digits", "er(capacity=20)", "--seeds", "2", "--steps", "2", "--tasks", "2", "--quiet")
     assert lifelong(*words, "--store", "plain") == (0, "", "")
     (tmp_path / "wandb.py").write_text("raise RuntimeError('no idea')")
