@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
 shown = True  # whether decoding may draw a bar on the terminal; the command line sets it by --quiet
 
+
 class Watcher:
     """What is told of progress; this one says nothing, the command line's draws a bar."""
 
