@@ -6,6 +6,7 @@ from typing import Any
 
 shown = True  # whether decoding may draw a bar on the terminal; the command line sets it by --quiet
 
+
 class Watcher:
     """What is told of progress; this one says nothing, the command line's draws a bar."""
 
