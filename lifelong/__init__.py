@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # the public names, for type checkers and editors
     from lifelong.spec.run import Options as Options
     from lifelong.spec.run import Spec as Spec
     from lifelong.store import Run as Run
+    from lifelong.store.frame import frame as frame
 
 
 # The same list for run time: names are imported on first use, so that `import lifelong` loads no torch.
@@ -57,6 +58,7 @@ _MODULES = {
     "Options": "lifelong.spec.run",
     "Spec": "lifelong.spec.run",
     "Run": "lifelong.store",
+    "frame": "lifelong.store.frame",
 }
 __all__ = [*_MODULES]
 

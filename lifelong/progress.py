@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from lifelong.store.records import Run
+from typing import Any
 
 shown = True  # whether decoding may draw a bar on the terminal; the command line sets it by --quiet
+
 
 class Watcher:
     """What is told of progress; this one says nothing, the command line's draws a bar."""
@@ -24,5 +22,5 @@ class Watcher:
     def say(self, sentence: str) -> None:
         """Something the user should know."""
 
-    def made(self, run: Run) -> None:
-        """A run is there: found, or trained."""
+    def made(self, run: Any) -> None:
+        """A `Run` is there: it was found in the store, or trained."""

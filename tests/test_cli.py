@@ -18,12 +18,12 @@ import torch
 from conftest import Said, refused
 from typer.main import get_command
 
-from lifelong import cli
+from lifelong import cli, progress
 from lifelong.cli.options import Shared
 from lifelong.data.pictures import workers
 from lifelong.experiments import experiment
 from lifelong.experiments.prepare import prepare
-from lifelong.spec.run import Options
+from lifelong.spec.run import OptionError, Options
 
 SMALL = ("--seeds", "2", "--steps", "2", "--tasks", "2")
 
@@ -111,14 +111,6 @@ def test_what_was_asked_wrongly_gets_one_sentence(words, said, lifelong, tmp_pat
 def test_a_file_that_cannot_serve_gets_one_sentence(code, said, lifelong, tmp_path):
     (tmp_path / "mine.py").write_text(code)
     refused(lifelong("run", "split-digits", "./mine.py:mine", *SMALL), *said)
-
-
-class OptionError(ValueError):
-    """An error about options, which its sentence names as Python does."""
-
-    def __init__(self, sentence: str, *names: str) -> None:
-        super().__init__(sentence)
-        self.field, self.fields = names[0], names
 
 
 @pytest.mark.parametrize(("error", "said"), [
@@ -320,6 +312,15 @@ def test_python_m_lifelong_is_the_command_line(tmp_path):
     done = subprocess.run([sys.executable, "-m", "lifelong", "run", "rotated-digit"], capture_output=True, text=True,
                           cwd=tmp_path)
     assert done.returncode == 2 and "did you mean rotated-digits" in done.stderr
+
+
+@pytest.mark.parametrize("words", [["run"], ["tune", "er"], ["pretrain", "oml"], ["fewshot", "a.safetensors"]])
+def test_quiet_hides_the_progress_of_decoding_too(words, lifelong, monkeypatch):
+    command, *more = words
+    for quiet in (True, False):
+        monkeypatch.setattr(progress, "shown", quiet)  # what it was does not matter
+        assert lifelong(command, "nonsense", *more, *["--quiet"] * quiet).code == 2
+        assert progress.shown is not quiet
 
 
 def test_run_and_tune_share_their_options(lifelong):

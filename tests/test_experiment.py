@@ -750,3 +750,15 @@ class follows:
 def test_tasks_of_one_class_are_not_scored_with_the_task_told():
     (run,) = made(["finetune"], stream="split-digits(classes_per_task=1, tasks=3)")
     assert "accuracy_task" not in run.logs, "told the task there would be one answer to choose from"
+
+
+def test_an_optimizer_may_ask_for_the_network_and_the_facts_of_the_stream(tmp_path):
+    (tmp_path / "own.py").write_text(
+        "from lifelong.learning.optim import sgd\n"
+        "def by_units(net, n_classes, scale: float = 1.0):\n"
+        "    assert net.head == ('head.weight', 'head.bias')\n"
+        "    return sgd(scale / n_classes)\n")
+    options = {"seeds": 2, "steps": 3}
+    own = lifelong.run("rotated-digits(tasks=2)", "finetune", optimizer=f"{tmp_path}/own.py:by_units", **options)
+    plain = lifelong.run("rotated-digits(tasks=2)", "finetune", optimizer="sgd(lr=0.1)", **options)  # ten classes
+    assert np.array_equal(own.accuracy, plain.accuracy)

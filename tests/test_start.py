@@ -143,7 +143,7 @@ def test_the_statistics_of_a_start_are_the_mean_of_fifty_batches_of_its_source(s
 
     net = mlp((28, 28), 2, ())._replace(fresh=fresh, still=("norm.mean",))
     params = {"norm.mean": torch.zeros(1, dtype=torch.float64), "head.weight": torch.ones(2)}
-    after = start.settled(net, params, sampler(source, 0))
+    after = start.set_statistics(net, params, sampler(source, 0))
     assert seen == [256] * 50
     assert after["norm.mean"].tolist() == [25.5] and after["norm.mean"].dtype == torch.float64  # (1 + 50) / 2
     assert after["head.weight"] is params["head.weight"]

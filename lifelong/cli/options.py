@@ -23,15 +23,18 @@ Store = Annotated[Path, typer.Option(help="Folder in which runs and starts are s
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
-def _hide_progress(quiet: bool) -> bool:
-    from lifelong import progress
+def quiet_option(text: str) -> Any:
+    """The option `--quiet`, which also hides the progress of what has no watcher, such as decoding."""
+    def hide_progress(quiet: bool) -> bool:
+        from lifelong import progress
 
-    progress.shown = not quiet  # of what has no watcher, such as decoding
-    return quiet
+        progress.shown = not quiet
+        return quiet
+
+    return typer.Option("--quiet", callback=hide_progress, help=text)
 
 
-Quiet = Annotated[bool, typer.Option("--quiet", callback=_hide_progress,
-                                     help="Show no progress bar and print no results.")]
+Quiet = Annotated[bool, quiet_option("Show no progress bar and print no results.")]
 Data = Annotated[str | None, typer.Option(
     help="Folder of the raw data. Default: $LIFELONG_DATA, or the user's cache folder where that is not set.",
     rich_help_panel=MACHINE)]

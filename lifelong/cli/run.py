@@ -31,12 +31,9 @@ Log = Annotated[list[str] | None, typer.Option(
     help="Also write every run to csv, tensorboard or wandb (wandb is offline unless $WANDB_MODE is set). Can be given "
          "more than once.")]
 EvalEvery = Annotated[int, typer.Option(help="Also evaluate every so many training steps within a task; 0: never.")]
-
 Evaluate = Annotated[str | None, typer.Option(
     help="Tasks that are evaluated after every task: all, seen or current; all:10 evaluates after every tenth task and "
          "the last one only; current+all:100 does both. Default: defined by the stream.")]
-
-
 From = Annotated[Path | None, typer.Option(
     "--from", help="Repeat the runs of a file instead of those of STREAM and STRATEGIES. The file is the run.json of a "
                    "run, or JSON with one spec or a list of specs. Python files that it names are run only with "

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lifelong.cli.errors import say
-from lifelong.cli.options import Data, Device, Json, SaveEvery, Store
+from lifelong.cli.options import Data, Device, Json, SaveEvery, Store, quiet_option
 from lifelong.cli.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lifelong.starts.pretrain import Pretraining
     from lifelong.starts.weights import Weights
 
-Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress bar.")]
+Quiet = Annotated[bool, quiet_option("Show no progress bar.")]
 Precision = Annotated[str, typer.Option(
     help="float32, float64, or bfloat16, which computes only matrix products and convolutions in bfloat16.")]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lifelong.cli.errors import say
-from lifelong.cli.options import Shared, Store, StreamName, with_shared
+from lifelong.cli.options import Shared, Store, StreamName, quiet_option, with_shared
 from lifelong.cli.progress import progress_bar
 from lifelong.cli.tables import plain_table
 
@@ -22,7 +22,7 @@ Seeds = Annotated[int, typer.Option(help="Number of seeds to tune on. They diffe
 FirstTasks = Annotated[int | None, typer.Option(help="Train on this many tasks only, the first ones of the stream.")]
 On = Annotated[str | None, typer.Option(
     help="Tune on another stream, which has other classes, for example \"split-omniglot(part='background')\".")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress bar and print only the name of the file.")]
+Quiet = Annotated[bool, quiet_option("Show no progress bar and print only the name of the file.")]
 
 
 @with_shared

@@ -46,7 +46,7 @@ def _refused(name: str) -> Any:
     raise ValueError(f"{name} is no JSON value")
 
 
-def again(specs: Sequence[Spec], options: Options = Options(), *, trust: bool = False) -> list[Experiment]:
+def again(specs: Sequence[Spec], options: Options | None = None, *, trust: bool = False) -> list[Experiment]:
     """Experiments that make the runs of some specs, one for all specs that share a stream and its options.
 
     A spec from a record is made again exactly: code, stream, hyper-parameters and start must be what they were.
@@ -63,6 +63,7 @@ def again(specs: Sequence[Spec], options: Options = Options(), *, trust: bool = 
         ValueError: where a file or anything else that a record tells of has changed; and as `prepare`.
     """
     usual = Options()
+    options = options or usual
     for name in (*SHARED, "model", "optimizer"):
         if getattr(options, name) != getattr(usual, name):
             raise OptionError(f"{name} is said by the specs: leave it out, or change it there", name)

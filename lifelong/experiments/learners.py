@@ -99,7 +99,7 @@ class Learners:
         def make(hyper: Mapping[Any, Any]) -> Any:
             outer = {name: value for (place, name), value in hyper.items() if place == "optimizer"}
             inner = {key: value for key, value in hyper.items() if key[0] != "optimizer"}
-            return compose(spec.terms, context, expression.build(spec.optimizer_term, {}, **outer), inner)
+            return compose(spec.terms, context, expression.build(spec.optimizer_term, context, **outer), inner)
 
         return make
 

@@ -17,6 +17,7 @@ from lifelong import metrics
 from lifelong.metrics import Array
 from lifelong.report.score import Score
 from lifelong.store.records import Run
+from lifelong.store.records import seeds as seeds
 
 _PLACES = {"finetune": 0, "cumulative": 2, "joint": 3}  # the bounds are at the ends of a table; all others are 1
 # What of a spec is said elsewhere than in a run's label: by the stream's title, the strategy's name, or `_LAST_RESORT`.
@@ -133,12 +134,6 @@ def summary(values: Array) -> Summary:
         return Summary(np.nan, np.nan, 0)
     mean, half_width = metrics.mean_interval(finite)
     return Summary(float(mean), float(half_width), len(finite))
-
-
-def seeds(run: Run) -> list[int]:
-    """The seeds of a run: 0..S-1 unless its spec lists others."""
-    listed = run.spec.get("seeds")
-    return list(listed) if isinstance(listed, Sequence) else list(range(len(run.accuracy)))
 
 
 def diverged(run: Run) -> bool:

@@ -9,7 +9,7 @@ import json
 import re
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -111,6 +111,12 @@ def load(place: Path) -> Run:
     if not real or accuracy.ndim != 3 or accuracy.shape[1] != accuracy.shape[2] + 1:
         raise damaged(f"accuracy must be [S, 1 + T, T], got {list(accuracy.shape)}")
     return Run(spec, accuracy, about | {"folder": str(place)}, logs)
+
+
+def seeds(run: Run) -> list[int]:
+    """The seeds of a run, one for each of `accuracy`: 0 to S-1 unless its spec lists others."""
+    listed = run.spec.get("seeds")
+    return list(listed) if isinstance(listed, Sequence) else list(range(len(run.accuracy)))
 
 
 def find(root: Path, spec: Mapping[str, Any]) -> Run | None:
