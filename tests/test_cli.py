@@ -458,7 +458,7 @@ def reads():
     ("branches", ["reads a number out of a tensor", "mine.py, line 13, in loss"]),
     ("mixes", ["writes into a tensor that it was given", "mine.py, line 27, in step"]),
     ("writes", ["writes into", "mine.py, step, from line 19"]),
-    ("scores", ["writes into", "mine.py, line 33, in loss"]),
+    ("scores", ["writes into", "mine.py, loss, from line 32"]),
     ("reads", ["writes into", "mine.py, loss, from line 38"]),
 ])
 def test_an_impure_strategy_is_refused_with_the_rule_and_the_line(name, said, lifelong, tmp_path):

@@ -273,8 +273,8 @@ def test_what_keeps_something_outside_its_state_is_refused_before_it_is_run(tmp_
 
 
 def test_a_strategy_with_one_fault_passes_the_other_checks(tmp_path):
-    (tmp_path / "mine.py").write_text(HEAD + WRONG["remembers without bound"][0].replace("wrong", "hoards"))
-    assert [f.split(":")[0] for f in failures(f"{tmp_path / 'mine.py'}:hoards")] == ["state_is_tensors"]
+    (tmp_path / "mine.py").write_text(HEAD + WRONG["does not learn"][0].replace("wrong", "idles"))
+    assert [f.split(":")[0] for f in failures(f"{tmp_path / 'mine.py'}:idles")] == ["learns"]
 
 
 # ---- objects

@@ -41,7 +41,7 @@ def test_what_is_not_there_is_reported_with_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught:
         data.find("It", ["a", "b", "c", "d"], tmp_path, source="the library", download=lambda root: 1 / 0)
     assert str(caught.value) == (f"It is not in {tmp_path} (looked for a, b, c, ...); get it from the library, and "
-                                 f"name its folder with --data or LIFELONG_DATA")
+                                 f"name its folder with the option data or with LIFELONG_DATA")
 
 
 def test_only_the_default_folder_is_downloaded_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

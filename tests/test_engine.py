@@ -218,8 +218,8 @@ def test_what_a_start_freezes_has_no_place_in_the_state_of_the_optimizer():
 
 def test_what_a_lane_takes_grows_with_what_autograd_keeps_of_an_example():
     stack = lanes("finetune", [0, 1], pictures(56), net=conv4((1, 56, 56), 2, width=1))
-    more, _ = stack.needed(20)
-    less, _ = stack.needed(10)
+    more, _ = training_bytes(stack, 20)
+    less, _ = training_bytes(stack, 10)
     sides = (28, 14, 7, 4)
     # of each layer its output before normalisation and before ReLU, in float64; twice, for rehearsed ones come along
     assert (more - less) / 20 > 8 * 2 * sum(side**2 for side in sides)

@@ -170,5 +170,5 @@ def test_what_has_a_network_of_its_own_is_refused(tmp_path):
     (tmp_path / "mine.py").write_text(OBJECT)
     with pytest.raises(ValueError, match="a network of its own, which dtype='bfloat16' would leave as it is"):
         prepare("split-digits", [f"{tmp_path / 'mine.py'}:Mine"], Options(seeds=1, dtype="bfloat16"))
-    with pytest.raises(ValueError, match="--dtype must be one of"):
+    with pytest.raises(ValueError, match="dtype must be one of"):
         Options(dtype="float16")

@@ -267,7 +267,7 @@ def other(seeds):
     assert (run.spec["strategy"], run.spec["optimizer"]) == (best.spec["strategy"], best.spec["optimizer"])
 
     refused(lifelong("tune", *words, "--on", "./some.py:some(first=4)"), "4 of the classes", "some/4", "--overlap")
-    refused(lifelong("tune", *words, "--on", "./some.py:other"), "other-v1", "leave --on out")
+    refused(lifelong("tune", *words, "--on", "./some.py:other"), "other-v1", "leave it out")
     refused(lifelong("tune", "rotated-digits", *words[1:], "--on", "rotated-digits"), "of the images that rotated-digits")
     refused(lifelong("tune", *words, "--on", "rotated-digits"), "domain-incremental", "class-incremental")
     refused(lifelong("tune", *words, "--no-boundaries", "--on", "./some.py:some(first=8)"), "no option 'boundaries'")

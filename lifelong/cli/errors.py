@@ -46,13 +46,11 @@ def _typed_value(error: Exception) -> str:
 
 
 def _sentence(error: Exception) -> str:
-    from lifelong.spec.run import OptionError
-
     if isinstance(error, KeyError):
         return str(error.args[0]) if error.args else "a name was not found"
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
-    return _with_flags(" ".join(str(error).split()), error.fields if isinstance(error, OptionError) else ())
+    return _with_flags(" ".join(str(error).split()), getattr(error, "fields", ()))
 
 
 def _with_flags(text: str, names: Sequence[str]) -> str:

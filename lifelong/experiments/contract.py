@@ -47,6 +47,7 @@ _RULES = {
     "doesn't match the broadcast shape": _WRITES,
     "modified by an inplace operation": _WRITES,
     "used in an in-place operation": _WRITES,
+    "may have escaped from inside a function being vmapped": _KEEPS,
     "expected Tensor as element": "the state holds something other than tensors: it is a dict of tensors",
     "dynamic shape": "the shape of a result depends on values (boolean-mask indexing, nonzero): use torch.where, topk",
     "must only return Tensors": "it returns something other than tensors: state is a dict of tensors",

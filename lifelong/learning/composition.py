@@ -243,6 +243,8 @@ def _several(slices: dict[str, Slice], name: str) -> Any:
 def _checked(name: str, found: Any) -> Loss:
     if isinstance(found, Loss):
         return found
+    if isinstance(found, (int, float)):  # a constant, such as the sum over parameters of which there are none yet
+        found = torch.tensor(float(found))
     if isinstance(found, Tensor) and not found.dim():
         return Loss(free=(found,))
     got = "nothing" if found is None else f"a tensor {list(found.shape)}" if isinstance(found, Tensor) else repr(found)

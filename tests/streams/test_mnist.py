@@ -119,7 +119,7 @@ def test_a_damaged_gzip_file_is_named(small: Path) -> None:
 
 
 def test_without_mnist_the_way_to_it_is_told(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=f"^MNIST's {IMAGES} is not in {re.escape(str(tmp_path))} .*--data"):
+    with pytest.raises(FileNotFoundError, match=f"^MNIST's {IMAGES} is not in {re.escape(str(tmp_path))} .*the option data"):
         mnist.rotated_gem([0], data=tmp_path)
 
 
