@@ -145,7 +145,7 @@ def test_a_store_of_evaluations_alone_makes_a_report(root: Path, lifelong: Comma
     assert [(row["kind"], row["label"], row["accuracy"]) for row in rows] == [
         ("few-shot", "protonet", 0.90587), ("few-shot", "maml(steps=2000)", 0.90587), ("few-shot", "protonet", 0.90587)]
     refused(lifelong("report", "--strategy", "oml"), "no finished run or few-shot evaluation by oml")
-    refused(lifelong("report", "--reference", "er"), "there is no run")
+    refused(lifelong("report", "--reference", "er"), "the report has no runs")
 
 
 @pytest.mark.parametrize("damage", ["a digit", "empty", "rubbish", "a list", "another's name", "format"])

@@ -80,7 +80,7 @@ def test_what_is_not_whole_is_listed_and_not_hidden(root):
     assert not select([root], strategies=["er"]).unfinished[:-1], "nobody asked for si"
     blocks = report.document(found.runs, damaged=found.damaged, unfinished=found.unfinished, left_out=1)
     text = report.page(blocks, {})
-    assert "Incomplete and omitted runs" in text and "Finished, and not asked for: 1." in text
+    assert "Incomplete and omitted runs" in text and "Finished but not selected: 1." in text
     assert "&lt;b&gt;no idea" in text and bad.name in text
     assert [plain(one) for one in select([failed]).unfinished] == [f"{failed.name} has no result"]
     assert select([bad]).damaged
