@@ -54,8 +54,7 @@ def verdict(group: Group, one: Comparison) -> Words:
     if one.needed is None and math.isnan(d.effect):
         return words(said, "): all seeds have equal values.")
     if one.smallest_p > 0.05:
-        return words(said, f"). With {d.n} seeds the sign-flip test cannot be significant; {needed} seeds would be "
-                     "needed.")
+        return words(said, f"). With {d.n} seeds the adjusted p cannot reach .05; {needed} seeds would be needed.")
     return words(said, f"; p {_equals(one.p)}). The difference is not significant; {needed} seeds would be needed.")
 
 
