@@ -201,7 +201,7 @@ def test_a_report_prints_tables_the_best_and_where_everything_is(lifelong, tmp_p
     page = (tmp_path / "out" / "report.html").read_text()
     assert "against" in page and "As computed by the code of GEM" in page and "state (MB)" in page
     wrong = lifelong("report", "--reference", "ewc")
-    refused(wrong, "--reference must be a strategy of the report, or parts", "got 'ewc'", "there is 'er'")
+    refused(wrong, "--reference must be a strategy in the report, or parts", "got 'ewc'", "the report has 'er'")
 
 
 def test_quiet_prints_nothing(lifelong):

@@ -381,7 +381,7 @@ def test_a_report_shows_what_was_evaluated_and_says_what_was_not(evaluation, tmp
             assert ("".join(cell.text) == "–") == (name not in TOLD[evaluation]), name
     if evaluation != "all" and evaluation != "seen":
         assert "–: not measured, or not defined for this run." in text
-        assert "its evaluations do not tell it" in text
+        assert "a run was not evaluated often enough for this metric" in text
     if evaluation == "current":
         assert "The average accuracy after the last task was measured for fewer than two strategies." in text
         assert "Accuracy on each task after the last one" in text and "–: not measured." in text
@@ -395,7 +395,7 @@ def test_a_figure_joins_the_tasks_after_which_something_was_evaluated():
     line = figures.curves(group, look).axes[0].lines[0]
     np.testing.assert_allclose(line.get_xdata(), [2, 4])
     np.testing.assert_allclose(line.get_ydata(), 100 * np.array([(0.6 + 0.8) / 2, FINAL]))
-    assert "Lines join the tasks after which it was measured" in captions.caption(group, "curves")
+    assert "Lines connect the tasks after which it was measured" in captions.caption(group, "curves")
     (whole,) = report.groups(runs_by("all"))
     assert "Lines join" not in captions.caption(whole, "curves")
 
@@ -404,7 +404,7 @@ def test_a_run_that_diverged_is_said_to_have_got_as_far_as_it_was_measured():
     runs = runs_by("current", about={"status": "diverged", "note": ""})
     runs[1].accuracy[2:, 3:] = np.nan
     text = report.markdown(runs)
-    assert "`er` diverged; 2 of 6 seeds reached the end; task 2 is the last after which every seed was measured." in text
+    assert "`er` diverged; 2 of 6 seeds reached the end. Task 2 is the last after which every seed was measured." in text
     assert "`finetune` diverged; 6 of 6 seeds reached the end" in text
 
 

@@ -46,7 +46,7 @@ def test_a_row_for_each_evaluation_by_way_shots_and_start() -> None:
     assert [row[:4] for row in cells(table)] == [
         ["maml(steps=2000)", "5", "1", "1"], ["maml(steps=2000)", "5", "1", "15"], ["reptile(steps=30)", "5", "1", "15"],
         ["reptile(steps=100)", "5", "1", "15"], ["maml(steps=2000)", "5", "5", "15"], ["maml(steps=2000)", "20", "1", "15"]]
-    assert plain(table.caption) == "Asked about omniglot-v1(part='evaluation')."
+    assert plain(table.caption) == "Classes from omniglot-v1(part='evaluation')."
     assert cells(table)[3][4:] == ["90.59 ± 0.47", "–", "200"]
     assert cells(table)[1][4:] == ["90.59 ± 0.47", "91.84 ± 0.42", "1,000"]
     line = list(csv.DictReader(io.StringIO(table_csv(table))))[1]
@@ -58,8 +58,8 @@ def test_another_source_has_a_table_of_its_own_and_other_seeds_a_column() -> Non
     other = record(source_options={**EVALUATION, "turned": True})
     tables = report.result_tables([record(), other, record(source="glyphs-v1", source_options={})])
     assert [plain(table.caption) for table in tables] == [
-        "Asked about glyphs-v1.", "Asked about omniglot-v1(part='evaluation').",
-        "Asked about omniglot-v1(part='evaluation', turned=True)."]
+        "Classes from glyphs-v1.", "Classes from omniglot-v1(part='evaluation').",
+        "Classes from omniglot-v1(part='evaluation', turned=True)."]
     assert len({table.name for table in tables}) == 3
     assert [column.title for column in tables[0].columns][-1] == "episodes"
     (table,) = report.result_tables([record(), record(seed=1)])
@@ -89,7 +89,7 @@ def test_the_section_is_in_page_and_text_and_says_what_is_no_few_shot_result() -
     blocks = report.document([], evaluations=[record(), record("<b>", overlap=4, transductive=None)])
     page, text = report.page(blocks, {}), report.markdown([], evaluations=[record()])
     assert "<h2" in page and ">Few-shot</h2>" in page and "<b>" not in page
-    assert "learned on 4 of these classes: no few-shot result" in page and "2 few-shot evaluations; the last" in page
+    assert "learned on 4 of these classes: not a few-shot result" in page and "2 few-shot evaluations; the last" in page
     assert "| `maml(steps=2000)` | 5 | 1 | 15 | 90.59 ± 0.47 | 91.84 ± 0.42 | 1,000 |" in text
     assert "There are no runs" not in text and "Few-shot" not in report.markdown([])
 
@@ -137,7 +137,7 @@ def test_the_same_result_in_two_stores_counts_once_and_another_stays_beside_it(r
 def test_a_store_of_evaluations_alone_makes_a_report(root: Path, lifelong: Command, tmp_path: Path) -> None:
     said = lifelong("report")
     assert said.code == 0 and not said.err
-    assert "Asked about omniglot-v1" in said.out and "91.84 ± 0.42" in said.out
+    assert "Classes from omniglot-v1" in said.out and "91.84 ± 0.42" in said.out
     assert {path.name for path in (root / "report").iterdir()} == {"report.html", "report.md", "tables"}
     assert {path.name for path in (root / "report" / "tables").glob("*.tex")} == {
         f"few-shot-{name}.tex" for name in ("omniglot-v1", "glyphs-v1", "starts", "provenance")}
@@ -145,7 +145,7 @@ def test_a_store_of_evaluations_alone_makes_a_report(root: Path, lifelong: Comma
     assert [(row["kind"], row["label"], row["accuracy"]) for row in rows] == [
         ("few-shot", "protonet", 0.90587), ("few-shot", "maml(steps=2000)", 0.90587), ("few-shot", "protonet", 0.90587)]
     refused(lifelong("report", "--strategy", "oml"), "no finished run or few-shot evaluation by oml")
-    refused(lifelong("report", "--reference", "er"), "there is no run")
+    refused(lifelong("report", "--reference", "er"), "the report has no runs")
 
 
 @pytest.mark.parametrize("damage", ["a digit", "empty", "rubbish", "a list", "another's name", "format"])

@@ -268,7 +268,7 @@ def test_sentences_hold_the_same_numbers(shown, page):
         if adjusted <= 0.05:
             assert text.endswith(").") and "p = " in text
         else:
-            assert f"about {max(n, len(d) + 1)} would" in text
+            assert f"about {max(n, len(d) + 1)} seeds would" in text
 
 
 @pytest.mark.parametrize("stream", ["one-v1", "two-v1"])
@@ -309,8 +309,8 @@ def test_settings_and_provenance_are_those_of_the_records(shown, page):
             seeds = run.spec["seeds"]
             assert said["seeds"] == ", ".join(map(str, range(seeds))) and run.about["folder"].endswith(said["run"])
             close(said["seconds"], 24)
-            close(said["seconds a seed"], 24 / seeds)
-            assert float(said["steps a second"]) == pytest.approx(120 * seeds / 24, rel=0.005)
+            close(said["seconds per seed"], 24 / seeds)
+            assert float(said["steps per second"]) == pytest.approx(120 * seeds / 24, rel=0.005)
             close(said["state (MB)"], 1.5)
             if "joint" in row[0] or "cumulative" in row[0]:  # which have all of them at hand
                 assert said["stored examples"] == "–"

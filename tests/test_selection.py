@@ -80,7 +80,7 @@ def test_what_is_not_whole_is_listed_and_not_hidden(root):
     assert not select([root], strategies=["er"]).unfinished[:-1], "nobody asked for si"
     blocks = report.document(found.runs, damaged=found.damaged, unfinished=found.unfinished, left_out=1)
     text = report.page(blocks, {})
-    assert "Not whole, or not shown" in text and "Finished, and not asked for: 1." in text
+    assert "Incomplete and omitted runs" in text and "Finished but not selected: 1." in text
     assert "&lt;b&gt;no idea" in text and bad.name in text
     assert [plain(one) for one in select([failed]).unfinished] == [f"{failed.name} has no result"]
     assert select([bad]).damaged
@@ -94,4 +94,4 @@ def test_a_place_that_is_none_and_a_date_that_is_none_are_refused(root):
 
 
 def test_nothing_at_all_makes_a_page_that_says_so():
-    assert "There are no runs to report on." in report.page(report.document([]), {})
+    assert "There are no runs to report." in report.page(report.document([]), {})

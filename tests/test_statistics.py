@@ -155,14 +155,14 @@ def test_holm_is_over_the_comparisons_of_a_metric():
     found = comparisons(group, "forgetting")
     assert [one.p for one in found] == [2 * 2 / 2**9] * 2
     assert [one.smallest_p for one in found] == [2 * 2 / 2**9] * 2
-    assert all(one.told and one.needed == 7 for one in found), "the same for every seed: as many as the test takes"
+    assert all(one.significant and one.needed == 7 for one in found), "the same for every seed: as many as the test takes"
 
 
 def test_unpaired_strategies_are_said_to_be_unpaired():
     runs = [a_run("finetune", 0.8, [0.1, 0.7], 3), a_run("er", 0.8, [0.5, 0.7], 3)]
     runs[1] = report.Run({**runs[1].spec, "seeds": [10, 11, 12]}, runs[1].accuracy, runs[1].about)
     text = report.markdown(runs)
-    assert "3 seeds at least, unpaired: they share fewer than two" in text
+    assert "3 seeds or more, unpaired because they share fewer than 2" in text
     assert "Welch's t test" in text and "| 3 unpaired |" in text
 
 
@@ -179,5 +179,5 @@ def test_a_seed_that_diverged_is_compared_with_nothing():
     run = a_run("si", 0.8, [0.5, 0.7], 8)
     run.accuracy[3, 2:] = np.nan
     found = {one.run: one for one in comparisons(report.groups([*three(seeds=8), run])[0])}
-    assert [one.problem for one in found.values()] == ["", "1 of 8 seeds of it were not measured to the end", ""]
+    assert [one.problem for one in found.values()] == ["", "1 of 8 seeds of a run were not measured to the end", ""]
     assert statistics.ranks(report.groups([run]))[0] == []

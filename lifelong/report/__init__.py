@@ -1,4 +1,4 @@
-"""A report from saved runs alone: tables with their definitions, tests between strategies, figures, one page."""
+"""Reports on saved runs: tables with definitions, statistical tests between strategies, and figures."""
 
 from __future__ import annotations
 
@@ -42,22 +42,26 @@ def write(runs: Sequence[Run], folder: str | os.PathLike[str], *, reference: str
           other: Sequence[str] = (), only: Sequence[str] = (), damaged: Sequence[str] = (),
           unfinished: Sequence[Words] = (), left_out: int = 0,
           evaluations: Sequence[Mapping[str, Any]] = ()) -> list[Path]:
-    """Paths of the report written into `folder`; needs matplotlib, and no torch.
+    """Writes a report into `folder` and returns the paths of its files. It needs matplotlib but not torch.
 
-    report.html is one page that needs no other file; report.md is the same with links to the figures; tables/ has every
-    table as LaTeX and CSV, figures/ every figure as SVG, PDF and PNG, and seeds.csv every value of every seed. Every
-    file is written whole under a temporary name and then renamed; the same runs give the same bytes (PNG and PDF: with
-    the same matplotlib).
+    report.html is a single self-contained page. report.md has the same content with links to the figures. tables/ has
+    every table as LaTeX and CSV, figures/ has every figure as SVG, PDF and PNG, and seeds.csv has every value of every
+    seed. Every file is written completely under a temporary name and then renamed. The same runs give the same bytes
+    (PNG and PDF only with the same version of matplotlib).
 
     Args:
-        runs: in the order wanted; bounds move to the ends of their group.
-        folder: is made where it is not there.
-        reference: the label or strategy that others are compared with (where a stream lacks it, and by default, the
-            first of its table); `parts`: every sum is compared with each of its parts, tuned ones with tuned ones.
-        other: frameworks whose metrics are shown too: gem, avalanche, mammoth, continuum.
-        only: names of the figures wanted; none: all.
-        damaged, unfinished, left_out: what `select` found beside the runs, to be listed.
+        runs: the runs, in the order of the tables; bounds move to the ends of their table.
+        folder: the folder, which is created if necessary.
+        reference: the label or strategy that the others are compared with; a stream that lacks it, and the default,
+            use the first run of the table. `parts` compares every sum with each of its parts, and tuned sums with
+            tuned parts.
+        other: frameworks whose metrics are shown as well: gem, avalanche, mammoth, continuum.
+        only: names of the figures to draw; empty draws all.
+        damaged, unfinished, left_out: as found by `select`; they are listed at the end.
         evaluations: records of few-shot evaluations.
+
+    Raises:
+        LookupError: `other` names an unknown framework.
     """
     blocks = document(runs, reference, other, damaged, unfinished, left_out, evaluations)
     if only:
@@ -71,7 +75,7 @@ def write(runs: Sequence[Run], folder: str | os.PathLike[str], *, reference: str
     target = Path(folder)
     for place in {(target / name).parent for name in files}:
         place.mkdir(parents=True, exist_ok=True)
-    # Not forced to the disk, for a report can be made again.
+    # Not synchronised to disk, because a report can be made again.
     return [write_file(target / name, content, sync=False) for name, content in files.items()]
 
 
@@ -82,10 +86,10 @@ def _table_files(blocks: Sequence[Block]) -> dict[str, bytes]:
 
 
 def _drawn(found: Sequence[Group], names: Sequence[str]) -> dict[str, dict[str, bytes]]:
-    """The figures by name, each as svg, pdf and png: on two processes or more where there are many.
+    """The figures by name, each as svg, pdf and png; many figures are drawn by several processes.
 
-    A process is forked, which is safe where no other thread runs and torch, whose threads do not survive it, is not
-    there.
+    The processes are forked, which is safe if there is no other thread and torch, whose threads do not survive a fork,
+    is not loaded.
     """
     look = looks(found)
     todo = [(figure, group, {label: look[label] for label in group.labels}) for group in found
@@ -105,13 +109,16 @@ def _drawn(found: Sequence[Group], names: Sequence[str]) -> dict[str, dict[str, 
 
 def markdown(runs: Sequence[Run], reference: str | None = None, other: Sequence[str] = (),
              evaluations: Sequence[Mapping[str, Any]] = ()) -> str:
-    """The report as Markdown, without figures; arguments as of `write`."""
+    """The report as Markdown, without figures; the arguments are those of `write`."""
     return _markdown(document(runs, reference, other, evaluations=evaluations))
 
 
 def seeds_csv(runs: Sequence[Run]) -> str:
-    """A line per run, metric and seed: stream, stream_options (JSON), told_task, label, status, metric, seed, value (a
-    fraction; empty = not measured)."""
+    """All values as CSV, one line per run, metric and seed.
+
+    The columns are stream, stream_options (JSON), told_task, label, status, metric, seed and value, a fraction that is
+    empty if it was not measured.
+    """
     lines = [
         [*_named(row), name, seed, value]
         for row in rows(runs)

@@ -1,7 +1,7 @@
-"""What the figures share: their style, their place on the page, names beside points, and the files they become.
+"""The common parts of all figures: style, layout, labels beside points, and file formats.
 
-Figures are laid out by hand, in inches: matplotlib's own layout draws everything twice more, and takes most of the
-time.
+Figures are laid out by hand, in inches, because matplotlib's layout engine draws everything twice more and takes most
+of the time.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe & Ito's colours without the yellow, which is lost on white. 7 colours, 4 dashes and 9 markers share no divisor,
-# so neighbours differ in all three and no two of the first 252 strategies look alike.
+# The colours of Okabe & Ito without yellow, which is hard to see on white. 7 colours, 4 dashes and 9 markers are
+# pairwise coprime, so neighbours differ in all three and the first 252 strategies all look different.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
 _MARKERS = ("o", "s", "^", "D", "v", "P", "<", "X", ">")
-BANDS = 6  # more bands than these hide each other
-WIDTH = 7.6  # inches; a page's, so that the letters keep their size in print
-SMALL = 7.5  # points, of labels
-LINE = 1.22 * SMALL / 72  # inches from one line of a label to the next
-LETTER = 0.6 * SMALL / 72  # inches, a little more than a letter takes
+BANDS = 6  # more bands than this would hide each other
+WIDTH = 7.6  # inches, the width of a page, so that text keeps its size in print
+SMALL = 7.5  # font size of labels, in points
+LINE = 1.22 * SMALL / 72  # distance between lines of a label, in inches
+LETTER = 0.6 * SMALL / 72  # width of a letter, in inches, slightly overestimated
 INK = "#333333"
 _DIVERGED = " (×\u00a0diverged)"
 _LETTERS = [*range(0x20, 0x7F), *range(0xA0, 0x180), *map(ord, "–—…≈≤≥∞Σ√·−")]
@@ -46,8 +46,8 @@ _STYLE: dict[str, Any] = {
     "font.family": ["DejaVu Sans"],
     "font.size": 8,
     "axes.titlesize": 8,
-    "axes.titley": 1.0,  # not where matplotlib finds room for it, a tenth of the time
-    "axes.unicode_minus": False,  # beyond ASCII a PDF takes a second font
+    "axes.titley": 1.0,  # searching a position for the title takes a tenth of the time
+    "axes.unicode_minus": False,  # a character beyond ASCII needs a second font in a PDF
     "axes.edgecolor": INK,
     "xtick.color": INK,
     "ytick.color": INK,
@@ -60,14 +60,14 @@ _STYLE: dict[str, Any] = {
     "lines.markersize": 4.5,
     "legend.frameon": False,
     "legend.handlelength": 3.2,
-    "svg.fonttype": "none",  # text stays text: searchable, and readable by a screen reader
+    "svg.fonttype": "none",  # text remains text, which is searchable and readable by screen readers
     "svg.hashsalt": "lifelong",
-    "pdf.fonttype": 42,  # what publishers take
+    "pdf.fonttype": 42,  # TrueType, as publishers require
 }
 
 
 class Look(NamedTuple):
-    """How a strategy is drawn, in every figure."""
+    """The colour, dash and marker of a strategy in all figures."""
 
     colour: str
     dash: Any
@@ -75,14 +75,14 @@ class Look(NamedTuple):
 
 
 def looks(groups: Sequence[Group]) -> dict[str, Look]:
-    """A look for every label, in the order met: the same strategy has the same in all groups."""
+    """The look of every label; a strategy has the same look in all groups."""
     labels = dict.fromkeys(label for group in groups for label in group.labels)
     return {label: Look(COLOURS[i % 7], _DASHES[i % 4], _MARKERS[i % 9]) for i, label in enumerate(labels)}
 
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """The look of a figure whatever the user's matplotlibrc says, which is left as it was."""
+    """A context with the style of the figures, independent of the user's matplotlibrc."""
     from matplotlib import style
 
     with style.context(["default", _STYLE]):
@@ -90,7 +90,7 @@ def styled() -> Iterator[None]:
 
 
 def prepare() -> None:
-    """Does what every process that draws would do for itself."""
+    """Does, before processes are forked, what each of them would otherwise do."""
     import matplotlib.backends.backend_pdf
     import matplotlib.backends.backend_svg  # noqa: F401
 
@@ -98,7 +98,7 @@ def prepare() -> None:
 
 
 def lighten(figure: Figure) -> None:
-    """Sets all text in a font without what is not used: a PDF's own copy of the whole one takes half of its time."""
+    """Sets all text in a font with fewer characters, because embedding the whole font takes half the time of a PDF."""
     from matplotlib.text import Text
 
     texts: list[Any] = figure.findobj(Text)
@@ -109,7 +109,7 @@ def lighten(figure: Figure) -> None:
 
 @lru_cache(1)
 def light_font() -> str:
-    """A file of DejaVu Sans with European letters and without its tables of ligatures; removed at exit."""
+    """A temporary font file: DejaVu Sans with European letters only and without ligatures; it is removed at exit."""
     from fontTools import subset
     from matplotlib.font_manager import findfont
 
@@ -131,7 +131,7 @@ def encoded(figure: Figure, kind: str) -> bytes:
     metadata = {"svg": {"Date": None, "Creator": "lifelong"}, "png": {"Software": "lifelong"},
                 "pdf": {"CreationDate": None, "Creator": "lifelong", "Producer": None}}[kind]
     with styled(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # a name in letters that the font lacks shows boxes
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # characters that the font lacks are shown as boxes
         figure.savefig(content, format=kind, dpi=150, metadata=metadata)
     return content.getvalue()
 
@@ -156,7 +156,7 @@ def curve(axes: Axes, group: Group, i: int, values: Array, look: Look, first: in
 
 
 def blank(height: float) -> Figure:
-    """A figure of its own, in inches: pyplot and the user's backend are not involved."""
+    """An empty figure of this height in inches, made without pyplot and the user's backend."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -166,20 +166,20 @@ def blank(height: float) -> Figure:
 
 
 def panel(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
-    """Axes at a place in inches."""
+    """Axes at a position in inches."""
     wide, tall = figure.get_size_inches()
     return figure.add_axes((left / wide, bottom / tall, width / wide, height / tall))
 
 
 def headline(figure: Figure, title: str, group: Group) -> None:
-    """What is shown, and of which runs, at the top on the left."""
+    """Writes the title of a figure and that of its group at the top left."""
     text = title + "\n" + (group.title if len(group.title) <= 105 else group.title[:101].rstrip() + " ...")
     figure.text(0.08 / WIDTH, 1 - 0.06 / figure.get_figheight(), text.replace("$", r"\$"), va="top", fontsize=8.5,
                 linespacing=1.3)
 
 
 def beside(names: Sequence[str], title: str, group: Group) -> tuple[Figure, Axes]:
-    """One panel with room for labels at its right."""
+    """A figure with one panel and space for labels at its right."""
     tall = max(2.9, height(names))
     figure = blank(tall + 1.0)
     headline(figure, title, group)
@@ -187,16 +187,16 @@ def beside(names: Sequence[str], title: str, group: Group) -> tuple[Figure, Axes
 
 
 def names(group: Group, which: Sequence[int], width: int = 30) -> list[str]:
-    """What labels say, in lines of at most `width` letters; of those that would be cut alike, what sets them apart."""
+    """The labels of runs in lines of at most `width` letters, shortened such that they remain distinct."""
     texts = [" ".join(group.labels[i].split()) + _DIVERGED * diverged(group.runs[i]) for i in which]
-    texts = [" " + text if text.startswith("_") else text for text in texts]  # a legend leaves _x out
+    texts = [" " + text if text.startswith("_") else text for text in texts]  # legends omit labels such as _x
     found = [text.replace("$", r"\$") for text in _cut(texts, width)]
     return [name + f"\n {_DIVERGED}" if text.endswith(_DIVERGED) and _DIVERGED.strip() not in name else name
             for name, text in zip(found, texts, strict=True)]
 
 
 def _cut(texts: Sequence[str], width: int) -> list[str]:
-    """Each text in 4 lines at most. Where several would end up the same, what they have in common is cut first."""
+    """Each text in at most 4 lines; texts that would become equal lose their common beginning first."""
     found = [_lines(text, width) for text in texts]
     for cut in {one for one in found if found.count(one) > 1}:
         alike = [k for k, one in enumerate(found) if one == cut]
@@ -212,13 +212,13 @@ def _cut(texts: Sequence[str], width: int) -> list[str]:
 
 
 def _whole(text: str, width: int) -> str:
-    """A text up to its last space, else bracket or slash, where one is among its last `width` letters."""
+    """A text up to its last space, or else bracket or slash, if one is among its last `width` letters."""
     ends = [found.end() for pattern in (".* ", ".*[(/]") if (found := re.match(pattern, text))]
     return text[:next((end for end in ends if len(text) - end <= width), len(text))]
 
 
 def _lines(text: str, width: int) -> str:
-    """A text in lines; a word that is longer than one goes on after a bracket or a slash, where it has any."""
+    """A text in lines; a word that is longer than a line is broken after a bracket or slash, if it has one."""
     words = [re.sub(r"(?<=[(/])(?=.)", "\0 ", word) if len(word) > width - 2 else word for word in text.split(" ")]
     lines = textwrap.wrap(" ".join(words), width, break_on_hyphens=False, subsequent_indent="  ", max_lines=4,
                           placeholder=" ...")
@@ -226,19 +226,19 @@ def _lines(text: str, width: int) -> str:
 
 
 def height(names: Sequence[str]) -> float:
-    """Inches that these names take one under the other."""
+    """The height in inches of these names below each other."""
     return 0.1 + sum(0.05 + LINE * (name.count("\n") + 1) for name in names)
 
 
 def wide(names: Sequence[str]) -> float:
-    """Inches that the longest line takes."""
+    """The width in inches of the longest line."""
     return LETTER * max(len(line) for name in names for line in name.split("\n"))
 
 
 def labels(axes: Axes, ends: Sequence[tuple[float, float] | None], names: Sequence[str],
             colours: Sequence[str]) -> None:
-    """Each name at the right of its point, moved up or down where names would overlap, and a thin line to it."""
-    axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())  # matplotlib puts both off until it draws
+    """Draws each name at the right of its point, with a thin line to it, moved so that names do not overlap."""
+    axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())  # fixes the limits, which matplotlib sets only when it draws
     tall = axes.get_position().height * axes.figure.get_figheight()  # type: ignore[union-attr]
     to_axes = axes.transData + axes.transAxes.inverted()
     at = {k: to_axes.transform(end) for k, end in enumerate(ends) if end is not None}
@@ -253,10 +253,10 @@ def labels(axes: Axes, ends: Sequence[tuple[float, float] | None], names: Sequen
 
 
 def apart(wanted: Sequence[float], heights: Sequence[float]) -> list[float]:
-    """Places nearest to those wanted, in order, at which labels of these heights do not overlap, within 0 to 1.
+    """Positions in [0, 1], as near as possible to those wanted, at which labels of these heights do not overlap.
 
-    Least squares under order: what is left of each place after the labels below it must not decrease (pool adjacent
-    violators).
+    The order is kept. This is isotonic regression (pool adjacent violators) of the positions minus the heights of the
+    labels below.
     """
     if not wanted:
         return []
@@ -289,7 +289,7 @@ def frame_ticks(axes: Axes, percent: bool, accuracy: bool = True) -> None:
 
 
 def few_ticks(axes: Axes) -> None:
-    """Few and short numbers at the axis below, for panels that are narrow."""
+    """Sets few and short tick labels at the horizontal axis of a narrow panel."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     log = axes.get_xscale() == "log"

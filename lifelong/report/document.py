@@ -1,4 +1,4 @@
-"""What a report is made of, and how it is written as Markdown and CSV; the page is in html.py."""
+"""The blocks that a report consists of, and their Markdown and CSV; html.py has the page, latex.py the LaTeX."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from typing import NamedTuple
 
 
 class Code(str):
-    """What a user typed: set in typewriter letters, and never read as markup."""
+    """Text typed by a user: set in a monospaced font and never interpreted as markup."""
 
 
-Words = tuple[str, ...]  # pieces of a sentence, plain or Code
+Words = tuple[str, ...]  # the pieces of a sentence, plain text or Code
 
 
 def words(*pieces: str | Words) -> Words:
-    """One sequence of pieces."""
+    """The pieces as one sequence."""
     return tuple(w for piece in pieces for w in ([piece] if isinstance(piece, str) else piece))
 
 
 def joined(several: Sequence[Words], between: str = " ") -> Words:
-    """Sentences one after the other."""
+    """Several texts as one, with `between` between them; empty ones are skipped."""
     return words(*(piece for one in several if one for piece in (between, one)))[1:]
 
 
 def plain(text: Words) -> str:
-    """The letters alone."""
+    """The text without its markup."""
     return "".join(text)
 
 
 class Column(NamedTuple):
-    """A column's title, and the names of the numbers behind each of its cells, which CSV holds in place of the text."""
+    """The title of a column, and the names of the numbers behind its cells, which CSV has instead of the text."""
 
     title: str
     raw: tuple[str, ...] = ()
 
 
 class Cell(NamedTuple):
-    """What stands in a cell, the numbers behind it, and whether it is the `best` of its column, or `tied` with it."""
+    """The text of a cell, the numbers behind it, and a mark: `best` of its column, or `tied` with the best."""
 
     text: Words
     raw: tuple[float | int | None, ...] = ()
@@ -103,11 +103,11 @@ def cell(text: str | Words, *raw: float | int | None, mark: str = "") -> Cell:
 
 
 def markdown(blocks: Sequence[Block], figures: str | None = None) -> str:
-    """Blocks as Markdown with GitHub's tables.
+    """The blocks as Markdown with GitHub's tables.
 
     Args:
-        blocks: in order.
-        figures: folder of the figures, as the text should link to it; None leaves them out.
+        blocks: the blocks.
+        figures: path of the folder of figures in links; None omits the figures.
     """
     written = []
     for block in blocks:
@@ -136,7 +136,7 @@ def _md_table(table: Table) -> str:
 
 
 def _md(text: Words, apart: str = "") -> str:
-    """Markdown that reads as `text` does; `apart`: the letter that parts the cells of a table."""
+    """Markdown that is displayed as `text`; `apart` is the character that separates the cells of a table."""
     code = [(is_code, "".join(pieces)) for is_code, pieces in groupby(text, lambda piece: isinstance(piece, Code))]
     return "".join(_md_code(piece, apart) if is_code else _md_plain(piece) for is_code, piece in code)
 
@@ -149,19 +149,21 @@ def _md_code(text: str, apart: str) -> str:
 
 
 def _md_plain(text: str) -> str:
-    """Letters that would be markup after a backslash: of brackets those that end what could be a link, of underscores
-    those at the end of a word."""
+    """Text with a backslash before characters that would be markup.
+
+    These include brackets only at the end of a possible link, and underscores only at the ends of words.
+    """
     meant = r"([\\`*|<~$]|\](?=[(\[])|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_]))"
     return re.sub(meant, r"\\\1", text.replace("\n", " "))
 
 
 def marked(text: str, mark: str, begin: str, end: str, tied: str) -> str:
-    """A cell's text between `begin` and `end` where it is the best, before `tied` where it is not told from that."""
+    """The text of a cell, between `begin` and `end` if its mark is `best`, and followed by `tied` if it is `tied`."""
     return begin + text + end if mark == "best" else text + tied if mark == "tied" else text
 
 
 def numbers(table: Table) -> list[bool]:
-    """Whether each column is one of numbers, which stand to the right."""
+    """For each column whether it has numbers, which are aligned to the right."""
     return [bool(column.raw) for column in table.columns]
 
 
@@ -169,7 +171,7 @@ def numbers(table: Table) -> list[bool]:
 
 
 def table_csv(table: Table) -> str:
-    """A table as CSV: where a cell has numbers behind it, these and not the text, at full precision; empty = none."""
+    """A table as CSV; cells with numbers give these at full precision instead of their text, missing ones are empty."""
     header, width = [], []
     for column in table.columns:
         header += [" ".join([column.title, name]).strip() for name in column.raw] or [column.title]
@@ -184,7 +186,7 @@ def table_csv(table: Table) -> str:
 
 
 def csv_text(header: Sequence[str], lines: Sequence[Sequence[object]]) -> str:
-    """Lines under a header, as spreadsheets read them."""
+    """A header and lines as CSV."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([header, *lines])
     return text.getvalue()

@@ -1,4 +1,4 @@
-"""What saved runs look like: a function for each figure."""
+"""The figures of a report: one function per figure."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _PANELS = 10
-SHOWN = 24  # strategies of a figure: more cannot be told apart
+SHOWN = 24  # strategies in a figure, because more could not be distinguished
 
 
 def shown(group: Group) -> list[int]:
-    """The runs that are drawn: all, or of more than 24 the bounds and those with the highest average accuracy."""
+    """The indices of the runs in figures: all up to 24, otherwise the bounds and those with the highest accuracy."""
     runs = range(len(group.runs))
     if len(runs) <= SHOWN:
         return list(runs)
@@ -37,10 +37,10 @@ def shown(group: Group) -> list[int]:
 
 
 def draw(name: str, group: Group, look: Mapping[str, Look]) -> dict[str, bytes]:
-    """A figure by name as `svg`, `pdf` and `png`, the same bytes at every call."""
+    """A figure by name as `svg`, `pdf` and `png`; the bytes are the same at every call."""
     with canvas.styled():
         figure = FIGURES[name](group, look)
-        found = {"svg": canvas.encoded(figure, "svg")}  # which names its font, and draws no letter
+        found = {"svg": canvas.encoded(figure, "svg")}  # before `lighten`: an SVG only names its font
         canvas.lighten(figure)
         return found | {kind: canvas.encoded(figure, kind) for kind in ("pdf", "png")}
 
@@ -49,7 +49,7 @@ def draw(name: str, group: Group, look: Mapping[str, Look]) -> dict[str, bytes]:
 
 
 def curves(group: Group, look: Mapping[str, Look]) -> Figure:
-    """Average accuracy over the tasks seen so far against tasks learned; it ends with a cross where a seed diverged."""
+    """Average accuracy over the tasks seen so far after each task; a cross marks where a seed diverged."""
     def values(i: int) -> Array:
         return metrics.average_curve(group.runs[i].accuracy)
 
@@ -58,7 +58,7 @@ def curves(group: Group, look: Mapping[str, Look]) -> Figure:
 
 
 def forgetting(group: Group, look: Mapping[str, Look]) -> Figure:
-    """Average forgetting of the tasks learned so far against tasks learned."""
+    """Average forgetting of the tasks learned so far after each task."""
     def values(i: int) -> Array:
         return metrics.forgetting_curve(group.runs[i].accuracy)[:, 1:]
 
@@ -85,15 +85,15 @@ def _points_of(group: Group) -> str:
 
 
 def _end(mean: Array, first: int) -> tuple[float, float] | None:
-    """The last point of a curve that was measured."""
+    """The last measured point of a curve."""
     measured = np.flatnonzero(np.isfinite(mean))
     return (first + float(measured[-1]), float(mean[measured[-1]])) if len(measured) else None
 
 
 def tasks(group: Group, look: Mapping[str, Look]) -> Figure:
-    """Accuracy of each task as the stream goes on, a panel per task; a dotted line marks when it was learned.
+    """Accuracy on each task after every task, one panel per task; a dotted line marks when the task was learned.
 
-    Of more than 10 tasks, 10 are shown, evenly spread, the first and the last among them.
+    Of more than 10 tasks, 10 are shown, evenly spaced and including the first and the last.
     """
     n_tasks, which = group.n_tasks, shown(group)
     some = np.unique(np.linspace(1, n_tasks, min(n_tasks, _PANELS)).round().astype(int))
@@ -102,7 +102,7 @@ def tasks(group: Group, look: Mapping[str, Look]) -> Figure:
     half = -(-len(names) // 2)  # of them stand in the first of the legend's two columns
     tall = max(canvas.height(column) for column in (names[:half], names[half:]))
     mosaic = Mosaic(len(some), n_columns, 1.15, 0.22, tall + 0.15,
-                    group.score.named("Accuracy of each task (0: untrained; dotted: when it was learned)"), group)
+                    group.score.named("Accuracy on each task (0: untrained; dotted: when it was learned)"), group)
     found = [metrics.mean_interval(group.score.scale * group.runs[i].accuracy[:, :, some - 1]) for i in which]
     measured = [a[np.isfinite(a)] for a, _ in found]
     low, high = (edge([edge(a) for a in measured if len(a)], default=50) for edge in (min, max))
@@ -129,12 +129,12 @@ def tasks(group: Group, look: Mapping[str, Look]) -> Figure:
 
 
 def _at(values: Array, rows: Sequence[NDArray[np.intp]]) -> list[Array]:
-    """Of each column of `values` the rows that are asked for."""
-    return [column[own] for column, own in zip(values.T, rows, strict=True)]
+    """For each column of `values` the given rows."""
+    return [column[wanted] for column, wanted in zip(values.T, rows, strict=True)]
 
 
 def _marked(counts: Sequence[int], k: int) -> list[int]:
-    """Which points of a line with a gap after every panel are marked: of `counts` points about six, from the k-th."""
+    """The points with markers on a line with a gap after every panel: about six of `counts` points, from the k-th."""
     found, first = [], 0
     for count in counts:
         every = max(1, (count - 1) // 6)
@@ -144,7 +144,7 @@ def _marked(counts: Sequence[int], k: int) -> list[int]:
 
 
 def matrix(group: Group, look: Mapping[str, Look]) -> Figure:
-    """Accuracy on every task after every task, mean over seeds, a panel per strategy."""
+    """Accuracy on every task after every task, mean over seeds, one panel per strategy."""
     del look
     which, n_tasks = shown(group), group.n_tasks
     longest = max(len(group.labels[i]) for i in which)
@@ -173,14 +173,14 @@ def matrix(group: Group, look: Mapping[str, Look]) -> Figure:
 
 
 def _colours() -> Any:
-    """From dark blue to yellow in even steps of lightness, for all kinds of eyes; grey where nothing was measured."""
+    """The colour map cividis, which suits colour-blind readers, with grey for values that were not measured."""
     from matplotlib import colormaps
 
     return colormaps["cividis"].with_extremes(bad="#bbbbbb")
 
 
 def _range(group: Group, which: Sequence[int]) -> tuple[float, float]:
-    """The values that the colours of a matrix reach from and to."""
+    """The smallest and largest value of the colour scale."""
     if group.score.percent:
         return 0, 100
     found = np.concatenate([group.runs[i].accuracy.mean(0).ravel() for i in which])
@@ -196,7 +196,7 @@ def _numbers(mosaic: Mosaic, p: int, mean: Array, digits: str, middle: float) ->
 
 
 def transfer(group: Group, look: Mapping[str, Look]) -> Figure:
-    """Backward and, where it is defined, forward transfer: means with intervals, and every seed as a dot."""
+    """Backward transfer and, if it is defined, forward transfer: means with intervals, and a dot for every seed."""
     which = shown(group)
     found = [name for name in ("backward_transfer", "forward_transfer")
              if any(name in group.values(i) and np.isfinite(group.values(i)[name]).any() for i in which)]
@@ -204,7 +204,8 @@ def transfer(group: Group, look: Mapping[str, Look]) -> Figure:
     left, top = 0.25 + canvas.wide(names), 0.62
     tall = 0.1 + len(names) * max(0.2, 0.06 + canvas.LINE * max(name.count("\n") + 1 for name in names))
     figure = canvas.blank(top + tall + 0.45)
-    canvas.headline(figure, "Transfer between tasks", group)
+    title = "Backward and forward transfer" if len(found) > 1 else found[0].replace("_", " ").capitalize()
+    canvas.headline(figure, title, group)
     width = (canvas.WIDTH - left - 0.1) / len(found) - 0.2
     for column, name in enumerate(found):
         axes = canvas.panel(figure, left + column * (width + 0.2), 0.45, width, tall)
@@ -219,7 +220,7 @@ def transfer(group: Group, look: Mapping[str, Look]) -> Figure:
 
 
 def _spot(axes: Axes, values: Array, row: int, look: Look) -> None:
-    """Seeds as faint dots, their mean and its interval."""
+    """One strategy: a small dot for every seed, their mean, and its interval."""
     values = values[np.isfinite(values)]
     if not len(values):
         return
@@ -232,7 +233,7 @@ def _spot(axes: Axes, values: Array, row: int, look: Look) -> None:
 
 
 def plane(group: Group, look: Mapping[str, Look]) -> Figure:
-    """Final accuracy against forgetting: the best are above, on the left."""
+    """Final accuracy against forgetting; the upper left corner is best."""
     which = shown(group)
     names = canvas.names(group, which)
     figure, axes = canvas.beside(names, group.score.named("Final accuracy against forgetting"), group)
@@ -250,7 +251,7 @@ def _last(group: Group) -> str:
 
 
 def _point(axes: Axes, x: Array, y: Array, look: Look, scale: float) -> tuple[float, float] | None:
-    """A mean in the plane with the intervals of both, where it is one."""
+    """Draws the mean of two metrics with both intervals and returns its position, or None if nothing was measured."""
     kept = np.isfinite(x) & np.isfinite(y)
     if not kept.any():
         return None
@@ -264,7 +265,7 @@ def _point(axes: Axes, x: Array, y: Array, look: Look, scale: float) -> tuple[fl
 
 
 def _within_bounds(axes: Axes, group: Group) -> None:
-    """Cuts the axis at the side where intervals of a few seeds go beyond what an accuracy can be."""
+    """Limits the vertical axis to possible accuracies, which intervals over few seeds exceed."""
     if not group.score.percent:
         return
     low, high = axes.get_ylim()
@@ -272,16 +273,16 @@ def _within_bounds(axes: Axes, group: Group) -> None:
 
 
 def within(group: Group, look: Mapping[str, Look]) -> Figure:
-    """Accuracy inside tasks: on the first task, and on average over all tasks before the one being learned."""
+    """Accuracy within tasks: on the first task, and on average over all tasks before the current one."""
     which = [i for i in shown(group) if "curve" in group.runs[i].logs]
     names = canvas.names(group, which)
     tall = max(1.6, canvas.height(names))
     left, right = 0.6, canvas.wide(names) + 0.35
     figure = canvas.blank(2 * tall + 1.5)
-    canvas.headline(figure, group.score.named("Accuracy inside tasks"), group)
+    canvas.headline(figure, group.score.named("Accuracy within tasks"), group)
     upper, lower = (canvas.panel(figure, left, bottom, canvas.WIDTH - left - right, tall)
                     for bottom in (0.85 + tall, 0.45))
-    for axes, first, title in ((upper, True, "task 1"), (lower, False, "mean over the tasks before the present one")):
+    for axes, first, title in ((upper, True, "task 1"), (lower, False, "mean over the tasks before the current one")):
         ends = []
         for i in which:
             at, values = inside(group, i, first)
@@ -301,10 +302,15 @@ def within(group: Group, look: Mapping[str, Look]) -> Figure:
 
 
 def inside(group: Group, i: int, first: bool) -> tuple[Array, Array]:
-    """When run `i` was measured, in tasks [P], and its accuracy then [S, P]: on task 1, or on the tasks before.
+    """The times [P] of all measurements of run `i`, in tasks, and its accuracies then [S, P].
 
-    A step of a task of K steps counts 1 / K; where the record does not say K, the next measurement after the last
-    inside the task is taken for its end.
+    Args:
+        group: the runs.
+        i: index of the run.
+        first: whether the accuracy is that on task 1; otherwise it is the mean over the tasks before the current one.
+
+    A step of a task of K steps counts 1 / K. If the record does not have K, the task is taken to end at the next
+    multiple of `eval_every` after its last measurement.
     """
     run = group.runs[i]
     step, between = run.logs["curve_step"], run.spec.get("eval_every") or 1
@@ -323,7 +329,7 @@ def inside(group: Group, i: int, first: bool) -> tuple[Array, Array]:
 
 
 def cost(group: Group, look: Mapping[str, Look]) -> Figure:
-    """Final accuracy against what it cost: a panel per kind of cost in which two runs differ."""
+    """Final accuracy against cost, one panel for each kind of cost in which two runs differ."""
     which = shown(group)
     names = canvas.names(group, which)
     kinds = compared(group)
@@ -359,13 +365,13 @@ def cost(group: Group, look: Mapping[str, Look]) -> Figure:
 
 
 def compared(group: Group) -> list[Cost]:
-    """The kinds of cost in which two of the runs that are drawn differ, as far as their records say."""
+    """The kinds of cost in which two of the runs in the figure differ."""
     runs = [group.runs[i] for i in shown(group) if np.isfinite(group.values(i)["average_accuracy"]).any()]
     return [kind for kind in COSTS if len({kind.of(run) for run in runs} - {None}) > 1]
 
 
 def _unplaced(axes: Axes, values: Array) -> tuple[float, float] | None:
-    """Where the label of a run stands that this panel does not show: beside its accuracy."""
+    """The position of the label of a run whose cost is unknown: beside its accuracy."""
     finite = values[np.isfinite(values)]
     return (axes.get_xlim()[1], float(finite.mean())) if len(finite) else None
 
@@ -375,9 +381,9 @@ FIGURES = {"curves": curves, "forgetting": forgetting, "tasks": tasks, "matrix":
 
 
 def drawable(group: Group) -> list[str]:
-    """The names of the figures that a group has something to show in."""
-    def told(*names: str) -> bool:
-        """Whether a seed of a run that is drawn has all of these metrics."""
+    """The names of the figures for which a group has measurements."""
+    def measured(*names: str) -> bool:
+        """Whether a seed of a run in the figure has all of these metrics."""
         return any(np.isfinite(sum(group.values(i).get(name, np.array(np.nan)) for name in names)).any()
                    for i in shown(group))
 
@@ -385,13 +391,13 @@ def drawable(group: Group) -> list[str]:
     needs = dict.fromkeys(("matrix", "tasks"), group.n_tasks > 1 and any(np.isfinite(r.accuracy).any() for r in runs))
     needs |= {"curves": _points(metrics.average_curve(r.accuracy) for r in runs) > 1,
               "forgetting": _points(metrics.forgetting_curve(r.accuracy) for r in runs) > 0,
-              "transfer": told("backward_transfer") or told("forward_transfer"),
-              "plane": told("forgetting", "average_accuracy"),
+              "transfer": measured("backward_transfer") or measured("forward_transfer"),
+              "plane": measured("forgetting", "average_accuracy"),
               "within": any("curve" in run.logs for run in runs),
               "cost": bool(compared(group))}
     return [name for name in FIGURES if needs[name]]
 
 
 def _points(curves: Iterable[Array]) -> int:
-    """How many points [S, P] the longest of some curves has in which a seed was measured."""
+    """The largest number of measured points among curves [S, P]."""
     return max((int(np.isfinite(values).any(0).sum()) for values in curves), default=0)

@@ -1,7 +1,7 @@
-"""Metrics as other frameworks compute them, for comparison with tables made by these: [..., 1 + T, T] -> [...].
+"""Metrics as other frameworks compute them, for comparison with their tables: [..., 1 + T, T] -> [...].
 
-Each follows its authors' code as it was read, with whatever that does otherwise than its paper. Rows and columns are
-those of `lifelong.metrics`: a[t,k] is the accuracy on task k after task t, and row 0 is the untrained learner.
+Every metric follows the code of the framework, also where the code differs from its paper. Arrays are those of
+`lifelong.metrics`: a[t,k] is the accuracy on task k after task t, and row 0 is the untrained learner.
 """
 
 from __future__ import annotations
@@ -21,7 +21,13 @@ Metric = Callable[[ArrayLike], Array]
 
 
 class Theirs(NamedTuple):
-    """One of a framework's metrics: its name there, its formula in our letters, and itself."""
+    """A metric of another framework.
+
+    Attributes:
+        name: its name in that framework.
+        formula: its formula in the notation of `lifelong.metrics`.
+        metric: the function.
+    """
 
     name: str
     formula: str
@@ -29,38 +35,38 @@ class Theirs(NamedTuple):
 
 
 class Framework(NamedTuple):
-    """What a framework prints.
+    """Another framework.
 
     Attributes:
-        title: as it is called, with the version or commit whose code was read.
-        metrics: what it prints at the end of a stream.
-        differs: what no formula on the array can show.
+        title: its name, with the version or commit of the code.
+        metrics: the metrics that it prints at the end of a stream.
+        remark: differences that the formulas do not show.
     """
 
     title: str
     metrics: tuple[Theirs, ...]
-    differs: str
+    remark: str
 
 
 def _whole(metric: Metric) -> Metric:
-    """Over T in place of T - 1."""
+    """The metric divided by T instead of T - 1."""
     def over_all(accuracy: ArrayLike) -> Array:
         tasks = np.shape(accuracy)[-1]
         return metric(accuracy) * (tasks - 1) / tasks if tasks > 1 else np.zeros(np.shape(accuracy)[:-2])
     return over_all
 
 
-def _turned(accuracy: ArrayLike) -> Array:
-    """Forgetting as the backward transfer with its sign turned."""
+def _negated(accuracy: ArrayLike) -> Array:
+    """Forgetting as the negative backward transfer."""
     return -metrics.backward_transfer(accuracy)
 
 
 def _never_negative(accuracy: ArrayLike) -> Array:
     """Mammoth's forgetting: the maximum is over all rows from the one before the task was learned to the last."""
     a = np.asarray(accuracy, dtype=np.float64)
-    met = np.tril(np.ones(a.shape[-2:], dtype=bool))  # row k - 1 of task k, counted from 1, and all below
-    met[0] = False
-    best = np.where(met, a, -np.inf).max(-2)  # NaN where one of them was not measured
+    counted = np.tril(np.ones(a.shape[-2:], dtype=bool))  # row k - 1 of task k, counted from 1, and all below
+    counted[0] = False
+    best = np.where(counted, a, -np.inf).max(-2)  # NaN if one of them was not measured
     return _mean((best - a[..., -1, :])[..., :-1])
 
 
@@ -70,7 +76,7 @@ def _mean(terms: Array) -> Array:
 
 
 def _lower(accuracy: ArrayLike, offset: int) -> tuple[Array, Array]:
-    """Rows 1 to T of the array, and which of its entries [T, T] lie `offset` or more below the diagonal."""
+    """Rows 1 to T of the array, and a mask [T, T] of the entries `offset` or more below the diagonal."""
     a = np.asarray(accuracy, dtype=np.float64)[..., 1:, :]
     return a, np.tri(a.shape[-1], k=-offset, dtype=bool)
 
@@ -112,29 +118,29 @@ def _continuum_forgetting(accuracy: ArrayLike) -> Array:
 FRAMEWORKS: Mapping[str, Framework] = MappingProxyType({
     "gem": Framework("the code of GEM, facebookresearch/GradientEpisodicMemory, metrics/metrics.py, commit 1919989", (
         Theirs("Final Accuracy", "(1/T) Σ_{k=1..T} a[T,k]", metrics.average_accuracy),
-        Theirs("Backward", "(1/T) Σ_{k=1..T} (a[T,k] - a[k,k]): over T, where the paper and we divide by T-1",
-               _whole(metrics.backward_transfer)),
-        Theirs("Forward", "(1/T) Σ_{k=2..T} (a[k-1,k] - a[0,k]): over T, where the paper and we divide by T-1",
-               _whole(metrics.forward_transfer)),
-    ), "It scores all but the last test example of each task and divides by all, so its accuracies are up to one "
-       "example in m lower. It prints fractions."),
+        Theirs("Backward", "(1/T) Σ_{k=1..T} (a[T,k] - a[k,k]): divided by T, whereas the paper and lifelong divide by "
+               "T-1", _whole(metrics.backward_transfer)),
+        Theirs("Forward", "(1/T) Σ_{k=2..T} (a[k-1,k] - a[0,k]): divided by T, whereas the paper and lifelong divide "
+               "by T-1", _whole(metrics.forward_transfer)),
+    ), "It omits the last test example of each task but divides by the number of all, so its accuracies are lower by "
+       "up to one example in m. It prints fractions."),
     "avalanche": Framework("Avalanche 0.6.0, evaluation/metrics", (
         Theirs("Top1_Acc_Stream", "(1/T) Σ_{k=1..T} a[T,k]", metrics.average_accuracy),
         Theirs("StreamBWT", "(1/(T-1)) Σ_{k=1..T-1} (a[T,k] - a[k,k])", metrics.backward_transfer),
-        Theirs("StreamForgetting", "(1/(T-1)) Σ_{k=1..T-1} (a[k,k] - a[T,k]): the backward transfer with its sign "
-               "turned, where Chaudhry et al. and we take the best earlier accuracy", _turned),
+        Theirs("StreamForgetting", "(1/(T-1)) Σ_{k=1..T-1} (a[k,k] - a[T,k]): the negative backward transfer, whereas "
+               "Chaudhry et al. and lifelong use the best earlier accuracy", _negated),
         Theirs("StreamForwardTransfer", "(1/(T-1)) Σ_{k=2..T} (a[k-1,k] - a[0,k])", metrics.forward_transfer),
-    ), "Its stream accuracy is over test examples: equal to ours where tasks have equally many. Transfer and "
-       "forgetting need an evaluation on the whole stream before training and after every experience. It prints "
+    ), "Its stream accuracy is the mean over test examples, which is equal if all tasks have equally many. Transfer "
+       "and forgetting need an evaluation on the whole stream before training and after every experience. It prints "
        "fractions."),
     "mammoth": Framework("Mammoth, utils/metrics.py, commit 07bd157, and utils/training.py, commit 032b8a0", (
         Theirs("accuracy", "(1/T) Σ_{k=1..T} a[T,k]", metrics.average_accuracy),
         Theirs("bwt", "(1/(T-1)) Σ_{k=1..T-1} (a[T,k] - a[k,k])", metrics.backward_transfer),
-        Theirs("forgetting", "(1/(T-1)) Σ_{k=1..T-1} (max_{k-1≤t≤T, t≥1} a[t,k] - a[T,k]): the maximum is over the "
-               "last row too, so it is never negative", _never_negative),
+        Theirs("forgetting", "(1/(T-1)) Σ_{k=1..T-1} (max_{k-1≤t≤T, t≥1} a[t,k] - a[T,k]): the maximum includes the "
+               "last row, so it is never negative", _never_negative),
         Theirs("fwt", "(1/(T-1)) Σ_{k=2..T} (a[k-1,k] - a[0,k])", metrics.forward_transfer),
-    ), "In class-incremental streams it answers among the classes met so far, which rows before the last show: there "
-       "its a[t,k] is higher than ours, whose learners choose among all classes. It prints percent."),
+    ), "On class-incremental streams its learners predict only among the classes seen so far, so its a[t,k] before the "
+       "last row is higher than that of lifelong, whose learners predict among all classes. It prints percent."),
     "continuum": Framework("Continuum, continuum/metrics, commits 265a985 and 15167bf", (
         Theirs("accuracy", "(1/T) Σ_{k=1..T} a[T,k]", metrics.average_accuracy),
         Theirs("average_incremental_accuracy", "(1/T) Σ_{t=1..T} (1/t) Σ_{k=1..t} a[t,k]",
@@ -142,17 +148,18 @@ FRAMEWORKS: Mapping[str, Framework] = MappingProxyType({
         Theirs("accuracy_A", "(2/(T(T+1))) Σ_{t=1..T} Σ_{k≤t} a[t,k] (Díaz-Rodríguez et al. 2018)",
                _continuum_accuracy),
         Theirs("backward_transfer", "(2/(T(T-1))) Σ_{t=3..T} Σ_{k≤t-2} (a[t,k] - a[k,k]): over all rows; its loop "
-               "leaves out the task just before, k = t-1", _continuum_backward),
-        Theirs("forward_transfer", "(2/(T(T-1))) Σ_{t=2..T} Σ_{k<t} a[t,k]: an average of accuracies on tasks already "
-               "learned, below the diagonal, and no transfer", _continuum_forward),
-        Theirs("forgetting", "(1/(T-1)) Σ_{k=1..T-2} (max_{k≤t≤T-2} a[t,k] - a[T,k]): its loops leave out task T-1 and "
-               "row T-1", _continuum_forgetting),
-    ), "Its accuracies are over test examples: equal to ours where tasks have equally many. It prints fractions."),
+               "omits the previous task, k = t-1", _continuum_backward),
+        Theirs("forward_transfer", "(2/(T(T-1))) Σ_{t=2..T} Σ_{k<t} a[t,k]: a mean of accuracies on tasks that were "
+               "already learned, which is not a transfer", _continuum_forward),
+        Theirs("forgetting", "(1/(T-1)) Σ_{k=1..T-2} (max_{k≤t≤T-2} a[t,k] - a[T,k]): its loops omit task T-1 and row "
+               "T-1", _continuum_forgetting),
+    ), "Its accuracies are means over test examples, which are equal if all tasks have equally many. It prints "
+       "fractions."),
 })
 
 
 def framework(name: str) -> Framework:
-    """One of `FRAMEWORKS`.
+    """The framework of this name in `FRAMEWORKS`.
 
     Raises:
         LookupError: where there is none of this name.

@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing else: no script, no font, no file beside it."""
+"""The report as one self-contained HTML page without scripts, fonts or further files."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ figure,tr{break-inside:avoid}h2,h3{break-after:avoid}figure svg{max-width:100%}@
 
 
 def page(blocks: Sequence[Block], svgs: Mapping[str, bytes], title: str = "Report") -> str:
-    """Blocks as one page, in light or dark as the reader's system asks, for screens of any width and for paper.
+    """The blocks as one HTML page, for screens of any width and for print, in the light or dark mode of the reader.
 
     Args:
-        blocks: in order.
-        svgs: the figures by name, as `figures.draw` makes them; one that is missing is left out.
-        title: of the window.
+        blocks: the blocks.
+        svgs: the figures by name, as made by `figures.draw`; missing ones are omitted.
+        title: title of the window.
     """
     light, dark = ("".join(f"--c{i}:{colour};" for i, colour in enumerate(some)) for some in (COLOURS, _DARK))
     style = _STYLE.replace("LIGHT", light).replace("DARK", dark)
@@ -114,7 +114,8 @@ def _table(table: Table) -> str:
 def _cell(one: Cell, numeric: bool, first: bool) -> str:
     kinds = " ".join(["n"] * numeric + [one.mark] * bool(one.mark))
     kind = f' class="{kinds}"' if kinds else ""
-    text = _html(one.text) + (' <span title="not told from the best">≈</span>' if one.mark == "tied" else "")
+    text = _html(one.text) + (' <span title="not significantly different from the best">≈</span>'
+                              if one.mark == "tied" else "")
     return f'<th scope="row"{kind}>{text}</th>' if first else f"<td{kind}>{text}</td>"
 
 
@@ -124,14 +125,14 @@ def _figure(picture: Picture, svg: bytes) -> str:
 
 
 def inline(svg: str, name: str, alt: str) -> str:
-    """A figure as it can stand inside a page: colours follow the page, names of its own, half as long."""
+    """An SVG that can be part of a page: with the colours of the page, unique ids, and half its length."""
     svg = svg[svg.index("<svg"):]
     svg = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
     used = set(re.findall(r'(?:url\(|href=")#([\w-]+)', svg))
     named = {one: f"{name}-{i}" for i, one in enumerate(sorted(used))}
 
     def tag(found: re.Match[str]) -> str:
-        text = found[0]  # base64 has none of what is looked for
+        text = found[0]  # base64 content matches none of these patterns
         text = re.sub(r'\sid="([\w-]+)"', lambda m: f' id="{named[m[1]]}"' if m[1] in used else "", text)
         text = re.sub(r'(url\(|href=")#([\w-]+)', lambda m: f"{m[1]}#{named[m[2]]}", text)
         text = text.replace("xlink:href=", "href=")

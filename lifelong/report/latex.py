@@ -1,4 +1,4 @@
-"""A table as LaTeX, whatever its letters."""
+"""Tables as LaTeX, with all characters escaped."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ _TEX |= {letter: rf"$\{_GREEK[ord(letter) - ord('Α')].capitalize()}$" for lette
 _TEX |= {"ο": "o", "µ": r"$\mu$"}
 _TEX |= dict(zip("ΑΒΕΖΗΙΚΜΝΟΡΤΧ", "ABEZHIKMNOPTX", strict=True))
 _ACCENTS = dict(zip("\u0300\u0301\u0302\u0303\u0304\u0306\u0307\u0308\u030a\u030b\u030c\u0327", "`'^~=u.\"rHvc",
-                    strict=True))  # letters of their own, joined to the one before
+                    strict=True))  # combining characters, which follow their letter
 
 
 def latex(table: Table) -> str:
-    """A table as LaTeX, which says at its top what it needs; adjustbox or rotating where it is too wide.
+    """A table as LaTeX; comments at the top name the packages and fonts that it needs.
 
-    Whatever a user typed is escaped. Accents, Greek and signs become commands; other letters beyond ASCII stay.
+    Text is escaped. Accents, Greek letters and symbols become commands; other non-ASCII characters are kept. For tables
+    that are too wide, use the packages adjustbox or rotating.
     """
     kinds = "".join("r" if numeric else "l" for numeric in numbers(table))
     lines = [" & ".join(_tex((column.title,)) for column in table.columns)]
@@ -52,7 +53,7 @@ def _tex(text: Words) -> str:
 
 
 def _apart(text: str) -> str:
-    """Accents joined to their letters, and hyphens parted, of which LaTeX makes a dash."""
+    """The text with accents composed, and with consecutive hyphens separated, which LaTeX would turn into a dash."""
     return re.sub("-(?=-)", "-\0", unicodedata.normalize("NFC", text.replace("\0", "")))
 
 

@@ -1,4 +1,4 @@
-"""Many small panels, drawn as one: matplotlib takes longer over axes and their ticks than over what is in them."""
+"""Many small panels on a single pair of axes, because matplotlib spends most of its time on axes and ticks."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _LEFT, _GAP, _HEAD, _FOOT = 0.55, 0.15, 0.42, 0.42  # inches
 
 
 class Mosaic:
-    """Panels of one size in rows, on axes of the whole figure that count in inches.
+    """Panels of equal size in rows, on axes that cover the whole figure and are in inches.
 
     Attributes:
-        figure: of its own.
-        axes: those that everything is drawn on, panel by panel through `place`.
-        corners: [P, 2], the lower left of each panel.
-        width, height: of each.
+        figure: the figure.
+        axes: the axes of all panels; `place` converts the coordinates of a panel.
+        corners: [P, 2], the lower left corner of each panel.
+        width, height: size of a panel.
     """
 
     def __init__(self, n: int, n_columns: int, height: float, above: float, below: float, title: str, group: Group,
@@ -46,27 +46,26 @@ class Mosaic:
         self.limits = (0.0, 1.0), (0.0, 1.0)
 
     def place(self, p: int, x: Array | float, y: Array | float) -> tuple[Array, Array]:
-        """Points of panel `p` in inches, from what its axes count; what is above or below is drawn at the edge."""
+        """The coordinates in inches of points in panel `p`; points above or below the panel are moved to its edge."""
         (left, right), (bottom, top) = self.limits
         y = np.clip(y, min(bottom, top), max(bottom, top))
         return (self.corners[p, 0] + (np.asarray(x) - left) / (right - left) * self.width,
                 self.corners[p, 1] + (np.asarray(y) - bottom) / (top - bottom) * self.height)
 
     def strung(self, xs: Sequence[Array], ys: Sequence[Array]) -> tuple[Array, Array]:
-        """A line for each panel as one line, with gaps between."""
+        """The lines of all panels as one line with gaps."""
         placed = [self.place(p, x, y) for p, (x, y) in enumerate(zip(xs, ys, strict=True))]
         x, y = (np.concatenate([np.append(one[side], np.nan) for one in placed]) for side in (0, 1))
         return x, y
 
     def frame(self, titles: Sequence[str], below: str, beside: str, grid: bool) -> None:
-        """Titles, edges, and numbers at the outermost of each row and column."""
+        """Draws titles and edges of all panels, and tick labels at the outer panels of each row and column."""
         from matplotlib.collections import LineCollection
 
-        every = range(len(self.corners))
         (begin, end), (low, high) = self.limits
         x, y = _round_numbers(begin, end, True), _round_numbers(low, high, not grid or high - low > 5)
         edges, lines = [], []
-        for p in every:
+        for p in range(len(self.corners)):
             left, bottom = self.corners[p]
             edges.append([(left, bottom + self.height), (left, bottom), (left + self.width, bottom)])
             across, up = self.place(p, x, self.limits[1][0])[0], self.place(p, self.limits[0][0], y)[1]
@@ -90,7 +89,7 @@ class Mosaic:
 
 
 def _round_numbers(low: float, high: float, whole: bool) -> Array:
-    """A few round numbers between two limits; `whole` ones, as those of tasks are."""
+    """A few round numbers between two limits, integers if `whole`."""
     from matplotlib.ticker import MaxNLocator
 
     found = np.array(MaxNLocator(5, integer=whole).tick_values(min(low, high), max(low, high)), dtype=np.float64)

@@ -1,4 +1,4 @@
-"""What a report is of: found in folders, chosen by stream, strategy and date; what is left out is listed."""
+"""The selection of runs and evaluations for a report, by folder, stream, strategy and date."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from lifelong.store.records import Run
 
 @dataclass(frozen=True)
 class Selection:
-    """What to report on, and what else lies in the folders.
+    """The selected runs and evaluations, and what else is in the folders.
 
     Attributes:
-        runs: finished ones that were asked for, each once.
-        evaluations: records of few-shot evaluations that were asked for, each once.
-        damaged: a sentence each.
-        unfinished: a sentence each, of runs that were begun or failed.
-        left_out: how many finished runs and evaluations were not asked for.
+        runs: the selected finished runs, without duplicates.
+        evaluations: the records of the selected few-shot evaluations, without duplicates.
+        damaged: one sentence about each damaged run or evaluation.
+        unfinished: one sentence about each run that was begun or failed.
+        left_out: the number of finished runs and evaluations that were not selected.
     """
 
     runs: tuple[Run, ...] = ()
@@ -37,18 +37,19 @@ class Selection:
 
 def select(places: Sequence[Path], streams: Sequence[str] = (), strategies: Sequence[str] = (),
            since: str | None = None) -> Selection:
-    """The runs and few-shot evaluations in `places` that were asked for.
+    """Selects runs and few-shot evaluations from stores.
 
     Args:
-        places: stores, or folders of single runs. What lies in several with equal results is taken once.
-        streams: names, with or without their version, or patterns such as `split-*`; none: all. An evaluation is of
-            the source that its classes come from.
-        strategies: expressions as they were run, or patterns such as `er*`; none: all. An evaluation is of its start.
-        since: an ISO date or time (UTC unless it says otherwise): only what was finished then or later.
+        places: stores, or folders of single runs. A run that is in several of them with equal results counts once.
+        streams: names of streams, with or without version, or patterns such as `split-*`; empty selects all. For
+            evaluations they are compared with the source of the classes.
+        strategies: strategies as they were run, or patterns such as `er*`; empty selects all. For evaluations they are
+            compared with the start.
+        since: an ISO date or time, in UTC unless it has a time zone; only what finished then or later is selected.
 
     Raises:
-        FileNotFoundError: where a place that was named is no folder.
-        ValueError: where `since` is no date.
+        FileNotFoundError: a place is not a folder.
+        ValueError: `since` is not a date.
     """
     begin = _moment(since) if since is not None else None
     found: dict[tuple[str, Any], Run] = {}
@@ -85,7 +86,7 @@ def _late(about: Mapping[str, Any], begin: datetime | None) -> bool:
 
 
 def _contents(place: Path) -> tuple[list[Run], list[str], list[tuple[Mapping[str, Any] | None, Words]]]:
-    """Finished runs, a sentence for each damaged one, and those that have no result."""
+    """The finished runs, one sentence about each damaged run, and the runs without a result."""
     if not place.is_dir():
         raise FileNotFoundError(f"there is no folder {place} of runs; streams are chosen with --stream, strategies "
                                 "with --strategy")

@@ -1,4 +1,4 @@
-"""Which strategies differ, by how much, how surely, and how many seeds would tell."""
+"""Comparisons of strategies: differences, intervals, tests, effect sizes, and the number of seeds needed."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from lifelong.report.group import Group, alike, diverged, seeds, sees_all
 from lifelong.spec.run import OptionError
 from lifelong.store.records import Run
 
-LEVEL = 0.05  # of every test
+LEVEL = 0.05  # significance level of every test
 POWER = 0.8
-MOST = 10_000  # seeds: where more were needed, "more than" is said
-LOWER = {"forgetting", "intransigence"}  # metrics of which less is better
-PARTS = "parts"  # the reference that stands for: every sum against each of its parts
+MOST = 10_000  # larger numbers of seeds are reported as "more than 10,000"
+LOWER = {"forgetting", "intransigence"}  # metrics for which lower values are better
+PARTS = "parts"  # the reference that compares every sum with each of its parts
 
 
 class Difference(NamedTuple):
-    """One strategy's metric less another's.
+    """The difference between two strategies in one metric.
 
     Attributes:
-        mean: of the difference.
-        low, high: its 95 % t interval; NaN with one seed.
-        n: seeds that both have; unpaired: of the one that has fewer.
-        paired: whether differences of the same seeds were taken.
-        p: two-sided, of the sign-flip permutation test; unpaired, of Welch's t test.
-        effect: paired, Cohen's d_z = mean / standard deviation of the differences; unpaired, Cohen's d, with the root
+        mean: mean difference.
+        low, high: ends of its 95 % t interval; NaN with one seed.
+        n: number of seeds that both have; if unpaired, the smaller number of seeds.
+        paired: whether the differences are between equal seeds.
+        p: two-sided p-value of the sign-flip permutation test; if unpaired, of Welch's t test.
+        effect: Cohen's d_z = mean / standard deviation of the paired differences; if unpaired, Cohen's d with the root
             of the mean of both variances.
     """
 
@@ -44,9 +44,10 @@ class Difference(NamedTuple):
 
 
 def difference(mine: Mapping[int, float], theirs: Mapping[int, float]) -> Difference:
-    """`mine` less `theirs`, values by seed: paired on the seeds that both have, unpaired where these are fewer than 2.
+    """The difference `mine` - `theirs` of values by seed.
 
-    One seed that both have gives a mean alone, unless each has two seeds or more.
+    It is paired over the seeds that both have. With fewer than 2 such seeds it is unpaired, if each has 2 seeds or
+    more; otherwise only the mean difference is given.
     """
     both = [seed for seed in mine if seed in theirs]
     if len(both) < 2 and min(len(mine), len(theirs)) > 1:
@@ -60,7 +61,7 @@ def difference(mine: Mapping[int, float], theirs: Mapping[int, float]) -> Differ
 
 
 def _unpaired(a: metrics.Array, b: metrics.Array) -> Difference:
-    """Welch's t: variances may differ."""
+    """The unpaired difference by Welch's t test, for unequal variances."""
     from scipy.special import stdtr, stdtrit
 
     mean, own = float(a.mean() - b.mean()), [_spread(x) ** 2 / len(x) for x in (a, b)]
@@ -74,7 +75,7 @@ def _unpaired(a: metrics.Array, b: metrics.Array) -> Difference:
 
 
 def _spread(x: metrics.Array) -> float:
-    """Standard deviation; of values equal but for their last bits, 0."""
+    """The standard deviation; 0 if the values differ by rounding only."""
     found = float(x.std(ddof=1)) if len(x) > 1 else np.nan
     return 0.0 if found < 1e-12 * (1 + abs(float(x.mean()))) else found
 
@@ -84,19 +85,19 @@ def _ratio(mean: float, spread: float) -> float:
 
 
 def power(n: int, effect: float, level: float = LEVEL, paired: bool = True) -> float:
-    """Chance that a two-sided t test with `n` seeds (of each, unpaired) finds a true `effect`: exact, noncentral t."""
+    """The exact power (noncentral t) of a two-sided t test for a true `effect` with `n` seeds (each, if unpaired)."""
     from scipy.special import nctdtr, stdtrit
 
     degrees, centre = (n - 1, abs(effect) * math.sqrt(n)) if paired else (2 * n - 2, abs(effect) * math.sqrt(n / 2))
     edge = float(stdtrit(degrees, 1 - level / 2))
-    if centre - edge > 30:  # beyond what nctdtr computes, and certain
+    if centre - edge > 30:  # nctdtr fails here, and the power is 1
         return 1.0
-    other = float(nctdtr(degrees, centre, -edge))  # NaN where it is 0 to nine digits, from a centre of 5.8 on
+    other = float(nctdtr(degrees, centre, -edge))  # NaN from a centre of 5.8 on, where it is 0 to nine digits
     return float(1 - nctdtr(degrees, centre, edge)) + (0.0 if math.isnan(other) else other)
 
 
 def seeds_needed(effect: float, level: float = LEVEL, paired: bool = True) -> int | None:
-    """The fewest seeds with which a t test at `level` finds a true `effect` with 80 % power; None: over 10,000."""
+    """The smallest number of seeds for 80 % power of a t test at `level`; None if it exceeds 10,000."""
     if not effect or math.isnan(effect):
         return None
     low, high = 1, 2
@@ -111,19 +112,23 @@ def seeds_needed(effect: float, level: float = LEVEL, paired: bool = True) -> in
 
 
 def flips_needed(n_tests: int) -> int:
-    """Seeds with which the sign-flip test can reach .05 at all, after Holm over `n_tests`."""
+    """The smallest number of seeds with which the sign-flip test can reach .05, Holm-adjusted over `n_tests` tests."""
     return math.ceil(math.log2(2 * n_tests / LEVEL))
 
 
 class Comparison(NamedTuple):
-    """A strategy against a reference in one metric; `difference` is None, and `problem` says why, where it has none.
+    """The comparison of a run with a reference in one metric.
 
     Attributes:
-        run, reference: their places in the group.
-        p: after Holm over the comparisons of the group in this metric.
-        smallest_p: the least that it could have been with these seeds.
-        needed: seeds that would tell, were the difference seen the true one: for 80 % power at .05 over the number of
-            comparisons, and as many as the sign-flip test takes; None: over 10,000, or no difference at all.
+        run, reference: indices of the two runs in the group.
+        metric: name of the metric.
+        difference: the difference run - reference; None if it cannot be computed.
+        p: p-value, Holm-adjusted over the comparisons of the group in this metric.
+        smallest_p: the smallest value that `p` could have with these seeds.
+        needed: number of seeds for 80 % power at level .05 divided by the number of comparisons if the observed
+            difference is the true one, but at least as many as the sign-flip test needs; None if it exceeds 10,000 or
+            there is no difference.
+        problem: why there is no difference.
     """
 
     run: int
@@ -136,35 +141,35 @@ class Comparison(NamedTuple):
     problem: str
 
     @property
-    def told(self) -> bool:
-        """Whether the seeds tell the two apart."""
+    def significant(self) -> bool:
+        """Whether the difference is significant at level .05."""
         return self.difference is not None and self.p <= LEVEL
 
 
 def comparisons(group: Group, metric: str = "average_accuracy", reference: str | None = None) -> list[Comparison]:
-    """Every run against the reference, in the order of the table.
+    """The comparisons of all runs of a group with the reference, in the order of the table.
 
     Args:
-        group: whose runs.
-        metric: the name of one that all of them have.
-        reference: a label or strategy of the group; None, or one that the group lacks: its first; `parts`: every sum
-            against each of its parts; of runs that were tuned, against the part at the values that it was tuned to.
+        group: the runs.
+        metric: name of a metric that all runs have.
+        reference: a label or strategy; None, or one that the group does not have, is its first run. `parts` compares
+            every sum with each of its parts, and tuned sums with parts at the values to which these were tuned.
     """
     return _tested(group, metric, pairs(group, reference))
 
 
 def checked_reference(groups: Sequence[Group], reference: str | None) -> None:
-    """Raises OptionError, with what there is, for a reference that no group has."""
+    """Raises OptionError if no group has the reference."""
     if reference in (None, PARTS) or any(group.find(str(reference)) is not None for group in groups):
         return
     labels = list(dict.fromkeys(label for group in groups for label in group.labels))
     near = difflib.get_close_matches(str(reference), labels, 3, 0.3) or labels[:8]
-    raise OptionError(f"reference must be a strategy of the report, or {PARTS}; got {reference!r}, and there is "
-                      f"{', '.join(map(repr, near)) or 'no run'}", "reference")
+    raise OptionError(f"reference must be a strategy in the report, or {PARTS}; got {reference!r}, but the report has "
+                      f"{', '.join(map(repr, near)) or 'no runs'}", "reference")
 
 
 def pairs(group: Group, reference: str | None = None) -> list[tuple[int, int]]:
-    """Which run is compared with which."""
+    """The pairs (run, reference) that are compared."""
     if reference == PARTS:
         return [(i, j) for i, run in enumerate(group.runs) for n, part in enumerate(terms(run.spec["strategy"]))
                 for j, other in enumerate(group.runs)
@@ -174,7 +179,7 @@ def pairs(group: Group, reference: str | None = None) -> list[tuple[int, int]]:
 
 
 def _tuned_part(run: Run, n: int, other: Run) -> bool:
-    """Whether `other` is the n-th part of the sum `run` but for values that each was tuned to."""
+    """Whether `other` is the n-th part of the sum `run` up to the values to which each was tuned."""
     made = [one.about.get("tuned") for one in (run, other)]
     if not all(isinstance(one, Mapping) for one in made) or terms(other.spec["strategy"]):
         return False
@@ -193,7 +198,7 @@ def _tuned_part(run: Run, n: int, other: Run) -> bool:
 
 
 def terms(strategy: str) -> list[str]:
-    """The parts of a sum, none of what is no sum; a + inside brackets or quotes adds nothing up."""
+    """The parts of a sum, or an empty list if `strategy` is not a sum; a + within brackets or quotes does not count."""
     found, depth, quote = [""], 0, ""
     for letter in strategy:
         quote = "" if letter == quote else quote or (letter if letter in "'\"" else "")
@@ -220,12 +225,12 @@ def _tested(group: Group, metric: str, which: Sequence[tuple[int, int]]) -> list
 
 
 def _missing(group: Group, i: int, metric: str) -> str:
-    """Why a metric of run `i` cannot be compared; nothing where it can."""
+    """Why a metric of run `i` cannot be compared; empty if it can."""
     values = group.values(i)[metric]
     n = int((~np.isfinite(values)).sum())
     if n == len(values) and not diverged(group.runs[i]):
-        return "its evaluations do not tell it"
-    return f"{n} of {len(values)} seeds of it were not measured to the end" if n else ""
+        return "a run was not evaluated often enough for this metric"
+    return f"{n} of {len(values)} seeds of a run were not measured to the end" if n else ""
 
 
 def _needed(one: Difference | None, tests: int) -> int | None:
@@ -236,10 +241,11 @@ def _needed(one: Difference | None, tests: int) -> int | None:
 
 
 def best(group: Group, metric: str) -> tuple[int | None, list[int], int | None]:
-    """The run with the best mean, those that the seeds do not tell from it, and how many seeds that would take.
+    """The run with the best mean, the runs that do not differ significantly from it, and the number of seeds needed.
 
-    Compared are runs that are no bound and were measured to the end, each with the best, by the paired sign-flip test
-    after Holm. The third is None where some comparison has seeds enough; else no run is said to be told, or not.
+    Every run that is not an upper bound and was measured to the end is compared with the best by the paired sign-flip
+    test, Holm-adjusted. The third value is None if some comparison can be significant with its number of seeds;
+    otherwise it is the number of seeds needed, and the second value is empty.
     """
     found = {i: values[metric] for i in range(len(group.runs)) if not sees_all(group.runs[i])
              and metric in (values := group.values(i)) and np.isfinite(values[metric]).all()}
@@ -253,12 +259,12 @@ def best(group: Group, metric: str) -> tuple[int | None, list[int], int | None]:
 
 
 def ranks(groups: Sequence[Group]) -> tuple[list[str], list[Group], metrics.Array]:
-    """Labels, groups and ranks [groups, labels] by mean average accuracy, 1 the best, of what was run on all streams.
+    """Labels, groups and ranks [groups, labels] of the strategies that were run on all streams.
 
-    Equal means share the mean of their ranks. Runs of which a seed was not measured to the end, and second scores of
-    the same runs (told the task), are left out; so are groups that have no two of the labels.
+    Ranks are by mean average accuracy; 1 is the best, and equal means share the mean of their ranks. Runs with a seed
+    that was not measured to the end are excluded, and so are the scores of runs that were given the task.
     """
-    own = [group for group in groups if not group.told]
+    own = [group for group in groups if not group.told_task]
     means = [{label: float(v.mean()) for i, label in enumerate(group.labels)
               if np.isfinite(v := group.values(i)["average_accuracy"]).all()} for group in own]
     labels = [label for label in (means[0] if means else {}) if all(label in one for one in means)]

@@ -1,4 +1,4 @@
-"""The tables of a report, from its groups of runs."""
+"""The tables of a report."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ _T = "a[t,k] is the {} on task k after task t of T; t = 0 is the untrained learn
 
 
 def tables_of(group: Group, other: Sequence[str] = ()) -> list[Table]:
-    """What a terminal shows of a group: metrics, accuracy by length, and the metrics of other frameworks."""
+    """The tables of a group that are printed in a terminal: metrics, accuracy by length, other frameworks' metrics."""
     return [metric_table(group), *length_table(group), *(theirs(group, name) for name in other)]
 
 
 def measured(values: Array, score: Score, mark: str = "") -> Cell:
-    """Values [S] of one metric as a cell."""
+    """A cell with the mean and interval of the values [S] of one metric."""
     mean, half, n = summary(values)
     return Cell((percent(values, score),), (_or_none(mean), _or_none(half), n), mark)
 
 
 def metric_table(group: Group) -> Table:
-    """Strategies by metrics, with the best of each marked."""
+    """The metrics of all strategies, with the best of each marked."""
     found = [group.values(i) for i in range(len(group.runs))]
     names = [name for name in metrics.definitions if any(name in values for values in found)]
     marks: dict[tuple[int, str], str] = {}
@@ -62,7 +62,7 @@ def _name(group: Group, i: int) -> Cell:
 
 
 def _metric_notes(group: Group, names: Sequence[str], rows: Sequence[tuple[Cell, ...]]) -> Words:
-    """What a reader of this table must know, a sentence each."""
+    """The notes below the table of metrics."""
     notes: list[Words] = [(_INTERVAL if group.score.percent else _INTERVAL.removeprefix("In percent; ").capitalize(),)]
     if any(len(run.accuracy) == 1 for run in group.runs):
         notes.append(("One seed gives no interval.",))
@@ -70,32 +70,33 @@ def _metric_notes(group: Group, names: Sequence[str], rows: Sequence[tuple[Cell,
     if "–" in text:
         notes.append(("–: not measured, or not defined for this run.",))
     if "/" in text:
-        notes.append(("(n/S): over the n of S seeds that were measured to the end, which flatters.",))
+        notes.append(("(n/S): mean over the n of S seeds that were measured to the end, which overestimates the run.",))
     if group.n_tasks == 1:
         notes.append(("Forgetting and transfer need two tasks.",))
     elif group.unseen:
-        notes.append(("Forward transfer is not defined here: unseen classes cannot be answered.",))
+        notes.append(("Forward transfer is not defined here, because a learner cannot predict unseen classes.",))
     if group.reference is not None and "intransigence" in names:
         name = group.labels[group.reference]
-        notes.append(("Intransigence is against ", Code(name), " on the same seeds."))
+        notes.append(("The reference of intransigence is ", Code(name), " on the same seeds."))
         if name.startswith("joint"):
-            notes.append(("It meets all tasks from the first step; the paper's reference, ", Code("cumulative"),
-                          ", was not run."))
+            notes.append(("It is trained on all tasks from the first step; the reference of the paper, ",
+                          Code("cumulative"), ", was not run."))
     return joined(notes)
 
 
 def _mark_note(marks: Mapping[Any, str], needed: int | None) -> Words:
     if not marks:
         return ()
-    said = "Bold: the best mean, cumulative and joint aside. "
+    said = "Bold: the best mean, excluding cumulative and joint. "
     if needed:
-        return (said + f"The seeds are too few to tell any strategy from the best: it takes {needed}.",)
-    return (said + "≈: not told from the best (p > .05, paired sign-flip permutation test by seed, Holm over the "
-            "strategies).",)
+        return (said + "No difference from the best can be significant with so few seeds; at least "
+                f"{needed} are needed.",)
+    return (said + "≈: not significantly different from the best (p > .05, paired sign-flip permutation test over "
+            "seeds, Holm-adjusted over the strategies).",)
 
 
 def length_table(group: Group) -> list[Table]:
-    """The table of accuracy by length, of a stream that has lengths."""
+    """The accuracy of all strategies by length, for a stream that has lengths; otherwise no table."""
     if not group.options.get("lengths"):
         return []
     rows = tuple((cell(Code(label)), cell(kind), *(measured(v, group.score) for v in values.T))
@@ -103,8 +104,8 @@ def length_table(group: Group) -> list[Table]:
                  for kind, values in by_length(run).items())
     columns = (Column("classes"), Column(""), *(Column(str(n), _RAW) for n in group.options["lengths"]))
     return [Table(f"{group.slug}-lengths", (), columns, rows, (
-        "Over all classes met so far, each weighing the same: test on held-out examples, train on those that were "
-        "learned.",))]
+        "Over all classes seen so far, with equal weight for every class; test: on held-out examples, train: on the "
+        "training examples.",))]
 
 
 def theirs(group: Group, name: str) -> Table:
@@ -116,22 +117,22 @@ def theirs(group: Group, name: str) -> Table:
     return Table(f"{group.slug}-as-{name}", (f"As computed by {them.title}.",),
                  (Column("strategy"), *(Column(one.name, _RAW) for one in kept)), rows,
                  ("In percent here; " * group.score.percent + "mean over seeds ± half width of its 95 % t interval. "
-                  + them.differs,),
+                  + them.remark,),
                  tuple((f"{one.name}: {one.formula}",) for one in kept))
 
 
 def comparison_table(group: Group, compared: Mapping[str, Sequence[Comparison]]) -> Table:
-    """Every comparison with all of its numbers."""
+    """All comparisons with their differences, intervals, tests, effect sizes and numbers of seeds needed."""
     rows = []
     for name, found in compared.items():
         for one in found:
             named = (cell(Code(group.labels[one.run])), cell(Code(group.labels[one.reference])),
                      cell(group.score.named(name)))
             rows.append((*named, *_compared(one, group.score)))
-    columns = (Column("strategy"), Column("against"), Column("metric"),
+    columns = (Column("strategy"), Column("reference"), Column("metric"),
                Column("difference" + " (points)" * group.score.percent, ("",)),
                Column("95 % interval", ("low", "high")), Column("seeds", ("",)), Column("p", ("",)),
-               Column("p after Holm", ("",)), Column("effect size", ("",)), Column("seeds that would tell", ("",)))
+               Column("adjusted p", ("",)), Column("effect size", ("",)), Column("seeds needed", ("",)))
     return Table(f"{group.slug}-comparisons", (), columns, tuple(rows), joined(_test_notes(compared)))
 
 
@@ -154,21 +155,21 @@ def _or_none(value: float) -> float | None:
 
 def _test_notes(compared: Mapping[str, Sequence[Comparison]]) -> list[Words]:
     found = [one.difference for several in compared.values() for one in several if one.difference]
-    notes = ["Differences are strategy less reference on the same seeds, with the 95 % t interval of that difference "
-             "alone; p is that of the two-sided sign-flip permutation test (exact up to 16 seeds), also after Holm "
-             "over the comparisons of a metric; effect size is d_z, the mean of the paired differences over their "
-             "standard deviation."]
+    notes = ["Difference: strategy minus reference on the same seeds, with its 95 % t interval. p: two-sided sign-flip "
+             "permutation test (exact up to 16 seeds); adjusted p: Holm-adjusted over the comparisons of a metric. "
+             "Effect size: d_z, the mean of the paired differences divided by their standard deviation."]
     if any(not one.paired for one in found):
-        notes.append("Unpaired: the two share fewer than two seeds, so the interval and p are those of Welch's t "
-                     "test, and the effect size is Cohen's d over the root of the mean variance; seeds is the lesser.")
-    notes.append("Seeds that would tell: for 80 % power of the two-sided t test (exact, noncentral t) at .05 divided "
-                 "by the number of comparisons, if the difference and spread seen are the true ones, and never fewer "
-                 "than the sign-flip test needs to reach .05.")
+        notes.append("Unpaired: the two runs share fewer than two seeds; interval and p are those of Welch's t test, "
+                     "the effect size is Cohen's d with the root of the mean variance, and seeds is the smaller "
+                     "number.")
+    notes.append("Seeds needed: for 80 % power of the two-sided t test (exact, noncentral t) at level .05 divided by "
+                 "the number of comparisons, if the observed difference and standard deviation are the true ones; at "
+                 "least as many as the sign-flip test needs to reach .05.")
     return [(note,) for note in notes]
 
 
 def task_table(group: Group) -> Table:
-    """Accuracy on every task after the last one; with more tasks than 10, a row per task."""
+    """The accuracy on every task after the last one; with more than 10 tasks the tasks are rows."""
     final = [run.accuracy[:, -1] for run in group.runs]
     note: Words = (group.score.named("Accuracy on each task after the last one, a[T,k]") + ", in percent"
                    * group.score.percent + "; mean over seeds ± half width of its 95 % t interval.",)
@@ -190,7 +191,7 @@ _SAID = {"stream", "stream_name", "stream_options", "strategy", "hyper", "model"
 
 
 def settings_table(group: Group) -> Table:
-    """All hyper-parameters of every run, those left at their defaults too."""
+    """All hyper-parameters of every run, including those with default values."""
     fields = [name for name in dict.fromkeys(name for run in group.runs for name in run.spec) if name not in _SAID]
     fields = [name for name in fields if any(run.spec.get(name) is not None for run in group.runs)]
     tuned = dict.fromkeys(str(made.get("criterion", "a criterion that was not recorded")) for run in group.runs
@@ -206,30 +207,30 @@ def settings_table(group: Group) -> Table:
                        for name in fields), *([cell(_tuned(run))] if tuned else [])))
     columns = tuple(Column(name.replace("_", " ")) for name in ("strategy", "hyper-parameters", "model", "optimizer",
                                                                 *fields, *["tuned"] * bool(tuned)))
-    notes = ["Hyper-parameters of a sum stand in the order of its terms, which semicolons part.",
+    notes = ["The hyper-parameters of a sum are in the order of its terms, separated by semicolons.",
              *(f"Tuned by: {one}." for one in tuned)]
     return Table(f"{group.slug}-settings", (), columns, tuple(rows), (" ".join(notes),))
 
 
 def _tuned(run: Run) -> Words:
-    """What tuning chose, from how much, and at what cost."""
+    """What tuning chose, out of how many settings, on which seeds or stream, and its cost."""
     made = run.about.get("tuned")
     if not isinstance(made, Mapping):
         return ("–",)
     seeds, other = made.get("seeds"), made.get("on")
     on = [" of ", Code(joined_values({k: v for k, v in other.items() if k != "stream"}, str(other.get("stream"))))] \
         if isinstance(other, Mapping) else []
-    on += [f", {both['classes']} classes and {both['images']} images of which this one tests on"] \
+    on += [f" ({both['classes']} classes and {both['images']} images of it are tested on here)"] \
         if isinstance(both := made.get("overlap"), Mapping) else []
     seeded = f" on seeds {seeds[0]} to {seeds[1]}" if isinstance(seeds, list) and len(seeds) == 2 else ""
     seconds = made.get("cost_s")
     cost = f", {seconds:,.0f} s" if isinstance(seconds, int | float) else ""
-    tried = f", of {made.get('settings', '?')} settings{seeded}"
+    tried = f", best of {made.get('settings', '?')} settings{seeded}"
     return words(Code(_values(made.get("chosen")) or "–"), tried, *on, cost)
 
 
 def joined_values(hyper: object, name: str) -> str:
-    """What an expression was made with: the name alone, and all values in brackets."""
+    """The name of an expression with the values of all its hyper-parameters."""
     filled = _values(hyper)
     return f"{name.split('(')[0]}({filled})" if filled else name
 
@@ -239,7 +240,7 @@ _USED = {"file", "adapt", "head", "length", "power", "quarter_turns", "views"}
 
 
 def _values(hyper: object) -> str:
-    if isinstance(hyper, Mapping) and hyper.get("file") and "adapt" in hyper:  # the file says what it was learned with
+    if isinstance(hyper, Mapping) and hyper.get("file") and "adapt" in hyper:  # the others are recorded in the file
         hyper = {key: value for key, value in hyper.items() if key in _USED}
     if isinstance(hyper, Mapping):
         return ", ".join(f"{key}={_text(value)}" for key, value in hyper.items())
@@ -254,7 +255,7 @@ _MADE = ("status", "commit", "version", "torch", "device", "processor", "threads
 
 
 def provenance_table(group: Group) -> Table:
-    """Which code made every run, where, when, and what it cost."""
+    """The code, machine, time and cost of every run."""
     rows = []
     for i, run in enumerate(group.runs):
         rows.append((_name(group, i), cell(Code(digest(run.spec))), cell(_text(seeds(run)).strip("[]")),
@@ -263,8 +264,9 @@ def provenance_table(group: Group) -> Table:
     columns = (*(Column(name) for name in ("strategy", "run", "seeds", *_MADE)), Column("seconds", ("",)),
                *(Column(kind.title, ("",)) for kind in COSTS))
     return Table(f"{group.slug}-provenance", (), columns, tuple(rows), (
-        "Run: the digest of its spec, the end of its folder's name. A commit with + had changed files. Seconds are "
-        "those of the whole stack of lanes. Costs: " + "; ".join(kind.definition for kind in COSTS) + ".",))
+        "Run: the digest of the specification, with which the folder's name ends. Commit: + marks uncommitted changes. "
+        "Seconds: of the whole stack in which the run was trained. Costs: "
+        + "; ".join(kind.definition for kind in COSTS) + ".",))
 
 
 def _costs(run: Run) -> tuple[Cell, ...]:
