@@ -97,16 +97,16 @@ class Pool:
             x: the examples that they are of, before any warp, where these were gathered already.
         """
         rows = rows.clamp(min=0)
-        example, variant = rows, rows
+        example, variant, n = rows, rows, self.y.shape[0]
         if self.warp is not None or self.label is not None:
-            example, variant = rows % len(self.y), rows // len(self.y)
+            example, variant = rows % n, rows // n
         if x is None:
             x = gathered(self.x, example) if self.host else self.x.index_select(0, example)
         y = self.y.index_select(0, example)
         if self.warp is not None:
             # Two plain gathers: indexing by both at once takes three to five times as long. In blocks, for the int64
             # positions of 512 images are as much as a processor's cache holds.
-            if len(x) <= 512:
+            if x.shape[0] <= 512:
                 x = x.gather(1, self.warp.index_select(0, variant))
             else:
                 x = torch.cat([part.gather(1, self.warp.index_select(0, v)) for part, v in

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property, partial
+from functools import cached_property, partial, reduce
+from operator import add
 from typing import Any
 
 import torch
@@ -13,12 +14,12 @@ from lifelong.data.pool import Pool
 from lifelong.learning.learner import NETWORK, Batch, Initialization, Learner, State
 from lifelong.learning.losses import Loss, Slice
 from lifelong.learning.optim import Optimizer
-from lifelong.learning.parts import Numbers, Part, View, counted
+from lifelong.learning.parts import Numbers, Part, View, counted, positions
 from lifelong.learning.step import Step
 from lifelong.learning.sums import check_sum
 from lifelong.networks.net import Net, Params
 from lifelong.randomness import generator
-from lifelong.vmap import Deferred, resolved
+from lifelong.vmap import resolved
 
 _NONE: Any = None
 OWN = "/"  # parts' own trained parameters are called `part/name` in the state
@@ -117,24 +118,23 @@ class GradientLearner(Learner):
         return found
 
     def losses(self, pool: Pool, params: Any, parts: State, batch: Batch, slices: dict[str, tuple[Any, ...]], x: Any,
-               y: Any, scores: Any) -> tuple[Any, ...]:
-        """The fields of the loss that the parts add to the batch's cross-entropy, or put in its place.
+               y: Any, scores: Any) -> Loss:
+        """The loss that the parts add to the batch's cross-entropy, or put in its place.
 
         Args:
             pool, params, parts, batch: of one lane.
             slices: by name the rows and weights of some examples of the pass, and where they stand in it.
             x, y, scores: of all examples of the pass.
         """
-        seen = {name: Slice(rows, weight, _cut(x, at), _cut(y, at), _cut(scores, at), name)
-                for name, (rows, weight, at) in slices.items()}
-        total = Loss()
+        seen = {name: Slice(rows, weight, x, y, scores, name, at) for name, (rows, weight, at) in slices.items()}
+        found = []
         for name, part in self.parts.items():
             for hook in (part.criterion, part.loss):
                 if hook:
-                    view = self._view(name, pool, params, parts, batch, batch=seen["batch"],
-                                      recalled=seen.get(name) or _several(seen, name))
-                    total = total + _checked(name, hook(view))
-        return total.entropies, total.gradients, total.values, total.penalties, total.free
+                    recalled = seen.get(name) or (_several(seen, name) if part.recall else _NONE)
+                    view = self._view(name, pool, params, parts, batch, batch=seen["batch"], recalled=recalled)
+                    found.append(_checked(name, hook(view)))
+        return reduce(add, found)
 
     def transform(self, pool: Pool, params: Any, parts: State, batch: Batch, grads: Params) -> Params:
         """The gradient after the transforms of the parts, in the order of the sum."""
@@ -146,7 +146,7 @@ class GradientLearner(Learner):
     def after(self, pool: Pool, params: Any, parts: State, batch: Batch, grads: Any, at: slice, x: Any, y: Any,
               scores: Any) -> tuple[State, Params]:
         """The states of the parts after the update, and the parameters that they replace; the batch stands at `at`."""
-        mine = Slice(batch.rows, batch.weight, _cut(x, at), _cut(y, at), _cut(scores, at))
+        mine = Slice(batch.rows, batch.weight, x, y, scores, "batch", at)
         return _renewed({name: part.step(self._view(name, pool, params, parts, batch, batch=mine, grads=grads))
                          for name, part in self.parts.items() if part.step})
 
@@ -172,8 +172,8 @@ class GradientLearner(Learner):
         return {k: p for k, p in resolved(params).items() if OWN not in k} if self._brings else params
 
     @cached_property
-    def _counts(self) -> dict[tuple[str, int], int | dict[str, int]]:
-        """What `counted` said of the draws of a part, by part and batch size."""
+    def _named(self) -> dict[tuple[str, int], dict[str, slice] | None]:
+        """Where the numbers of a part stand that names them, by part and batch size."""
         return {}
 
     @cached_property
@@ -205,10 +205,11 @@ class GradientLearner(Learner):
             net = _with_numbers(net, given.u[NETWORK])
         if u is not None and given:
             key = (name, given.rows.shape[0])
-            if key not in self._counts:
-                self._counts[key] = counted(self.parts[name].draws, key[1])
-            counts = self._counts[key]
-            u = Numbers(u, counts) if isinstance(counts, dict) else u
+            if key not in self._named:
+                counts = counted(self.parts[name].draws, key[1])
+                self._named[key] = positions(counts) if isinstance(counts, dict) else None
+            at = self._named[key]
+            u = u if at is None else Numbers(u, at)
         return View(parts.get(name, {}), self._network(params), net, pool, u, task, own=self._own(name, params),
                     **fields)
 
@@ -229,10 +230,6 @@ def _with_numbers(net: Net, u: Any) -> Net:
 
 def _bare(batch: Batch) -> Slice:
     return Slice(batch.rows, batch.weight, _NONE, _NONE, _NONE)
-
-
-def _cut(value: Any, at: slice) -> Deferred:
-    return Deferred(make=lambda: resolved(value)[at])
 
 
 def _several(slices: dict[str, Slice], name: str) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +21,7 @@ class _Slice(NamedTuple):
     y: Any
     scores: Any
     name: str = "batch"
+    at: slice | None = None  # where the slice stands in `x`, `y` and `scores`; None: they are its own
 
 
 class Slice(_Slice):
@@ -39,9 +39,13 @@ class Slice(_Slice):
     __slots__ = ()
     rows: Tensor = property(lambda self: resolved(self[0]))  # type: ignore[assignment]
     weight: Tensor = property(lambda self: resolved(self[1]))  # type: ignore[assignment]
-    x: Tensor = property(lambda self: resolved(self[2]))  # type: ignore[assignment]
-    y: Tensor = property(lambda self: resolved(self[3]))  # type: ignore[assignment]
-    scores: Tensor = property(lambda self: resolved(self[4]))  # type: ignore[assignment]
+    x: Tensor = property(lambda self: self._cut(2))  # type: ignore[assignment]
+    y: Tensor = property(lambda self: self._cut(3))  # type: ignore[assignment]
+    scores: Tensor = property(lambda self: self._cut(4))  # type: ignore[assignment]
+
+    def _cut(self, field: int) -> Any:
+        whole = resolved(self[field])
+        return whole if self.at is None else whole[self.at]
 
 
 class Penalty(NamedTuple):
@@ -52,8 +56,15 @@ class Penalty(NamedTuple):
     importance: Params
 
 
-@dataclass(frozen=True)
-class Loss:
+class _Loss(NamedTuple):
+    entropies: Mapping[str, Tensor] = {}
+    gradients: Mapping[str, Tensor] = {}
+    values: tuple[Tensor, ...] = ()
+    penalties: tuple[Penalty, ...] = ()
+    free: tuple[Tensor, ...] = ()
+
+
+class Loss(_Loss):
     """A loss as data. Its gradient is known, except for what is `free`, which autograd differentiates.
 
     Losses add, to each other and to 0-d tensors, and are multiplied and divided by numbers and 0-d tensors. Parts
@@ -67,13 +78,9 @@ class Loss:
         free: 0-d each, functions of scores and parameters for autograd.
     """
 
-    entropies: Mapping[str, Tensor] = field(default_factory=dict)
-    gradients: Mapping[str, Tensor] = field(default_factory=dict)
-    values: tuple[Tensor, ...] = ()
-    penalties: tuple[Penalty, ...] = ()
-    free: tuple[Tensor, ...] = ()
+    __slots__ = ()
 
-    def __add__(self, other: Loss | Tensor | float) -> Loss:
+    def __add__(self, other: Loss | Tensor | float) -> Loss:  # type: ignore[override]
         if not isinstance(other, Loss):
             other = Loss(free=(_number(other),))
         return Loss(_summed(self.entropies, other.entropies), _summed(self.gradients, other.gradients),
@@ -81,13 +88,19 @@ class Loss:
 
     __radd__ = __add__
 
-    def __mul__(self, factor: float | Tensor) -> Loss:
+    def __mul__(self, factor: float | Tensor) -> Loss:  # type: ignore[override]
         return self._scaled(lambda value: factor * value)
 
-    __rmul__ = __mul__
+    __rmul__ = __mul__  # type: ignore[assignment]
 
     def __truediv__(self, divisor: float | Tensor) -> Loss:
         return self._scaled(lambda value: value / divisor)
+
+    def detached(self) -> Loss:
+        """The same with everything but what is free as a constant to autograd."""
+        return Loss({name: weight.detach() for name, weight in self.entropies.items()},
+                    {name: gradient.detach() for name, gradient in self.gradients.items()},
+                    tuple(value.detach() for value in self.values), self.penalties, self.free)
 
     def _scaled(self, scale: Callable[[Any], Any]) -> Loss:
         return Loss({name: scale(weight) for name, weight in self.entropies.items()},

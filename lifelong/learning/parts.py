@@ -22,6 +22,7 @@ Steps in parentheses are the learner's own. `init` makes a part's state before t
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -166,16 +167,15 @@ class Sum(tuple[Any, ...]):
 class Numbers:
     """The uniform numbers of a part in one step, by the names in its `draws`: `view.u.pick`."""
 
-    def __init__(self, u: Tensor | Deferred, counts: Mapping[str, int]) -> None:
-        self._u, self._counts = u, counts
+    def __init__(self, u: Tensor | Deferred, at: Mapping[str, slice]) -> None:
+        """`at` says by name where the numbers stand in `u`; see `positions`."""
+        self._u, self._at = u, at
 
     def __getattr__(self, name: str) -> Tensor:
-        first = 0
-        for other, count in self._counts.items():
-            if other == name:
-                return resolved(self._u)[first:first + count]
-            first += count
-        raise AttributeError(f"this part draws no numbers called {name!r}; its `draws` has {', '.join(self._counts)}")
+        if name not in self._at:
+            raise AttributeError(f"this part draws no numbers called {name!r}; its `draws` has {', '.join(self._at)}")
+        numbers: Tensor = resolved(self._u)[self._at[name]]
+        return numbers
 
 
 def counted(draws: Count | Mapping[str, Count], batch_size: int) -> int | dict[str, int]:
@@ -186,6 +186,12 @@ def counted(draws: Count | Mapping[str, Count], batch_size: int) -> int | dict[s
     if isinstance(draws, Mapping):
         return {name: number(count) for name, count in draws.items()}
     return number(draws)
+
+
+def positions(counts: Mapping[str, int]) -> dict[str, slice]:
+    """By name where a part's numbers stand among all that it draws."""
+    ends = itertools.accumulate(counts.values())
+    return {name: slice(end - count, end) for (name, count), end in zip(counts.items(), ends, strict=True)}
 
 
 def rehearse(memory: Memory | Callable[[Pool], Memory], replay: int = 0, **hooks: Any) -> Part:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
@@ -56,7 +57,8 @@ class Step:
         """One step; every lane's loss [L], or 0-d, is logged."""
         params, seen = state["params"], Deferred(state["params"])
         parts = {name: Deferred(own) for name, own in state["parts"].items()}
-        given = batch._replace(u={name: Deferred(u) for name, u in batch.u.items()})  # type: ignore[misc]
+        numbers: dict[str, Any] = {name: Deferred(u) for name, u in batch.u.items()}
+        given = Batch(batch.rows, batch.weight, numbers, batch.task)
         rows = self._recall(seen, parts, given) if "recall" in self._hooks else {}
         x, y = self.fetch(batch.rows, list(rows.values()), batch.u.get(AUGMENT))
         trained = self._trained(params)
@@ -79,7 +81,7 @@ class Step:
                                            Deferred(x), Deferred(y), Deferred(scores))
             for k, p in replaced.items():
                 params[k].copy_(p)
-            state = state | {"parts": unaliased(state["parts"] | states, params)}
+            state = state | {"parts": state["parts"] | unaliased(states, params)}
         return state, {"loss": value}
 
     @cached_property
@@ -108,7 +110,7 @@ class Step:
         return self.each(lambda learner, pool, *args: learner.trained_pass(pool, *args))
 
     @cached_property
-    def _said(self) -> Callable[..., tuple[Any, ...]]:
+    def _said(self) -> Callable[..., Loss]:
         return self.each(lambda learner, pool, *args: learner.losses(pool, *args))
 
     @cached_property
@@ -138,32 +140,34 @@ class Step:
     def _losses(self, params: Params, trained: Params, parts: State, given: Batch, slices: Slices, x: Tensor,
                 y: Tensor, scores: Tensor) -> tuple[Loss, Tensor, Params]:
         """The losses of the parts with the batch's own, and the leaves that what is free is differentiated by."""
-        by_scores, leaves, loss = scores, trained, Loss()
+        batch = Loss({"batch": slices["batch"][1]})
+        if self._hooks.isdisjoint(("loss", "criterion")):
+            return batch, scores, trained
+        by_scores, leaves, seen = scores, trained, params
         if self.free:
             by_scores, leaves = scores.detach().requires_grad_(), _leaves(trained)
-        if self._hooks & {"loss", "criterion"}:
-            with torch.set_grad_enabled(self.free):
-                loss = Loss(*self._said(Deferred(params | leaves), parts, given, {
-                    name: (Deferred(rows), Deferred(weight), at) for name, (rows, weight, at) in slices.items()},
-                    Deferred(x), Deferred(y), Deferred(by_scores)))
-            if loss.free and not self.free:
-                self.free = True
-                return self._losses(params, trained, parts, given, slices, x, y, scores)
-        if "criterion" not in self._hooks:
-            loss = Loss({"batch": slices["batch"][1]}) + loss
-        return loss, by_scores, leaves
+            seen = params | leaves
+        with torch.enable_grad() if self.free else nullcontext():
+            loss = self._said(Deferred(seen), parts, given, {
+                name: (Deferred(rows), Deferred(weight), at) for name, (rows, weight, at) in slices.items()},
+                Deferred(x), Deferred(y), Deferred(by_scores))
+        if loss.free and not self.free:
+            self.free = True
+            return self._losses(params, trained, parts, given, slices, x, y, scores)
+        loss = loss if "criterion" in self._hooks else batch + loss
+        return loss.detached() if self.free else loss, by_scores, leaves
 
     def _gradient_by_scores(self, loss: Loss, slices: Slices, y: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
         """The value of all losses whose gradient is known, and that gradient with respect to the scores of the pass."""
-        weights = [loss.entropies[name].detach() if name in loss.entropies else torch.zeros_like(weight)
+        weights = [loss.entropies[name] if name in loss.entropies else torch.zeros_like(weight)
                    for name, (_, weight, _) in slices.items()]
         weight = torch.cat(weights, -1) if len(weights) > 1 else weights[0]
-        value, gradient = self.problem.loss(scores.detach(), y, weight, self.competing(y))
+        value, gradient = self.problem.loss(scores, y, weight, self.competing(y))
         for name, more in loss.gradients.items():
             at = slices[name][2]
-            gradient.narrow(-2, at.start, at.stop - at.start).add_(more.detach())
+            gradient.narrow(-2, at.start, at.stop - at.start).add_(more)
         for one in loss.values:
-            value = value + one.detach()
+            value = value + one
         return value, gradient
 
     def _differentiated(self, loss: Loss, value: Tensor, gradient: Tensor, seen: Tensor,

@@ -41,19 +41,18 @@ def mlp(shape: tuple[int, ...], n_classes: int, hidden: Sequence[int] = (100, 10
     def apply(params: Params, x: Tensor) -> Tensor:
         return F.linear(features(params, x), params["head.weight"], params["head.bias"])
 
-    layers = [*(f"hidden{i}" for i in range(len(hidden))), "head"]
+    layers = [(f"{name}.weight", f"{name}.bias") for name in (*(f"hidden{i}" for i in range(len(hidden))), "head")]
 
     def vjp(params: Params, x: Tensor) -> tuple[Tensor, Back]:
         inputs = [x.flatten(-len(shape))]
-        for name in layers[:-1]:
-            inputs.append(_affine(params, name, inputs[-1]).relu_())
+        for weight, bias in layers[:-1]:
+            inputs.append(_affine(params[weight], params[bias], inputs[-1]).relu_())
 
         def back(grad: Tensor, names: Collection[str]) -> Params:
             grads: Params = {}
-            last = min((i for i, name in enumerate(layers) if f"{name}.weight" in names or f"{name}.bias" in names),
-                       default=len(layers))
+            last = next((i for i, (weight, bias) in enumerate(layers) if weight in names or bias in names), len(layers))
             for i in range(len(layers) - 1, last - 1, -1):
-                weight, bias = f"{layers[i]}.weight", f"{layers[i]}.bias"
+                weight, bias = layers[i]
                 if weight in names:
                     # Of one example an outer product, which a matrix product takes twice as long for.
                     grads[weight] = grad.mT * inputs[i] if grad.shape[-2] == 1 else grad.mT @ inputs[i]
@@ -63,14 +62,13 @@ def mlp(shape: tuple[int, ...], n_classes: int, hidden: Sequence[int] = (100, 10
                     grad = torch.ops.aten.threshold_backward(grad @ params[weight], inputs[i], 0)
             return grads
 
-        return _affine(params, "head", inputs[-1]), back
+        return _affine(params["head.weight"], params["head.bias"], inputs[-1]), back
 
     return Net(init, apply, features, ("head.weight", "head.bias"), vjp)
 
 
-def _affine(params: Params, name: str, x: Tensor) -> Tensor:
-    """A dense layer [B, F] of one lane, or [L, B, F] of a stack."""
-    weight, bias = params[f"{name}.weight"], params[f"{name}.bias"]
+def _affine(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
+    """A dense layer of x [B, F] of one lane, or [L, B, F] of a stack."""
     if x.dim() == 2:
         return F.linear(x, weight, bias)
     return torch.baddbmm(bias.unsqueeze(-2), x, weight.mT)

@@ -18,7 +18,7 @@ from lifelong.experiments.contract import tiny
 from lifelong.learning.learner import Batch, Learner, State
 from lifelong.learning.losses import Slice
 from lifelong.learning.optim import sgd
-from lifelong.learning.parts import Numbers, Part, View, counted
+from lifelong.learning.parts import Numbers, Part, View, counted, positions
 from lifelong.learning.schedule import Budget, plan
 from lifelong.networks.mlp import mlp
 from lifelong.spec.expression import parse
@@ -251,7 +251,7 @@ def test_averaged_with_the_batch_an_empty_memory_does_not_count():
 def seen(part: Part, state: State, params: dict[str, Tensor], scenario: str, batch: Sequence[int], u: Tensor) -> View:
     rows = torch.tensor(batch)
     weight = (rows >= 0).double() / (rows >= 0).sum()
-    numbers = Numbers(u, counted(part.draws, len(rows)))
+    numbers = Numbers(u, positions(counted(part.draws, len(rows))))
     return View(state, params, NET, POOL[scenario], numbers, batch=Slice(rows, weight, *[None] * 3))  # type: ignore[arg-type]
 
 
