@@ -26,16 +26,16 @@ def lwf(strength: float = 1.0, temperature: float = 2.0) -> Part:
     above(0, temperature=temperature)
 
     def loss(view: View) -> Tensor:
-        batch, pool = view.batch, view.pool
+        batch, pool, scores = view.batch, view.pool, view.batch.scores
         teacher = view.net.apply(view.state["teacher"], batch.x)
         earlier = torch.arange(pool.n_tasks, device=batch.y.device) < view.task
         groups = pool.classes & earlier.unsqueeze(-1)
         times = view.task if pool.scenario == "domain" else 1
         if pool.scenario != "task":
             groups = groups.any(0, keepdim=True)
-        total = batch.scores.new_zeros(())
+        total = scores.new_zeros(())
         for units in groups:
-            total = total + times * (distillation(batch.scores, teacher, units, temperature) * batch.weight).sum()
+            total = total + times * (distillation(scores, teacher, units, temperature) * batch.weight).sum()
         return strength * total
 
     def remember(view: View) -> State:

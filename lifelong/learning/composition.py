@@ -126,7 +126,9 @@ class GradientLearner(Learner):
             slices: by name the rows and weights of some examples of the pass, and where they stand in it.
             x, y, scores: of all examples of the pass.
         """
-        seen = {name: Slice(rows, weight, x, y, scores, name, at) for name, (rows, weight, at) in slices.items()}
+        alone = len(slices) == 1
+        seen = {name: Slice(rows, weight, x, y, scores, name, None if alone else at)
+                for name, (rows, weight, at) in slices.items()}
         found = []
         for name, part in self.parts.items():
             for hook in (part.criterion, part.loss):

@@ -1,7 +1,9 @@
 """The price of a step in two versions of lifelong, side by side: `python reports/speed/steps.py --other OTHER_PYTHON`.
 
-OTHER_PYTHON is the interpreter of an environment in which the other version is installed. Both versions make blocks of
-steps in turn, in one thread each; what counts is processor time, so that other work on the machine matters little.
+OTHER_PYTHON is the interpreter of an environment in which the other version is installed. The two versions take turns at
+blocks of steps, one thread each. The ratio is the median over pairs of neighbouring blocks of their processor times, so
+that a machine whose speed changes slows both sides of a pair. Pin the command to one core where other work runs beside
+it (`taskset -c 0 python ...`).
 """
 
 from __future__ import annotations
@@ -101,15 +103,16 @@ def main() -> None:
     given = parser.parse_args()
     if given.work:
         return work(given.work, given.seeds[0], given.batch)
-    lines = ["| method | lanes | this, us a step | other, us a step | this / other, of medians | of minima |",
+    lines = ["| method | lanes | this, us a step | other, us a step | this / other | quartiles |",
              "|---|---|---|---|---|---|"]
     print("\n".join(lines), flush=True)
     for seeds in given.seeds:
         for method in given.methods:
             ours, theirs = measured([sys.executable, given.other], method, seeds, given.batch, given.blocks, given.size)
-            middle, least = [1e6 * statistics.median(v) for v in (ours, theirs)], [min(v) for v in (ours, theirs)]
-            lines.append(f"| {method} | {seeds} | {middle[0]:.0f} | {middle[1]:.0f} | {middle[0] / middle[1]:.2f} | "
-                         f"{least[0] / least[1]:.2f} |")
+            middle = [1e6 * statistics.median(v) for v in (ours, theirs)]
+            low, ratio, high = statistics.quantiles([a / b for a, b in zip(ours, theirs, strict=True)], n=4)
+            lines.append(f"| {method} | {seeds} | {middle[0]:.0f} | {middle[1]:.0f} | {ratio:.2f} | "
+                         f"{low:.2f} to {high:.2f} |")
             print(lines[-1], flush=True)
     if given.out:
         given.out.write_text("\n".join(lines) + "\n")
