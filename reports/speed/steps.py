@@ -1,9 +1,9 @@
 """The price of a step in two versions of lifelong, side by side: `python reports/speed/steps.py --other OTHER_PYTHON`.
 
-OTHER_PYTHON is the interpreter of an environment in which the other version is installed. The two versions take turns at
-blocks of steps, one thread each. The ratio is the median over pairs of neighbouring blocks of their processor times, so
-that a machine whose speed changes slows both sides of a pair. Pin the command to one core where other work runs beside
-it (`taskset -c 0 python ...`).
+OTHER_PYTHON is the interpreter of an environment in which the other version is installed. The two versions take turns
+at blocks of steps, one thread each. The ratio is the median over pairs of neighbouring blocks of their processor times,
+so that a machine whose speed changes slows both sides of a pair. Pin the command to one core where other work runs
+beside it (`taskset -c 0 python ...`).
 """
 
 from __future__ import annotations
