@@ -58,9 +58,9 @@ class Process:
 
 
 @contextmanager
-def server(place: Path) -> Iterator[None]:
-    """Something that answers calls at `place`."""
-    with subprocess.Popen([sys.executable, __file__, str(place)]) as process:
+def server(place: Path, smoke: str = "") -> Iterator[None]:
+    """Something that answers calls at `place`; see `_abridged` for `smoke`."""
+    with subprocess.Popen([sys.executable, __file__, str(place), *([smoke] if smoke else [])]) as process:
         try:
             while not place.exists():
                 assert process.poll() is None, "the process that is to answer calls has ended"
@@ -71,20 +71,39 @@ def server(place: Path) -> Iterator[None]:
 
 
 @contextmanager
-def command(folder: Path) -> Iterator[Path]:
-    """A folder with a `lifelong` that is called like the installed one; for PATH."""
+def command(folder: Path, smoke: str = "") -> Iterator[Path]:
+    """A folder with a `lifelong` that is called like the installed one; for PATH. See `_abridged` for `smoke`."""
     place = folder / "calls"
     tool = folder / "lifelong"
     tool.write_text(CALL.format(python=sys.executable, place=str(place)))
     tool.chmod(0o755)
-    with server(place):
+    with server(place, smoke):
         yield folder
 
 
-def _serve(place: str) -> None:
-    import torch  # noqa: F401  # before the forks, and nothing is computed: no thread that a fork would lose
+def _abridged(sizes: str) -> None:
+    """For smoke tests of long commands: MNIST has as many images as `sizes` ("training,test") says, and figures are laid
+    out but not encoded."""
+    from lifelong.report import canvas
+    from lifelong.streams import mnist
+
+    mnist._SIZES = dict(zip(mnist._SIZES, map(int, sizes.split(",")), strict=True))
+    canvas.encoded = lambda figure, kind: b"<svg/>"
+
+
+def _serve(place: str, smoke: str = "") -> None:
+    # What every call would import is imported before the forks. Nothing is computed: a fork would lose threads.
+    import scipy.special  # noqa: F401
+    import torch._dynamo  # noqa: F401  # torch.func.grad loads it at its first call, for several seconds
 
     from lifelong import cli
+    from lifelong.experiments import prepare, tuning  # noqa: F401
+    from lifelong.report import document, html, latex  # noqa: F401
+    from lifelong.starts import fewshot, pretrain  # noqa: F401
+    from lifelong.strategies import maml, oml, replay  # noqa: F401
+
+    if smoke:
+        _abridged(smoke)
 
     with socket.socket(socket.AF_UNIX) as door:
         door.bind(f"{place}.early")
@@ -127,4 +146,4 @@ def _answer(call: socket.socket, asked: list, files: list[int], main) -> None:
 
 
 if __name__ == "__main__":
-    _serve(sys.argv[1])
+    _serve(*sys.argv[1:])
