@@ -9,6 +9,7 @@ from lifelong.version import __version__ as __version__
 if TYPE_CHECKING:  # the public names, for type checkers and editors
     from lifelong import metrics as metrics
     from lifelong import report as report
+    from lifelong.data.pool import Pool as Pool
     from lifelong.data.stream import Stream as Stream
     from lifelong.experiments.contract import failures as failures
     from lifelong.experiments.prepare import prepare as prepare
@@ -16,17 +17,22 @@ if TYPE_CHECKING:  # the public names, for type checkers and editors
     from lifelong.learning.learner import Initialization as Initialization
     from lifelong.learning.learner import Learner as Learner
     from lifelong.learning.losses import Loss as Loss
+    from lifelong.learning.losses import Slice as Slice
+    from lifelong.learning.losses import batch_loss as batch_loss
     from lifelong.learning.losses import cross_entropy as cross_entropy
     from lifelong.learning.losses import distillation as distillation
     from lifelong.learning.losses import quadratic as quadratic
     from lifelong.learning.losses import squared_error as squared_error
+    from lifelong.learning.memory import Memory as Memory
     from lifelong.learning.memory import class_balanced as class_balanced
     from lifelong.learning.memory import reservoir as reservoir
     from lifelong.learning.memory import ring as ring
     from lifelong.learning.parts import BATCH as BATCH
     from lifelong.learning.parts import Part as Part
+    from lifelong.learning.parts import Sum as Sum
     from lifelong.learning.parts import View as View
     from lifelong.learning.parts import rehearse as rehearse
+    from lifelong.networks.net import Net as Net
     from lifelong.spec.run import Options as Options
     from lifelong.spec.run import Spec as Spec
     from lifelong.store import Run as Run
@@ -37,6 +43,7 @@ if TYPE_CHECKING:  # the public names, for type checkers and editors
 _MODULES = {
     "metrics": "lifelong",
     "report": "lifelong",
+    "Pool": "lifelong.data.pool",
     "Stream": "lifelong.data.stream",
     "failures": "lifelong.experiments.contract",
     "prepare": "lifelong.experiments.prepare",
@@ -44,17 +51,22 @@ _MODULES = {
     "Initialization": "lifelong.learning.learner",
     "Learner": "lifelong.learning.learner",
     "Loss": "lifelong.learning.losses",
+    "Slice": "lifelong.learning.losses",
+    "batch_loss": "lifelong.learning.losses",
     "cross_entropy": "lifelong.learning.losses",
     "distillation": "lifelong.learning.losses",
     "quadratic": "lifelong.learning.losses",
     "squared_error": "lifelong.learning.losses",
+    "Memory": "lifelong.learning.memory",
     "class_balanced": "lifelong.learning.memory",
     "reservoir": "lifelong.learning.memory",
     "ring": "lifelong.learning.memory",
     "BATCH": "lifelong.learning.parts",
     "Part": "lifelong.learning.parts",
+    "Sum": "lifelong.learning.parts",
     "View": "lifelong.learning.parts",
     "rehearse": "lifelong.learning.parts",
+    "Net": "lifelong.networks.net",
     "Options": "lifelong.spec.run",
     "Spec": "lifelong.spec.run",
     "Run": "lifelong.store",

@@ -97,7 +97,7 @@ def _nested(f: Callable[[Tensor], Tensor], value: Any) -> Any:
     if kind is Deferred:
         return Deferred(make=lambda: _nested(f, value.value))
     if isinstance(value, tuple):
-        items = [v if type(v) is float else _nested(f, v) for v in value]
+        items = [v if type(v) is float or type(v) is int else _nested(f, v) for v in value]
         return tuple(items) if kind is tuple else kind(*items)
     if isinstance(value, Tensor):
         return f(value)

@@ -84,8 +84,9 @@ def command(folder: Path, smoke: str = "") -> Iterator[Path]:
 def _abridged(sizes: str) -> None:
     """For smoke tests of long commands: MNIST has as many images as `sizes` ("training,test") says, and figures are laid
     out but not encoded."""
-    from lifelong.report import canvas
     from lifelong.streams import mnist
+
+    from lifelong.report import canvas
 
     mnist._SIZES = dict(zip(mnist._SIZES, map(int, sizes.split(",")), strict=True))
     canvas.encoded = lambda figure, kind: b"<svg/>"
@@ -95,12 +96,12 @@ def _serve(place: str, smoke: str = "") -> None:
     # What every call would import is imported before the forks. Nothing is computed: a fork would lose threads.
     import scipy.special  # noqa: F401
     import torch._dynamo  # noqa: F401  # torch.func.grad loads it at its first call, for several seconds
+    from lifelong.strategies import maml, oml, replay  # noqa: F401
 
     from lifelong import cli
     from lifelong.experiments import prepare, tuning  # noqa: F401
     from lifelong.report import document, html, latex  # noqa: F401
     from lifelong.starts import fewshot, pretrain  # noqa: F401
-    from lifelong.strategies import maml, oml, replay  # noqa: F401
 
     if smoke:
         _abridged(smoke)

@@ -370,6 +370,7 @@ def test_list_loads_no_avalanche():
     (["run", "split-digits", "er - ewc"], ["cannot read 'er - ewc'"]),
     (["run", "split-digits", ""], ["cannot read ''"]),
     (["run", "split-digits", "er(10)"], ["er", "name=value"]),
+    (["run", "split-digits", "./gone.py:mine(10)"], ["mine: write arguments as name=value"]),
     (["run", "split-digits", "er(capacity=[])"], ["capacity", "empty list"]),
     (["run", "split-digits", "er(capacity=True)"], ["capacity must be an integer", "True"]),
     (["run", "split-digits", "er(capacity=[5,0])"], ["capacity must be 1 or more", "got 0"]),

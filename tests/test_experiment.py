@@ -568,12 +568,13 @@ class Whole:
         self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, n_classes))
         self.optimizer = torch.optim.SGD(self.net.parameters(), lr)
         self.training, self.tasks = training, []
+        assert (training.steps is None) == (training.epochs is not None) and training.batch_size > 0
         assert training.optimizer.resolved()["lr"] == 0.25 and training.told == {told}
 
     def learn_task(self, x, y, task, tell):
         assert len(y.unique()) == 2 and task == len(self.tasks)
         self.tasks.append(len(y))
-        for rows in torch.randperm(len(y)).split(self.training.budget.batch_size):
+        for rows in torch.randperm(len(y)).split(self.training.batch_size):
             loss = nn.functional.cross_entropy(self.net(x[rows]), y[rows])
             self.optimizer.zero_grad()
             loss.backward()

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lifelong.strategies.regularise import ewc
 from lifelong.strategies.replay import er
 
+import lifelong
 from lifelong.experiments.contract import BUDGET, tiny
 from lifelong.learning.composition import gradient_learner
 from lifelong.learning.engine import Rhythm, train
+from lifelong.learning.imperative import Training
 from lifelong.learning.lanes import Lanes
 from lifelong.learning.learner import Initialization
 from lifelong.learning.losses import squared_error
 from lifelong.learning.optim import sgd
 from lifelong.learning.parts import BATCH, Part, Sum, View, counted
-from lifelong.learning.schedule import batches, plan, whole_task
+from lifelong.learning.schedule import Budget, batches, plan, whole_task
 from lifelong.networks.mlp import mlp
+from lifelong.spec.expression import Term
 
 NET = mlp((8,), 6, (12,))
 
@@ -171,3 +176,44 @@ def test_what_is_no_part_cannot_be_added(other, said):
     for add in (lambda: er() + other, lambda: other + er()):
         with pytest.raises(TypeError, match=said):
             add()
+
+
+def both() -> Sum:
+    return er(capacity=20) + ewc()
+
+
+def test_a_sum_of_python_objects_is_one_strategy() -> None:
+    def of(strategy: Any) -> Any:
+        return lifelong.run("split-digits(tasks=2)", strategy, seeds=2, steps=3, dtype="float64")
+
+    one = of(er(capacity=20) + ewc())
+    assert one.spec["strategy"] == "strategy + strategy"
+    (again,), made = of([er(capacity=20) + ewc()]), of(both)
+    assert np.array_equal(one.logs["loss"], again.logs["loss"]) and made.spec["strategy"] == "both"
+    penalised = of(er(capacity=20) + ewc(strength=1000))  # its terms are all there: the penalty acts from task 2 on
+    first = one.logs["loss"].shape[1] // 2
+    assert np.array_equal(one.logs["loss"][:, :first], penalised.logs["loss"][:, :first])
+    assert not np.array_equal(one.logs["loss"], penalised.logs["loss"])
+
+
+@pytest.mark.parametrize("hook", ["begin", "step", "task"])
+@pytest.mark.parametrize(("made", "said"), [
+    (lambda view: {"head.bias": view.params["head.bias"]}, "(none), and returned a dict of head.bias"),
+    (lambda view: None, "returned NoneType"), (lambda view: ({"more": view.task}, {}), "returned a dict of more")])
+def test_a_state_has_the_entries_of_init(hook, made, said) -> None:
+    part = Part(**{hook: made}, boundaries=True)
+    with pytest.raises((ValueError, RuntimeError), match=f"{hook} must return the state.*{re.escape(said)}.*return .view.state"):
+        lifelong.run("split-digits(tasks=2)", part, seeds=2, steps=2)
+
+
+def test_a_penalty_may_have_a_whole_number_as_its_strength() -> None:
+    def of(strength: float) -> Any:
+        return lifelong.run("split-digits(tasks=2)", ewc(strength=strength), seeds=2, steps=3).logs["loss"]
+
+    assert np.array_equal(of(5), of(5.0))
+
+
+@pytest.mark.parametrize(("budget", "said"), [(Budget(7, 3), (7, None, 3)), (Budget(7, 3, 5), (7, 5, None))])
+def test_training_has_steps_or_epochs(budget, said) -> None:
+    training = Training(Term("sgd", sgd), budget, False)
+    assert (training.batch_size, training.steps, training.epochs) == said

@@ -10,7 +10,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from typer.main import get_command
@@ -56,7 +58,7 @@ def ci(name: str) -> str:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A working folder that holds the README's two files, and nothing else."""
-    for name in ("mine.py", "plain.py", "start.py"):
+    for name in ("mine.py", "plain.py", "start.py", "net.py"):
         (tmp_path / name).write_text(block(f"# {name}\n"))
     monkeypatch.chdir(tmp_path)
     loaded = set(sys.modules)
@@ -73,6 +75,22 @@ def test_the_strategy_keeps_the_contract_alone_and_in_a_sum(folder):
     assert checks.failures("./mine.py:hard_replay") == []
     (last,) = [b for b in blocks("python") if "import failures" in b]
     exec(compile(last, "README.md", "exec"), {})
+
+
+def test_parts_add_up_in_python_and_a_list_is_a_comparison(folder, monkeypatch):
+    monkeypatch.syspath_prepend(folder)
+    names: dict[str, Any] = {}
+    code = block("from lifelong import run\n")
+    assert code.count('run("split-digits", ') == 2, "this test shortens the runs by the text that it replaces"
+    exec(code.replace('run("split-digits", ', 'run("split-digits", seeds=2, steps=5, strategies='), names)
+    del sys.modules["mine"]
+    assert names["alone"].accuracy.shape == (2, 6, 5) and [run.spec["strategy"] for run in names["compared"]] == [
+        "er", "er + ewc", "strategy", "strategy + strategy"]
+
+
+def test_a_torchvision_network_learns(folder):
+    run = lifelong.run("split-digits(tasks=2)", "er", model="./net.py:resnet18", seeds=1, steps=2)
+    assert run.accuracy.shape == (1, 3, 2) and np.isfinite(run.logs["loss"]).all()
 
 
 def test_the_strategy_runs_beside_finetune_and_differs_from_it(folder):

@@ -8,7 +8,7 @@ from typing import Any
 
 from lifelong.learning.composition import gradient_learner
 from lifelong.learning.learner import Initialization, Learner
-from lifelong.learning.parts import Part
+from lifelong.learning.parts import Part, Sum
 from lifelong.spec import expression
 from lifelong.spec.expression import Term
 
@@ -30,13 +30,15 @@ def compose(terms: list[Term], context: Mapping[str, Any], optimizer: Any = None
     own: list[dict[str, Any]] = [{} for _ in terms]
     for (position, name), value in (hyper or {}).items():
         own[position][name] = value
-    objects = [expression.build(term, context, **values) for term, values in zip(terms, own, strict=True)]
-    objects = [start if start and isinstance(thing, Initialization) and thing.recipe else thing for thing in objects]
+    built = [(term, expression.build(term, context, **values)) for term, values in zip(terms, own, strict=True)]
+    built = [(term, thing) for term, made in built for thing in (made.terms if isinstance(made, Sum) else (made,))]
+    objects = [start if start and isinstance(thing, Initialization) and thing.recipe else thing for _, thing in built]
+    terms = [term for term, _ in built]
     for term, thing in zip(terms, objects, strict=True):
         imperative = (hasattr(thing, "observe") or hasattr(thing, "learn_task")) and hasattr(thing, "predict")
         if not isinstance(thing, (Initialization, Learner, Part)) and not imperative:
-            raise ValueError(f"{term.name} makes a {type(thing).__name__}: a strategy is a Part, a Learner, a start, "
-                             "or an object with observe(x, y, task), end_task() and predict(x)")
+            raise ValueError(f"{term.name} makes a {type(thing).__name__}: a strategy is a Part, a sum of Parts, a "
+                             "Learner, a start, or an object with observe(x, y, task), end_task() and predict(x)")
         if len(terms) > 1 and not isinstance(thing, (Part, Initialization)):
             if len(terms) == 2 and start and isinstance(thing, Learner) and "net" in signature(term.factory).parameters:
                 return thing  # a whole learner, on the network of a start

@@ -12,7 +12,7 @@ from lifelong.experiments.complete import SHARED, completed
 from lifelong.experiments.complete import device as device
 from lifelong.experiments.experiment import Experiment
 from lifelong.learning.learner import Initialization, Learner
-from lifelong.learning.parts import Part
+from lifelong.learning.parts import Part, Sum
 from lifelong.spec import catalogue, expression
 from lifelong.spec.expression import Term
 from lifelong.spec.run import OptionError, Options, Spec
@@ -84,7 +84,7 @@ def prepare(stream: str | Stream, strategies: Sequence[Any], options: Options = 
 
     Args:
         stream: an expression, or a Stream made for `options.seeds` seeds.
-        strategies: expressions, or Parts, Learners, classes, and functions that make them.
+        strategies: expressions, or Parts, sums of Parts, Learners, classes, and functions that make them.
         options: how runs are made.
         extra: further options of the stream.
 
@@ -114,12 +114,15 @@ def asked_for(text: str, stream: Stream, strategy: Any, options: Options) -> lis
 def _terms(strategy: Any) -> list[Term]:
     if isinstance(strategy, str):
         return expression.parse(strategy)
+    if isinstance(strategy, Sum):
+        return [term for summand in strategy.terms for term in _terms(summand)]
     if isinstance(strategy, (Part, Learner, Initialization)):
         return [Term("strategy", lambda: strategy)]
     if callable(strategy):
         catalogue.hyper_parameters(strategy)
         return [Term(strategy.__name__, strategy)]
-    raise TypeError(f"a strategy is an expression, a Part, a Learner, a class or a function that makes one; got a "
+    raise TypeError(f"a strategy is an expression, a Part, a sum of Parts, a Learner, or a class or a function that "
+                    f"makes one; got a "
                     f"{type(strategy).__name__} (of an object that learns, give the class: every seed needs its own)")
 
 

@@ -10,20 +10,12 @@ from typing import Any, TypeAlias, overload
 from lifelong.data.stream import Stream
 from lifelong.experiments.prepare import prepare
 from lifelong.learning.learner import Initialization, Learner
-from lifelong.learning.parts import Part
+from lifelong.learning.parts import Part, Sum
 from lifelong.spec import catalogue
 from lifelong.spec.run import OptionError, Options
 from lifelong.store.records import Run
 
-Strategy: TypeAlias = "str | Part | Learner | Initialization | Callable[..., Any]"
-
-
-@overload
-def run(stream: str | Stream, strategies: list[Any] | tuple[Any, ...], *, store: str | Path | None = None,
-        seeds: int | None = None, epochs: int | None = None, steps: int | None = None, batch_size: int | None = None,
-        optimizer: str | None = None, model: str | None = None, eval_every: int = 0, device: str = "auto",
-        dtype: str = "float32", data: str | None = None, save_every: float = 30.0, memory: float | None = None,
-        overlap: bool = False, augment: str | None = None, evaluate: str | None = None) -> list[Run]: ...
+Strategy: TypeAlias = "str | Part | Sum | Learner | Initialization | Callable[..., Any]"
 
 
 @overload
@@ -32,6 +24,14 @@ def run(stream: str | Stream, strategies: Strategy, *, store: str | Path | None 
         optimizer: str | None = None, model: str | None = None, eval_every: int = 0, device: str = "auto",
         dtype: str = "float32", data: str | None = None, save_every: float = 30.0, memory: float | None = None,
         overlap: bool = False, augment: str | None = None, evaluate: str | None = None) -> Run: ...
+
+
+@overload
+def run(stream: str | Stream, strategies: list[Any] | tuple[Any, ...], *, store: str | Path | None = None,
+        seeds: int | None = None, epochs: int | None = None, steps: int | None = None, batch_size: int | None = None,
+        optimizer: str | None = None, model: str | None = None, eval_every: int = 0, device: str = "auto",
+        dtype: str = "float32", data: str | None = None, save_every: float = 30.0, memory: float | None = None,
+        overlap: bool = False, augment: str | None = None, evaluate: str | None = None) -> list[Run]: ...
 
 
 def run(stream: str | Stream, strategies: Any, *, store: str | Path | None = None, seeds: int | None = None,
@@ -44,8 +44,9 @@ def run(stream: str | Stream, strategies: Any, *, store: str | Path | None = Non
 
     Args:
         stream: an expression such as "split-mnist(tasks=5)", or a Stream.
-        strategies: an expression, a Part, a Learner, or a class or function that makes one; or a list of these, which
-            are compared. An expression with lists of values in a list of strategies gives a run for each combination.
+        strategies: an expression, a Part, a sum of Parts, a Learner, or a class or function that makes one; or a list
+            of these, which are compared. In such a list, an expression with lists of values gives a run for each
+            combination.
         store: folder in which runs are kept, found and resumed; None keeps nothing.
         seeds: how many; None: 5, or those that the Stream was made for.
         epochs: passes over each task's data; None: the stream's default, like the next four.

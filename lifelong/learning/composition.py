@@ -95,8 +95,9 @@ class GradientLearner(Learner):
         params = state["params"]
         views = {name: self._view(name, pool, params, state["parts"], batch, batch=_bare(batch))
                  for name, part in self.parts.items() if getattr(part, hook)}
-        states, moved = _renewed({name: getattr(self.parts[name], hook)(view._replace(u=batch.u.get(name, _NONE)))
-                                  for name, view in views.items()})
+        found = {name: getattr(self.parts[name], hook)(view._replace(u=batch.u.get(name, _NONE)))
+                 for name, view in views.items()}
+        states, moved = _renewed(hook, state["parts"], found)
         return state | {"params": params | moved, "parts": state["parts"] | states}
 
     def draws(self, batch_size: int) -> dict[str, int]:
@@ -149,8 +150,9 @@ class GradientLearner(Learner):
               scores: Any) -> tuple[State, Params]:
         """The states of the parts after the update, and the parameters that they replace; the batch stands at `at`."""
         mine = Slice(batch.rows, batch.weight, x, y, scores, "batch", at)
-        return _renewed({name: part.step(self._view(name, pool, params, parts, batch, batch=mine, grads=grads))
-                         for name, part in self.parts.items() if part.step})
+        return _renewed("step", parts, {
+            name: part.step(self._view(name, pool, params, parts, batch, batch=mine, grads=grads))
+            for name, part in self.parts.items() if part.step})
 
     def applied(self, pool: Pool, params: Params, parts: State, task: Tensor, x: Tensor) -> Tensor:
         """Scores [n, C] of the network, as the parts with `weights` change it for a task."""
@@ -250,12 +252,22 @@ def _checked(name: str, found: Any) -> Loss:
     raise ValueError(f"{name}: a loss must be a Loss or one number, a tensor without axes, and its hook returned {got}")
 
 
-def _renewed(found: dict[str, Any]) -> tuple[State, Params]:
-    """Of what hooks returned, a state or (state, params) each: the states, and the parameters that they replace."""
-    states = {name: value[0] if isinstance(value, tuple) else value for name, value in found.items()}
-    moved: Params = {}
-    for value in found.values():
-        moved |= value[1] if isinstance(value, tuple) else {}
+def _renewed(hook: str, parts: State, found: dict[str, Any]) -> tuple[State, Params]:
+    """Of what hooks returned, a state or (state, params) each: the states, and the parameters that they replace.
+
+    Raises:
+        ValueError: where a state has other entries than `init` gave it.
+    """
+    states, moved = State(), Params()
+    for name, value in found.items():
+        states[name], params = value if isinstance(value, tuple) else (value, {})
+        moved |= params
+        before, after = resolved(parts.get(name, {})), states[name]
+        if not isinstance(after, dict) or after.keys() != before.keys():
+            got = f"a dict of {', '.join(after) or 'nothing'}" if isinstance(after, dict) else f"{type(after).__name__}"
+            raise ValueError(f"{name}: {hook} must return the state with the entries that init gave it "
+                             f"({', '.join(before) or 'none'}), and returned {got}; to change parameters of the "
+                             "network, return (view.state, {name: tensor})")
     return states, moved
 
 

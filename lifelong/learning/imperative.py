@@ -22,11 +22,11 @@ METHODS = ("observe", "end_task", "predict")
 
 
 class Training(NamedTuple):
-    """What a run asks of training: an object that trains by a loop of its own may ask for it as `training`.
+    """The training that a run asks for: the argument `training` of an object that has a training loop of its own.
 
     Attributes:
-        optimizer: as it was named, with its hyper-parameters.
-        budget: batch size, and epochs or steps of every task.
+        optimizer: the optimizer of the run: its `name`, and its hyper-parameters by `resolved()`.
+        budget: batch size, and epochs or steps of every task; see `batch_size`, `epochs` and `steps`.
         told: whether the stream tells the task at test time.
         dtype: of examples.
     """
@@ -35,6 +35,21 @@ class Training(NamedTuple):
     budget: Budget
     told: bool
     dtype: torch.dtype = torch.float32
+
+    @property
+    def batch_size(self) -> int:
+        """Examples per step."""
+        return self.budget.batch_size
+
+    @property
+    def steps(self) -> int | None:
+        """Steps per task; None: `epochs` passes over its examples."""
+        return self.budget.steps
+
+    @property
+    def epochs(self) -> int | None:
+        """Passes over the examples of each task; None: `steps` steps."""
+        return self.budget.epochs if self.budget.steps is None else None
 
 
 class _Lost(Exception):

@@ -22,6 +22,7 @@ def chunks(rows: Tensor, weight: Tensor, size: int) -> Iterator[tuple[Tensor, Te
     yield from zip(rows.split(size), weight.split(size), strict=True)
 
 
+AT_ONCE = 2**26  # numbers in the gradients of single examples that are kept at once, for each lane
 LABELS = ("exact", "sampled", "empirical", "batched")
 
 
@@ -71,7 +72,9 @@ def sensitivity(net: Net, params: Params, pool: Pool, rows: Tensor, weight: Tens
 def _over_examples(net: Net, params: Params, pool: Pool, rows: Tensor, weight: Tensor, measure: str, size: int,
                    u: Tensor | None = None) -> Params:
     x, _ = pool.fetch(rows[:1])
-    sums = _layer_sums if _Layers(params).cover(net, x) else example_sums
+    sums = _layer_sums
+    if not _Layers(params).cover(net, x):  # then a gradient of every parameter is kept for each example
+        sums, size = example_sums, max(1, min(size, AT_ONCE // sum(p.numel() for p in params.values())))
     total = {k: torch.zeros_like(p) for k, p in params.items()}
     for i, (part, w) in enumerate(chunks(rows, weight, size)):
         x, y = pool.fetch(part)

@@ -76,7 +76,12 @@ class View(_View):
         recalled: what this part recalled, in `criterion` and `loss`; a dict of slices where `recall` returned a dict.
         grads: the gradient that moved the parameters, in `step`.
         own: the part's own trained parameters, of a part with `params`.
-        generator: for random initial values, in `init` and `params`.
+        generator: for random initial values, in `init` and `params`. For random values later on, draw them in `init`
+            and keep them in the state.
+
+    `batch` and `recalled` are `lifelong.Slice`s; their scores are those before the update. `net` is a `lifelong.Net`,
+    `pool` a `lifelong.Pool`. The gradient of the loss of other rows is
+    `torch.func.grad(lifelong.batch_loss(view.net, view.pool, rows))(view.params)`.
     """
 
     __slots__ = ()
@@ -91,12 +96,13 @@ class View(_View):
 class Part:
     """One ingredient of a gradient learner, written for one learner: no tensor here has an axis of seeds.
 
-    Every hook is optional and takes a `View`. A hook that returns a state may return `(state, params)` in its place:
-    the parameters in the dict `params` replace those of the learner. The order of the hooks is drawn at the head of
-    this module (`help(lifelong.learning.parts)`).
+    Every hook is optional and takes a `View`. `begin`, `step` and `task` return the state with the same entries and
+    shapes as `init` gave it, or `(state, params)`: the parameters in the dict `params` replace those of the learner,
+    the others stay. The order of the hooks is drawn at the head of this module (`help(lifelong.learning.parts)`).
+    The random numbers of a part depend on its name, so the same rule under two names gives two results.
 
     Attributes:
-        init: (view) -> state, a dict of tensors whose shapes stay; before the first task.
+        init: (view) -> state, a dict of tensors or of such dicts; before the first task.
         params: (view) -> further parameters by name that the optimizer trains; hooks see them as `view.own`.
         draws: the uniform numbers that a step needs: how many, or by name how many. `BATCH` stands for as many as the
             batch has rows; (batch size) -> number is any other function of it.
@@ -140,19 +146,24 @@ class Part:
         return Sum((self,)) + other
 
     def __radd__(self, other: object) -> Sum:
-        return Sum(()) + other + self
+        return Sum() + other + self
 
 
-class Sum(tuple[Any, ...]):
-    """Parts, and at most one start, to be trained together: `er() + ewc()`."""
+@dataclass(frozen=True)
+class Sum:
+    """Parts, and at most one start, that are trained together: `er() + ewc()` is one strategy.
 
-    __slots__ = ()
+    Attributes:
+        terms: in the order of the sum.
+    """
+
+    terms: tuple[Part | Initialization, ...] = ()
 
     def __add__(self, other: object) -> Sum:
         if isinstance(other, Sum):
-            return Sum((*self, *other))
+            return Sum((*self.terms, *other.terms))
         if isinstance(other, (Part, Initialization)):
-            return Sum((*self, other))
+            return Sum((*self.terms, other))
         what = f"the {type(other).__name__} {other!r}"
         if isinstance(other, (int, float)):
             what = f"the number {other}"
@@ -161,7 +172,7 @@ class Sum(tuple[Any, ...]):
         raise TypeError(f"a part can be added to parts and to a start, and this is {what}")
 
     def __radd__(self, other: object) -> Sum:
-        return Sum(()) + other + self
+        return Sum() + other + self
 
 
 class Numbers:
@@ -203,8 +214,10 @@ def rehearse(memory: Memory | Callable[[Pool], Memory], replay: int = 0, **hooks
     Args:
         memory: what is remembered, or (pool) -> what is remembered, where the rule depends on the number of classes.
         replay: remembered examples rehearsed at every step, drawn with replacement; 0: as many as the batch has.
-        hooks: fields of `Part` in place of those that rehearsal has, for example another `loss`. The numbers of
-            `view.u.keep` go to `memory.add`, those of `view.u.pick` to `memory.pick`.
+        hooks: fields of `Part` in place of those that rehearsal has, for example another `loss`; None drops one. The
+            numbers of `view.u.keep` go to `memory.add`, those of `view.u.pick` to `memory.pick`. To keep more with
+            every example, give `init` and `step` (see `lifelong.Memory`), and read what is kept in `loss` by
+            `memory.stored(view.state, view.u.pick, name)`.
     """
     def of(view: View) -> Memory:
         return memory if isinstance(memory, Memory) else memory(view.pool)

@@ -186,8 +186,8 @@ class Step:
         """The gradient of everything that is minimised, with respect to every trained parameter."""
         for k, more in direct.items():
             grads[k] = grads[k] + more if k in grads else more
-        if len(grads) < len(trained):
-            grads |= {k: torch.zeros_like(p) for k, p in trained.items() if k not in grads}
+        # In the order of the parameters, however the derivative was found: some transforms sum over them.
+        grads = {k: grads[k] if k in grads else torch.zeros_like(p) for k, p in trained.items()}
         for strength, anchor, importance in loss.penalties:
             names = [k for k in trained if k in anchor]
             pulls = list(torch._foreach_sub([trained[k] for k in names], [anchor[k] for k in names]))

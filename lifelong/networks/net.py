@@ -38,7 +38,7 @@ class Net(NamedTuple):
         init: (generator) -> params.
         apply: (params, x [B, *shape]) -> scores [B, C].
         features: (params, x) -> the last hidden layer [B, F]; None where the network does not say what that is.
-        head: names of the output layer's parameters.
+        head: names of the output layer's parameters, whose first axis is the output units.
         vjp: `apply` and its derivative by hand, where that is faster than autograd: (params, x [..., B, *shape]) ->
             scores [..., B, C], back; back(gradient of scores, names) -> gradients of these params. For one lane, or
             with a leading axis on everything for a stack of lanes.

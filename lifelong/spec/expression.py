@@ -150,15 +150,16 @@ def _summands(node: ast.expr) -> list[ast.expr]:
 
 def _term(node: ast.expr, files: list[tuple[str, str]], kind: str) -> Term:
     call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
-    name, path = ast.unparse(call.func), None
+    name, path = ast.unparse(call.func), ""
     if not isinstance(call.func, ast.Name) and not re.fullmatch(r"\w+\.\w+", name):
         raise SyntaxError
+    if match := re.fullmatch(r"__file(\d+)__", name):
+        path, name = files[int(match[1])]
     if len({k.arg for k in call.keywords}) < len(call.keywords):
         raise ValueError(f"{name}: {call.keywords[-1].arg} is given twice")
     if call.args or any(k.arg is None for k in call.keywords):
         raise ValueError(f"{name}: write arguments as name=value")
-    if match := re.fullmatch(r"__file(\d+)__", name):
-        path, name = files[int(match[1])]
+    if path:
         factory = load_file(path, name)
     elif kind in ("streams", "sources"):
         name = name.replace("_", "-")
@@ -167,7 +168,7 @@ def _term(node: ast.expr, files: list[tuple[str, str]], kind: str) -> Term:
         factory = lookup("starts", name)
     else:
         factory = lookup(kind, name)
-    return Term(name, factory, {k.arg or "": _value(name, factory, k) for k in call.keywords}, path)
+    return Term(name, factory, {k.arg or "": _value(name, factory, k) for k in call.keywords}, path or None)
 
 
 def _value(name: str, factory: Callable[..., Any], keyword: ast.keyword) -> Any:
