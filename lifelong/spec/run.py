@@ -65,7 +65,7 @@ class Options:
         data: folder of the raw data.
         save_every: seconds between checkpoints; 0 makes one after every step and every task.
         overlap: whether a start may have been learned on classes that the stream tests on.
-        memory: GiB that training may use; None uses 80 % of the free memory. Lanes that do not fit are trained in turns.
+        memory: GiB that training may use; None uses 80 % of what is free. Lanes that do not fit are trained in turns.
         augment: random augmentation of training images, an expression, or 'none'.
         evaluate: tasks to evaluate after each task, see `Evaluation`.
 
