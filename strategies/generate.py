@@ -26,7 +26,7 @@ class Autoencoder:
     """A variational autoencoder of pixels in [0, 1]; values outside are clipped.
 
     Args:
-        shape: of one example.
+        shape: shape of one example.
         hidden: widths of the encoder's hidden layers; the decoder has them in reverse.
         latent: dimension of the code of an example.
 

@@ -45,9 +45,9 @@ def _layers(name: str, net: Net, params: Params) -> list[list[str]]:
 def packnet(prune: float = 0.75, after: int = 0) -> Part:
     """PackNet: every task keeps its largest weights, which never change again, and leaves the rest to later tasks.
 
-    At the end of a task the smallest of the weights that it could change are freed in every layer; it owns the others.
-    Predictions for a task use its own weights and those of earlier tasks; all others are 0. Output units belong to
-    their task. Biases and all other vectors belong to the first task.
+    At the end of a task the smallest of the weights that it could change are freed in every layer; the task owns the
+    others. Predictions for a task use its own weights and those of earlier tasks; all others are 0. Output units belong
+    to their task. Biases and all other vectors of hidden layers belong to the first task.
 
     Args:
         prune: share of the free weights of each layer that a task leaves free, in (0, 1).
@@ -56,7 +56,7 @@ def packnet(prune: float = 0.75, after: int = 0) -> Part:
             and takes about four times as long.
 
     Source: Mallya & Lazebnik 2018, arXiv:1711.05769. In the paper training and retraining have separate steps, and
-        pruned weights start the next task at 0, not at their last values.
+        pruned weights start the next task at 0; here they start at their last values.
     """
     above(0, prune=prune)
     below(1, prune=prune)
