@@ -1,10 +1,10 @@
-"""What every comparison needs: learning without any protection, and learning with all the data."""
+"""Baselines: training without protection against forgetting, and training on the data of all tasks."""
 
 from lifelong.learning.parts import Part
 
 
 def finetune() -> Part:
-    """Plain training on one task after the other: the lower bound.
+    """Plain training on one task after another: the lower bound.
 
     It adds nothing to a sum: `finetune + er` is `er`.
     """
@@ -12,10 +12,10 @@ def finetune() -> Part:
 
 
 def joint() -> Part:
-    """Training on all tasks' data, shuffled together, in as many steps as the stream has: the upper bound.
+    """Training on the shuffled data of all tasks for as many steps as the stream has: the upper bound.
 
-    Row t of the accuracy array is measured after t tasks' worth of these steps, so the last row is the learner that
-    has seen every task's data for the whole budget.
+    Row t of the accuracy array is measured after the steps of t tasks, so the last row is measured after the whole
+    budget of steps.
 
     Source: "Joint" of van de Ven & Tolias 2019, arXiv:1904.07734.
     """
@@ -23,9 +23,9 @@ def joint() -> Part:
 
 
 def cumulative() -> Part:
-    """At every task, training on the data of all tasks so far; the network is kept, not begun anew.
+    """Training on the data of all tasks so far at every task, without re-initialising the network.
 
-    With `--epochs` the steps grow with the data; with `--steps` every task has the same number.
+    With `--epochs` the number of steps grows with the data; with `--steps` every task has the same number.
 
     Source: "Cumulative" of Lomonaco & Maltoni 2017, arXiv:1705.03550.
     """

@@ -1,4 +1,4 @@
-"""Strategies that keep the answers of an earlier self."""
+"""Strategies that distil from the network before the current task."""
 
 import torch
 from torch import Tensor
@@ -10,17 +10,18 @@ from lifelong.spec.bounds import above, at_least
 
 
 def lwf(strength: float = 1.0, temperature: float = 2.0) -> Part:
-    """Learning without forgetting: on the new task's examples, answer old units as the network before the task did.
+    """Learning without forgetting (LwF): distils old units on new examples from the network before the task.
 
-    Task-incremental: every earlier task's units are compared apart, and these losses are added. Domain-incremental: all
-    units, times the number of earlier tasks. Class-incremental: the units of all earlier tasks together, once.
+    Task-incremental: one distillation loss per earlier task, over its units, and their sum. Domain-incremental: one
+    loss over all units, times the number of earlier tasks. Class-incremental: one loss over the units of all earlier
+    tasks.
 
     Args:
         strength: weight of the distillation loss; 0 is fine-tuning.
         temperature: T > 0 that softens both sets of scores.
 
     Source: Li & Hoiem 2016, arXiv:1606.09282, without its warm-up of the new head; weighted as in van de Ven & Tolias
-        2019, arXiv:1904.07734. The network before answers with the running statistics of batch normalisation it had.
+        2019, arXiv:1904.07734. The network before the task uses its running statistics of batch normalisation.
     """
     at_least(0, strength=strength)
     above(0, temperature=temperature)

@@ -1,4 +1,4 @@
-"""Strategies that choose what to remember, and learn or answer from the memory itself."""
+"""Strategies that predict with the features of remembered exemplars or train on the memory alone."""
 
 import math
 
@@ -17,23 +17,22 @@ from lifelong.spec.bounds import above, at_least, below
 
 
 def unit_features(net: Net, params: Params, x: Tensor) -> Tensor:
-    """Features [B, F] of length 1."""
+    """Features [B, F], scaled to length 1."""
     if net.features is None:
         raise ValueError("this model does not say what its features are: give it a method features(x)")
     return F.normalize(net.features(params, x), dim=-1)
 
 
 def herd(z: Tensor, member: Tensor, picks: int) -> Tensor:
-    """The examples of each class whose running mean stays nearest to the class's mean, in order, [picks, C]; -1 where
-    a class has no more.
+    """Herding: indices [picks, C] of the examples of each class whose running mean stays nearest to the class mean.
 
-    p_k = argmin over x of |mu - (z(x) + z(p_1) + ... + z(p_{k-1})) / k|, each example at most once; all classes choose
-    at the same time.
+    The k-th is p_k = argmin over x of |mu - (z(x) + z(p_1) + ... + z(p_{k-1})) / k|; each example is chosen at most
+    once, and -1 follows the last example of a class. All classes choose at the same time.
 
     Args:
         z: features [n, F].
-        member: [n, C] bool, which class each example belongs to; nowhere for a pad.
-        picks: how many of each class.
+        member: [n, C] bool, True for the class of each example; False everywhere for padding.
+        picks: number of examples per class.
 
     Source: Rebuffi et al. 2017, arXiv:1611.07725, algorithm 4.
     """
@@ -54,31 +53,31 @@ def herd(z: Tensor, member: Tensor, picks: int) -> Tensor:
 
 
 def _units(view: View, last: Tensor) -> Tensor:
-    """[C] bool, the units of the tasks up to number `last`."""
+    """Mask [C] of the units of tasks 0 to `last`."""
     classes = view.pool.classes
     return (classes & (torch.arange(len(classes), device=classes.device) <= last).unsqueeze(-1)).any(0)
 
 
 def icarl(capacity: int = 2000, replay: int = 0) -> Part:
-    """iCaRL: exemplars chosen by herding, classes answered by the nearest mean of their exemplars' features.
+    """iCaRL: chooses exemplars by herding and predicts the class whose exemplars have the nearest mean feature.
 
-    The loss, over the units of all classes so far, is binary cross-entropy: new units against the label, old units
-    against what the network answered before the task; batch and exemplars are one set, in which each example weighs
-    the same. Of each class capacity / (classes so far) exemplars are kept, those chosen first.
+    The loss is the binary cross-entropy over the units of all classes so far. Targets are the labels for new units and
+    the outputs of the network before the task for old units. Batch and exemplars form one set of equally weighted
+    examples. Of each class the capacity / (classes so far) exemplars chosen first are kept.
 
     Args:
-        capacity: exemplars over all classes, at least as many as there are classes.
-        replay: exemplars rehearsed at every step, drawn with replacement; 0 means as many as the batch has.
+        capacity: exemplars of all classes together, at least the number of classes.
+        replay: replayed exemplars per step, drawn with replacement; 0 replays as many as the batch has.
 
-    Source: Rebuffi et al. 2017, arXiv:1611.07725. There new examples and exemplars are shuffled together, so the
-        exemplars' share of a step falls with the size of the task; here it is `replay`'s, since a step cannot know
-        how long its task is. Features, and the means that answer, are scaled to length 1; the mean that herding aims
-        at and the running means are not, as in the authors' code. A class keeps no more exemplars than it would have
-        after a first task of average size.
+    Source: Rebuffi et al. 2017, arXiv:1611.07725. The paper shuffles new examples and exemplars together, so the share
+        of exemplars in a step falls with the size of the task; here `replay` sets it, because a step does not know
+        the length of its task. As in the authors' code, features and the class means used for prediction are scaled to
+        length 1, but the target mean and the running means of herding are not. A class has at most as many exemplars
+        as after a first task of average size.
     """
     at_least(1, capacity=capacity)
     at_least(0, replay=replay)
-    keep = class_balanced(capacity)  # only for its way to draw: what stays is decided below
+    keep = class_balanced(capacity)  # only its `pick` is used; `choose` selects the exemplars
 
     def begin(view: View) -> State:
         pool = view.pool
@@ -88,7 +87,7 @@ def icarl(capacity: int = 2000, replay: int = 0) -> Part:
         if capacity < pool.n_classes:
             raise ValueError(f"icarl: capacity must be {pool.n_classes} or more, one for each class, got {capacity}")
         empty = torch.full((capacity,), -1)
-        unit_features(view.net, view.params, pool.fetch(empty[:1])[0])  # a network without features is refused now
+        unit_features(view.net, view.params, pool.fetch(empty[:1])[0])  # refuses a network without features
         return {"rows": empty, "y": empty.clamp(min=0), "place": empty.clamp(min=0), "teacher": dict(view.params)}
 
     def recall(view: View) -> Tensor:
@@ -137,20 +136,20 @@ def icarl(capacity: int = 2000, replay: int = 0) -> Part:
 
 def gdumb(net: Net, capacity: int = 500, steps: int = 300, replay: int = 32, lr: float = 0.05,
           momentum: float = 0.9) -> Learner:
-    """GDumb: remember an equal share of every class, and after each task train a network from scratch on that alone.
+    """GDumb: keeps a class-balanced memory and, after each task, trains a network from scratch on the memory alone.
 
     Args:
-        net: the network, begun anew after every task with the seed's own first weights.
-        capacity: examples remembered over the whole stream, 1 or more.
-        steps: of gradient descent after every task, 1 or more; they are this method's only ones, whatever the
-            stream's own number of passes is.
-        replay: remembered examples a step, drawn with replacement, 1 or more.
-        lr: step size, above 0, that falls to 0 along half a cosine.
-        momentum: in [0, 1).
+        net: the network; training after every task starts from the seed's initialisation.
+        capacity: maximum number of examples in the memory, 1 or more.
+        steps: steps of gradient descent after every task, 1 or more; there are no other steps, whatever the stream's
+            number of passes.
+        replay: remembered examples per step, drawn with replacement, 1 or more.
+        lr: first step size, above 0; it decays to 0 along half a cosine.
+        momentum: momentum, in [0, 1).
 
     Source: Prabhu et al. 2020, "GDumb: a simple approach that questions our progress in continual learning", without
-        its CutMix, weight decay and clipping, with one cosine in place of restarts, and with a uniform sample of each
-        class in place of the first that came. Its MNIST runs make 128 passes in batches of 16.
+        its CutMix, weight decay and clipping, with one cosine instead of restarts, and with a uniform sample of each
+        class instead of its first examples. The paper's MNIST runs make 128 passes in batches of 16.
     """
     at_least(1, capacity=capacity, steps=steps, replay=replay)
     above(0, lr=lr)

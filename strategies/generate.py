@@ -1,4 +1,4 @@
-"""Strategies that rehearse examples which a generator invents."""
+"""Strategies that replay the samples of a generator."""
 
 import math
 from collections.abc import Sequence
@@ -18,17 +18,17 @@ from lifelong.spec.bounds import above, at_least
 
 
 def normals(u: Tensor, count: int, dtype: torch.dtype) -> Tensor:
-    """`count` standard normal numbers made of one uniform one, `u` 0-d."""
+    """`count` standard normal numbers derived from one uniform number `u`, 0-d."""
     return (math.sqrt(2) * torch.erfinv(2 * many(u, count) - (1 - 2.0**-53))).to(dtype)
 
 
 class Autoencoder:
-    """A variational autoencoder of pixels in [0, 1]; what lies outside is cut off.
+    """A variational autoencoder of pixels in [0, 1]; values outside are clipped.
 
     Args:
-        shape: of one example.
+        shape: shape of one example.
         hidden: widths of the encoder's hidden layers; the decoder has them in reverse.
-        latent: numbers that stand for an example.
+        latent: dimension of the code of an example.
 
     Source: Kingma & Welling 2014, arXiv:1312.6114, with Bernoulli pixels.
     """
@@ -47,36 +47,36 @@ class Autoencoder:
         return self.nets[half].apply(own, x)
 
     def loss(self, params: Params, x: Tensor, noise: Tensor) -> Tensor:
-        """The negative evidence bound [B] in nats: cross-entropy of the pixels and divergence of the code."""
+        """The negative evidence lower bound [B] in nats: cross-entropy of the pixels plus KL divergence of the code."""
         mean, log_variance = self._apply("encoder", params, x).chunk(2, -1)
         pixels = self._apply("decoder", params, mean + noise.view(mean.shape) * (log_variance / 2).exp())
         rebuilt = F.binary_cross_entropy_with_logits(pixels, x.flatten(1).clamp(0, 1), reduction="none").sum(-1)
         return rebuilt + (mean.square() + log_variance.exp() - 1 - log_variance).sum(-1) / 2
 
     def sample(self, params: Params, noise: Tensor) -> Tensor:
-        """Examples [B, *shape], the pixels' means, from normal numbers [B * latent]; only the decoder is needed."""
+        """Examples [B, *shape], the means of the pixels, from normal numbers [B * latent]; needs only the decoder."""
         return self._apply("decoder", params, noise.view(-1, self.latent)).sigmoid().view(-1, *self.shape)
 
 
 def dgr(distil: bool = False, temperature: float = 2.0, hidden: Sequence[int] = (400, 400), latent: int = 100,
         rate: float = 0.001) -> Part:
-    """Deep generative replay: learn each batch with as many invented examples, answered as the network did before.
+    """Deep generative replay (DGR): learns each batch with as many generated examples, labelled by the earlier network.
 
-    In the t-th task the loss is L / t + (1 - 1/t) L_replay, with L_replay the cross-entropy against the earlier
-    network's answer on samples of the earlier generator, a variational autoencoder. A new generator learns from both at
-    every step, weighted likewise. The earlier network answers with the units of earlier tasks; task-incremental, with
-    those of each earlier task in turn, and the mean of these losses is taken.
+    In the t-th task the loss is L / t + (1 - 1/t) L_replay. L_replay is the cross-entropy on samples of the earlier
+    generator, a variational autoencoder, with the earlier network's predictions as labels. The current generator learns
+    from both at every step, with the same weights. The earlier network predicts among the units of earlier tasks; in
+    task-incremental streams among those of each earlier task, and L_replay is the mean of these losses.
 
     Args:
-        distil: whether to learn the earlier network's probabilities in place of its answer.
+        distil: whether to learn the earlier network's probabilities instead of its predicted class.
         temperature: T > 0 that softens them.
         hidden: widths of the generator's hidden layers.
-        latent: numbers that stand for an example in the generator, 1 or more.
+        latent: dimension of the generator's code, 1 or more.
         rate: step size of the generator's Adam, above 0.
 
     Source: Shin et al. 2017, arXiv:1705.08690, with the autoencoder and the weights of van de Ven & Tolias 2019,
-        arXiv:1904.07734. Units of later tasks compete in the loss, as in all class-incremental learning here. Pixels
-        should lie in [0, 1]. Invented examples are answered with the running statistics of batch normalisation.
+        arXiv:1904.07734. The softmax includes the units of later tasks, as in all class-incremental learning here.
+        Pixels should lie in [0, 1]. Generated examples are scored with the running statistics of batch normalisation.
     """
     above(0, temperature=temperature, rate=rate)
     at_least(1, latent=latent)
@@ -90,7 +90,7 @@ def dgr(distil: bool = False, temperature: float = 2.0, hidden: Sequence[int] = 
         return {"decoder": {k: p for k, p in generator.items() if k.startswith("decoder")}, "net": dict(view.params)}
 
     def invented(view: View) -> tuple[Tensor, Tensor, Tensor]:
-        """Samples of the earlier generator, and two sets of normal numbers, each enough for a batch."""
+        """Samples of the earlier generator, and two sets of normal numbers, each for the codes of a batch."""
         noise = normals(view.u[0], 3 * len(view.batch.rows) * latent, view.pool.dtype).chunk(3)
         own = Autoencoder(view.pool.shape, hidden, latent)
         return own.sample(view.state["earlier"]["decoder"], noise[0]), noise[1], noise[2]

@@ -1,4 +1,4 @@
-"""Strategies that give every task weights or units of its own; the task must be told to answer."""
+"""Strategies that give every task its own weights or units; predictions need the number of the task."""
 
 import re
 
@@ -13,12 +13,12 @@ from lifelong.spec.bounds import above, at_least, below
 
 
 def _along(values: Tensor, like: Tensor) -> Tensor:
-    """`values` [units] in a shape that goes along the first axis of `like`."""
+    """`values` [units], reshaped to broadcast along the first axis of `like`."""
     return values.reshape(-1, *[1] * (like.dim() - 1))
 
 
 def _units_task(pool: Pool) -> Tensor:
-    """[C] the task that each output unit belongs to."""
+    """The task [C] of each output unit."""
     return pool.classes.long().argmax(0)
 
 
@@ -29,7 +29,7 @@ def _check_head(name: str, net: Net, params: Params, pool: Pool) -> None:
 
 
 def _layers(name: str, net: Net, params: Params) -> list[list[str]]:
-    """The parameters of each hidden layer, whose first axis is the layer's units, from the first layer on."""
+    """Names of the parameters of each hidden layer, in order; their first axis is the layer's units."""
     layers: dict[int, list[str]] = {}
     for k in params:
         match = re.fullmatch(r"(?:hidden|conv|norm)(\d+)\.(?:weight|bias)", k)
@@ -43,20 +43,20 @@ def _layers(name: str, net: Net, params: Params) -> list[list[str]]:
 
 
 def packnet(prune: float = 0.75, after: int = 0) -> Part:
-    """Packing: every task keeps its largest weights, which are never changed again, and leaves the rest to later tasks.
+    """PackNet: every task keeps its largest weights, which never change again, and leaves the rest to later tasks.
 
-    When a task ends, the smallest of the weights that it could change are left free in every layer, and the others are
-    its own. A task is answered by its own weights and those of earlier tasks; all others are 0. Output units belong to
-    their task, biases and all other vectors to the first.
+    At the end of a task the smallest of the weights that it could change are freed in every layer; the task owns the
+    others. Predictions for a task use its own weights and those of earlier tasks; all others are 0. Output units belong
+    to their task. Biases and all other vectors of hidden layers belong to the first task.
 
     Args:
         prune: share of the free weights of each layer that a task leaves free, in (0, 1).
-        after: steps of a task after which it is pruned, so that the rest of its steps retrain what it keeps; 0, or more
-            than the task has: at its end, without retraining. Above 0 every step ranks the weights, at about four times
-            the price of a step without.
+        after: number of steps of a task before pruning; the remaining steps retrain the kept weights. With 0, or more
+            steps than the task has, it is pruned at its end, without retraining. Above 0 every step ranks the weights
+            and takes about four times as long.
 
-    Source: Mallya & Lazebnik 2018, arXiv:1711.05769. There training and retraining have steps of their own, and weights
-        that were pruned begin the next task at 0, not where they stood.
+    Source: Mallya & Lazebnik 2018, arXiv:1711.05769. In the paper training and retraining have separate steps, and
+        pruned weights start the next task at 0; here they start at their last values.
     """
     above(0, prune=prune)
     below(1, prune=prune)
@@ -69,10 +69,10 @@ def packnet(prune: float = 0.75, after: int = 0) -> Part:
                 "pruned": torch.tensor(False)}
 
     def claimed(view: View) -> Params:
-        """Who owns each weight once this task has chosen its own."""
+        """The task that owns each weight after this task has chosen its own."""
         done, owners = view.state["done"], {}
         for k, owner in view.state["owner"].items():
-            free = owner >= done  # also what this task chose before
+            free = owner >= done  # includes the weights that this task chose before
             if k in view.net.head:
                 mine = free & _along(_units_task(view.pool) == done, owner)
             elif owner.dim() < 2:
@@ -89,7 +89,7 @@ def packnet(prune: float = 0.75, after: int = 0) -> Part:
     def weights(view: View, params: Params) -> Params:
         state, task = view.state, view.task
         done = state["done"]
-        # A task has its own and earlier weights; until it is pruned also all that it may change.
+        # A task uses its own and earlier weights and, until it is pruned, all weights that it may change.
         limit = torch.where((task >= done) & ~state["pruned"], view.pool.n_tasks, task)
         worn = {}
         for k, p in params.items():
@@ -115,16 +115,16 @@ def packnet(prune: float = 0.75, after: int = 0) -> Part:
 
 
 def xdg(gated: float = 0.8) -> Part:
-    """Context-dependent gating: in each task another random share of the hidden units is silent.
+    """Context-dependent gating (XdG): disables a different random share of the hidden units in each task.
 
-    A silent unit's weights, bias and normalisation are 0, so that it answers 0, and learns nothing, in that task.
+    The weights, bias and normalisation of a disabled unit are 0 in that task, so it outputs 0 and learns nothing.
 
     Args:
-        gated: share of every hidden layer's units that are silent in a task, in [0, 1); at least one stays.
+        gated: share of the units of every hidden layer disabled in a task, in [0, 1); at least one unit stays enabled.
 
-    Source: Masse et al. 2018, arXiv:1802.01569, there also with the synaptic stabilisation of `xdg + si` or
-        `xdg + ewc`. Only for mlp and conv4, whose units are silent when their weights are 0; in conv4 the silent
-        channels still count as zeros in the normalisation.
+    Source: Masse et al. 2018, arXiv:1802.01569, which also combines it with synaptic stabilisation (`xdg + si`,
+        `xdg + ewc`). Only for mlp and conv4, whose units output 0 if their weights are 0; in conv4 the normalisation
+        still includes the disabled channels, as zeros.
     """
     at_least(0, gated=gated)
     below(1, gated=gated)
@@ -149,18 +149,19 @@ def xdg(gated: float = 0.8) -> Part:
 
 
 def progressive() -> Part:
-    """Progressive networks: a column of hidden units for every task, which reads all earlier columns and stays.
+    """Progressive networks: a column of hidden units per task, which reads all earlier columns and is then frozen.
 
-    The columns are equal shares of each hidden layer, allotted beforehand, so a wider model makes wider columns. A unit
-    is connected to the units of its own and earlier columns, an output unit likewise to the columns up to its task.
-    Task t is answered with columns 0..t; when it is over, column t is never changed again.
+    The columns are equal parts of each hidden layer, fixed in advance, so a wider model has wider columns. A unit is
+    connected to the units of its own and earlier columns, and an output unit to the columns up to its task.
+    Predictions for task t use columns 0..t; after task t, column t never changes again.
 
-    Source: Rusu et al. 2016, arXiv:1606.04671, with plain lateral connections in place of its adapters. Only for mlp
-        and conv4; weights begin at the scale of the whole network, and the columns of conv4 share its normalisation.
+    Source: Rusu et al. 2016, arXiv:1606.04671, with plain lateral connections instead of its adapters. Only for mlp
+        and conv4. Weights are initialised at the scale of the whole network, and the columns of conv4 share its
+        normalisation.
     """
 
     def columns(view: View, params: Params) -> dict[str, tuple[Tensor, Tensor]]:
-        """For each parameter the column of every unit, and of every input."""
+        """For each parameter, the column of every unit and of every input."""
         tasks, device = view.pool.n_tasks, view.pool.classes.device
         of, before = {}, torch.zeros(1, dtype=torch.int64, device=device)
         for layer in [*_layers("progressive", view.net, params), list(view.net.head)]:
@@ -168,7 +169,7 @@ def progressive() -> Part:
             own = torch.arange(units, device=device) * tasks // units
             own = _units_task(view.pool) if layer[0] in view.net.head else own
             for k in layer:
-                # An image that is flattened, channel by channel, has several places for each unit.
+                # An image flattened channel by channel has several inputs for each unit.
                 inputs = params[k].shape[1] if params[k].dim() > 1 else len(before)
                 of[k] = own, before.repeat_interleave(inputs // len(before))
             before = own

@@ -1,4 +1,4 @@
-"""Learners whose step is a small learning run of its own: they meta-learn while they learn."""
+"""Online meta-learning: learners whose update is a sequence of gradient steps on single examples."""
 
 from collections.abc import Iterator
 from itertools import repeat
@@ -17,23 +17,23 @@ from lifelong.spec.bounds import above, at_least
 
 def mer(net: Net, capacity: int = 500, replay: int = 5, steps: int = 2, lr: float = 0.03, beta: float = 0.3,
         gamma: float = 1.0) -> Learner:
-    """Meta-experience replay: Reptile over sequences of single examples, in which the new one meets remembered ones.
+    """Meta-experience replay (MER): Reptile over sequences of single examples, one new and several remembered.
 
-    For every example of a batch in turn: `steps` times, gradient descent on the example and then on `replay` remembered
-    ones, one at a time, after which parameters go the share beta of the way from where the sequence began; then the
-    share gamma of the way from where the example began; then the example is remembered.
+    For every example of a batch in turn, gradient descent runs over `steps` sequences, each the example and then
+    `replay` remembered ones, one at a time. After each sequence the parameters become begin + beta * (end - begin), and
+    after all sequences of the example begin + gamma * (end - begin). Then the example is remembered.
 
     Args:
         net: the network.
-        capacity: examples remembered, a uniform sample of all seen, 1 or more.
-        replay: remembered examples in each sequence, drawn with replacement; 0 for none.
-        steps: sequences for each example, 1 or more.
-        lr: step size of the descent, above 0.
-        beta: within an example, above 0; 1 takes the whole way.
-        gamma: across examples, above 0; with both 1 the method is plain gradient descent, one example at a time.
+        capacity: maximum number of examples in the memory, a uniform sample of all seen, 1 or more.
+        replay: remembered examples in each sequence, drawn with replacement, 0 or more.
+        steps: sequences per example, 1 or more.
+        lr: step size of gradient descent, above 0.
+        beta: Reptile step size of a sequence, above 0; 1 keeps its end.
+        gamma: Reptile step size of an example, above 0; with both 1 the method is gradient descent on single examples.
 
     Source: Riemer et al. 2019, arXiv:1810.11910, algorithm 1, in the order of the authors' code, which puts the new
-        example first. It has batches of one; one of B costs B * steps * (1 + replay) gradients, one after the other.
+        example first. The paper has batches of one; a batch of B takes B * steps * (1 + replay) gradients in sequence.
     """
     at_least(1, capacity=capacity, steps=steps)
     at_least(0, replay=replay)
@@ -74,23 +74,23 @@ def mer(net: Net, capacity: int = 500, replay: int = 5, steps: int = 2, lr: floa
 
 def la_maml(net: Net, capacity: int = 500, replay: int = 10, glances: int = 3, rate: float = 0.15,
             meta_rate: float = 0.3, clip: float = 2.0) -> Learner:
-    """La-MAML: every parameter's step size is itself learned, so that steps on new examples do not hurt old ones.
+    """La-MAML: learns a step size for every parameter, so that steps on new examples do not raise the loss of old ones.
 
-    From w_0 = w, descent on the batch's examples one by one, w_i = w_{i-1} - relu(a) g_i; the meta-loss is the mean
-    over i of the loss of w_i on the batch and `replay` remembered examples. Then a moves down the meta-loss's gradient
-    by meta_rate, and w by relu(a) with the new a.
+    From w_0 = w, gradient descent learns the batch's examples one by one, w_i = w_{i-1} - relu(a) g_i, with step sizes
+    a. The meta-loss is the mean over i of the loss of w_i on the batch and `replay` remembered examples. Then a takes a
+    gradient step on the meta-loss with step size meta_rate, and w one with step sizes relu(a), using the new a.
 
     Args:
         net: the network.
-        capacity: examples remembered, a uniform sample of all seen, 1 or more.
+        capacity: maximum number of examples in the memory, a uniform sample of all seen, 1 or more.
         replay: remembered examples in the meta-loss, 0 or more.
-        glances: such steps on every batch, in an order of examples of their own each, 1 or more.
-        rate: every parameter's step size at the beginning, above 0.
-        meta_rate: step size of the step sizes; 0 keeps them as they are.
-        clip: above 0; a longer gradient of w or of a (over all parameters) is cut to this length.
+        glances: such updates per batch, each with a new random order of the examples, 1 or more.
+        rate: initial step size of every parameter, above 0.
+        meta_rate: step size for learning the step sizes; 0 keeps them constant.
+        clip: above 0; the gradients of w and of a (each over all parameters) are scaled down to at most this norm.
 
     Source: Gupta et al. 2020, arXiv:2007.13904, algorithm 1, first order as in the authors' runs on MNIST: the g_i
-        count as constants in the meta-gradient.
+        are constants in the meta-gradient.
     """
     at_least(1, capacity=capacity, glances=glances)
     at_least(0, replay=replay, meta_rate=meta_rate)
@@ -118,7 +118,7 @@ def la_maml(net: Net, capacity: int = 500, replay: int = 10, glances: int = 3, r
             path = {k: path[k] + g for k, g in grads.items()}
             fast = {k: w - rates[k].relu() * grads[k] for k, w in fast.items()}
             slope = meta(fast)
-            counts = (one >= 0).to(pool.dtype)  # a pad's step changes nothing, and its meta-loss is left out
+            counts = (one >= 0).to(pool.dtype)  # a step on padding changes nothing; its meta-loss is left out
             for_params = {k: g + counts * slope[k] for k, g in for_params.items()}
             for_rates = {k: g - counts * slope[k] * path[k] * (rates[k] > 0) for k, g in for_rates.items()}
         n = (rows >= 0).sum().clamp(min=1)
@@ -149,7 +149,7 @@ def _draws(net: Net) -> dict[str, int]:
 
 
 def _numbers(net: Net, batch: Batch, passes: int) -> Iterator[Tensor | None]:
-    """The random numbers of each pass of a step through the network, all made of the step's one."""
+    """The random numbers of each forward pass of a step, all derived from the one number of the step."""
     if not net.draws:
         return repeat(None)
     return iter(many(batch.u[NETWORK][0], passes * net.draws).view(passes, net.draws).unbind())

@@ -118,7 +118,7 @@ class OnlineHead:
         net: the network, whose `head` names the layer's parameters.
         params: its parameters.
         lr: step size.
-        second: whether gradients flow through what was learned.
+        second: whether gradients flow through the learned examples.
     """
 
     def __init__(self, net: Net, params: Params, lr: float, second: bool) -> None:

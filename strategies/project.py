@@ -1,4 +1,4 @@
-"""Strategies that turn the gradient away from what would hurt earlier tasks."""
+"""Strategies that project the gradient so that a step does not raise the losses of earlier tasks."""
 
 import torch
 from torch import Tensor
@@ -12,17 +12,17 @@ from lifelong.spec.bounds import at_least
 
 
 def agem(capacity: int = 1000, reference: int = 256) -> Part:
-    """Averaged gradient episodic memory: no step may raise the loss on remembered examples of earlier tasks.
+    """Averaged gradient episodic memory (A-GEM): steps do not raise the loss on remembered examples of earlier tasks.
 
-    Where the gradient g and the memory's gradient r point apart, g becomes g - (g.r / r.r) r.
+    With r the gradient on remembered examples, a gradient g with g.r < 0 becomes g - (g.r / r.r) r.
 
     Args:
-        capacity: examples of earlier tasks that are remembered, 1 or more.
-        reference: remembered examples that make r at every step, 1 or more.
+        capacity: maximum number of remembered examples of earlier tasks, 1 or more.
+        reference: remembered examples per step from which r is computed, 1 or more.
 
-    Source: Chaudhry et al. 2019, arXiv:1812.00420. The memory is a uniform sample of all earlier tasks in place of a
-        ring for each class; use it with plain gradient descent, since momentum or Adam undo the projection. Batch
-        normalisation sees the memory as a batch of its own, as in published code.
+    Source: Chaudhry et al. 2019, arXiv:1812.00420. The memory is a uniform sample of all earlier tasks instead of a
+        ring per class. Use it with plain gradient descent, because momentum and Adam undo the projection. Batch
+        normalisation treats the remembered examples as a separate batch, as in published code.
     """
     at_least(1, capacity=capacity, reference=reference)
     keep = reservoir(capacity)
@@ -32,7 +32,7 @@ def agem(capacity: int = 1000, reference: int = 256) -> Part:
         r = torch.func.grad(batch_loss(view.net, view.pool, rows))(view.params)
         dot = torch.stack([(grads[k] * r[k]).sum() for k in grads]).sum()
         length = torch.stack([r[k].square().sum() for k in grads]).sum()
-        # An empty memory has r = 0: nothing to project on.
+        # An empty memory has r = 0, which leaves g unchanged.
         size = torch.where((dot < 0) & (length > 0), dot / length.clamp(min=torch.finfo(length.dtype).tiny), 0.0)
         return {k: g - size * r[k] for k, g in grads.items()}
 
@@ -44,20 +44,20 @@ def agem(capacity: int = 1000, reference: int = 256) -> Part:
 
 
 def gem(capacity: int = 1000, margin: float = 0.5) -> Part:
-    """Gradient episodic memory: no step may raise the loss on the remembered examples of any earlier task.
+    """Gradient episodic memory (GEM): steps do not raise the loss on the remembered examples of any earlier task.
 
-    With G the gradients of the earlier tasks' memories, a gradient g that has G g < 0 anywhere becomes g + G'v, where v
-    minimises v'(G G' + eps) v / 2 + (G g)'v over v >= margin; with margin 0 it is, up to eps, the gradient nearest
-    to g that raises no loss. Every step costs a gradient over the whole memory.
+    The rows of G are the gradients on the memory of each earlier task. A gradient g for which G g has a negative entry
+    becomes g + G'v, where v minimises v'(G G' + eps) v / 2 + (G g)'v over v >= margin. With margin 0 this is, up to
+    eps, the gradient nearest to g that raises no loss. Every step computes a gradient over the whole memory.
 
     Args:
-        capacity: examples remembered over the whole stream, an equal share for every task of it; one a task or more.
-        margin: least weight of every earlier task's gradient where any of them is violated, 0 or more.
+        capacity: size of the memory, shared equally by all tasks of the stream; at least one example per task.
+        margin: lower bound of v if any entry of G g is negative, 0 or more.
 
-    Source: Lopez-Paz & Ranzato 2017, arXiv:1706.08840, whose code is followed where the paper is silent: eps = 1e-3,
-        and the margin is a bound on v. A task's memory is the last examples seen of it, as in the paper (the authors'
-        ring is not set back at a new task). Use it with plain gradient descent, since momentum or Adam undo the
-        projection.
+    Source: Lopez-Paz & Ranzato 2017, arXiv:1706.08840. Two details come from the authors' code, because the paper does
+        not give them: eps = 1e-3, and the margin bounds v. The memory of a task holds its latest examples, as in the
+        paper (the authors' ring buffer is not reset at a new task). Use it with plain gradient descent, because
+        momentum and Adam undo the projection.
     """
     at_least(1, capacity=capacity)
     at_least(0, margin=margin)
@@ -78,7 +78,7 @@ def gem(capacity: int = 1000, margin: float = 0.5) -> Part:
         held = (torch.arange(len(rows), device=rows.device) < view.task) & (rows >= 0).any(-1)
         gram = torch.stack([g @ g.mT for g in earlier.values()]).sum(0)
         dots = torch.stack([earlier[k] @ g.flatten() for k, g in grads.items()]).sum(0)
-        rounding = torch.finfo(gram.dtype).eps * gram.diagonal().sum().double()  # may make the gram indefinite
+        rounding = torch.finfo(gram.dtype).eps * gram.diagonal().sum().double()  # may make gram indefinite
         v = cone(gram.double(), dots.double(), held, margin, 1e-3 + rounding)
         v = torch.where((held & (dots < 0)).any(), v, 0.0).to(gram.dtype)
         return {k: g + (v @ earlier[k]).view(g.shape) for k, g in grads.items()}
@@ -95,12 +95,12 @@ def gem(capacity: int = 1000, margin: float = 0.5) -> Part:
 
 def cone(gram: Tensor, dots: Tensor, held: Tensor, margin: float | Tensor,
          eps: float | Tensor = 1e-3) -> Tensor:
-    """The v [T] that minimises v'(gram + eps) v / 2 + dots'v over v >= margin, and is 0 where not `held` [T] bool.
+    """The v [T] that minimises v'(gram + eps) v / 2 + dots'v over v >= margin; v is 0 where `held` [T] is False.
 
-    An active-set method: starting with all at their bound, free the one that would fall fastest, go to the optimum of
-    those that are free, but no further than where the first of them meets its bound, which is then no longer free.
-    Each step lowers the objective, so no set comes back. The number of steps is fixed, 3 T, so that all lanes take them
-    together (of 13,000 random and degenerate problems the slowest took 2.3 T); one that is done stays where it is.
+    An active-set method: all entries start at their bound. Each step frees the entry with the steepest descent and
+    moves to the optimum of the free entries, but stops where the first of them reaches its bound, which fixes it again.
+    Each step lowers the objective, so no active set occurs twice. There are always 3 T steps, so that all lanes run
+    together (the slowest of 13,000 random and degenerate problems took 2.3 T); a finished lane no longer changes.
 
     Source: Lawson & Hanson 1974, "Solving least squares problems", chapter 23, on the normal equations.
     """

@@ -1,4 +1,4 @@
-"""Strategies that hold parameters near where they served earlier tasks."""
+"""Strategies that penalise moving parameters away from their values after earlier tasks."""
 
 import torch
 
@@ -23,14 +23,14 @@ def _stay(view: View, strength: float) -> Loss:
 
 
 def _gain(view: View, strength: float) -> Params:
-    """By how much the last move of each parameter lowered the loss without this part's own penalty, to first order."""
+    """Decrease of the loss, without this part's penalty, by the last change of each parameter, to first order."""
     before = {k: view.state["previous"][k] for k in view.grads}
     own = penalty_gradient(Penalty(strength, view.state["anchor"], view.state["importance"]), before)
     return {k: (own[k] - g) * (view.params[k] - before[k]) for k, g in view.grads.items()}
 
 
 def l2(strength: float = 1.0) -> Part:
-    """All parameters alike stay near the solution of the previous task.
+    """L2 penalty: keeps all parameters, equally weighted, near the solution of the previous task.
 
     Adds strength / 2 * sum over parameters of (parameter - anchor)^2 from the second task on.
 
@@ -52,25 +52,25 @@ def l2(strength: float = 1.0) -> Part:
 
 def ewc(strength: float = 10.0, decay: float = 1.0, mode: str = "separate", samples: int = 0,
         labels: str = "exact", batch: int = 10) -> Part:
-    """Elastic weight consolidation: parameters that mattered for earlier tasks resist change.
+    """Elastic weight consolidation (EWC): penalises changing parameters that are important for earlier tasks.
 
     Adds strength / 2 * sum over parameters of F (parameter - anchor)^2, with F the diagonal Fisher information.
 
     Args:
         strength: lambda; 0 is fine-tuning.
-        decay: gamma of the online mode, in [0, 1]: what earlier tasks' F keeps of its weight at every task.
-        mode: 'separate', one penalty a task; 'online', one running F around the latest parameters.
-        samples: examples of a task whose gradients make its F, drawn at random; 0 for all.
-        labels: 'exact' averages over the network's own answers, 'sampled' draws one of them for each example,
-            'empirical' takes the true label; 'batched' squares the mean gradient of mini-batches at the true labels.
-        batch: size of these mini-batches, 1 or more; with other labels no batch size changes F.
+        decay: gamma of the online mode, in [0, 1]: the factor that multiplies the F of earlier tasks after every task.
+        mode: 'separate', one penalty per task; 'online', one running F around the latest parameters.
+        samples: examples of a task, drawn at random, from which its F is computed; 0 uses all.
+        labels: 'exact' averages over the network's own predictions, 'sampled' draws one of them per example,
+            'empirical' uses the true label; 'batched' squares the mean gradient of mini-batches at the true labels.
+        batch: size of these mini-batches, 1 or more; it has no effect with other `labels`.
 
     Source: Kirkpatrick et al. 2017, arXiv:1612.00796 (separate); Schwarz et al. 2018, arXiv:1805.06370 (online).
-        Where losses are quadratic 'online' with decay 1 finds the minimum of all tasks together, 'separate' that of two
-        alone, since later anchors have the earlier penalties in them (Huszar 2018, arXiv:1712.03847). The separate
-        penalties are quadratics, whose sum is one quadratic around their F-weighted mean plus a constant: that is what
-        is stored, so a step costs the same at task 100 as at task 2, with the same gradient. 'batched' is the F of
-        Avalanche 0.6.0, smaller by about the batch size, whose penalty lacks the 1/2.
+        With quadratic losses, 'online' with decay 1 finds the joint minimum of all tasks; 'separate' finds it for two
+        tasks only, because later anchors already include the earlier penalties (Huszar 2018, arXiv:1712.03847). The sum
+        of the separate penalties is stored as one quadratic around their F-weighted mean, which has the same gradient,
+        so the cost of a step does not grow with the number of tasks. 'batched' is the F of Avalanche 0.6.0, which is
+        smaller by about a factor of the batch size; Avalanche's penalty lacks the 1/2.
     """
     at_least(0, strength=strength, decay=decay, samples=samples)
     at_least(1, batch=batch)
@@ -82,7 +82,7 @@ def ewc(strength: float = 10.0, decay: float = 1.0, mode: str = "separate", samp
         rows, weight, u = view.batch.rows, view.batch.weight, view.u
         if 0 < samples < len(rows):
             chosen = torch.where(rows >= 0, u, -1.0).topk(samples).indices
-            # The chosen ones have the largest numbers; their lower bits are as good as new.
+            # The chosen examples have the largest numbers, but the lower bits of these are still uniform.
             rows, u = rows.gather(0, chosen), (u.gather(0, chosen) * 2**20).frac()
             weight = mean_weights(rows, weight.dtype)
         new = fisher(view.net, view.params, view.pool, rows, weight, labels, batch if labels == "batched" else 256, u)
@@ -90,7 +90,7 @@ def ewc(strength: float = 10.0, decay: float = 1.0, mode: str = "separate", samp
         if mode == "online":
             return {"importance": {k: decay * old[k] + new[k] for k in new}, "anchor": dict(view.params)}
         total = {k: old[k] + new[k] for k in new}
-        # Where nothing matters yet any anchor will do; the clamp only keeps 0 / 0 away.
+        # Where the importance is 0 the anchor has no effect; the clamp only avoids 0 / 0.
         share = {k: new[k] / total[k].clamp(min=torch.finfo(new[k].dtype).tiny) for k in new}
         return {"importance": total, "anchor": {k: torch.lerp(anchor[k], view.params[k], share[k]) for k in new}}
 
@@ -99,19 +99,19 @@ def ewc(strength: float = 10.0, decay: float = 1.0, mode: str = "separate", samp
 
 
 def si(strength: float = 1.0, damping: float = 0.1) -> Part:
-    """Synaptic intelligence: parameters whose moves lowered the loss of earlier tasks resist change.
+    """Synaptic intelligence (SI): penalises changing parameters whose updates lowered the loss of earlier tasks.
 
-    Adds strength * sum over parameters of Omega (parameter - anchor)^2. Omega sums over tasks
-    max(omega, 0) / (D^2 + damping), with omega the sum over a task's steps of -gradient * move, and D the move over
-    the whole task.
+    Adds strength * sum over parameters of Omega (parameter - anchor)^2. Omega is the sum over tasks of
+    max(omega, 0) / (D^2 + damping), where omega is the sum of -gradient * change over the steps of a task and D is the
+    change over the whole task.
 
     Args:
         strength: c; 0 is fine-tuning.
-        damping: xi, above 0, keeps parameters that hardly moved from mattering without bound.
+        damping: xi, above 0; it bounds the importance of parameters that hardly changed.
 
-    Source: Zenke et al. 2017, arXiv:1703.04200. Every task's omega is kept from falling below 0, where its authors'
-        code keeps the sum. The gradient is that of all that is minimised (in a sum, with the replayed losses and the
-        other parts' pulls) but for si's own penalty.
+    Source: Zenke et al. 2017, arXiv:1703.04200. The omega of every task is clipped at 0; the authors' code clips the
+        sum over tasks. The gradient is that of the whole objective (in a sum, including the replayed losses and the
+        penalties of other terms) without si's own penalty.
     """
     at_least(0, strength=strength)
     above(0, damping=damping)
@@ -135,16 +135,16 @@ def si(strength: float = 1.0, damping: float = 0.1) -> Part:
 
 
 def mas(strength: float = 1.0) -> Part:
-    """Memory aware synapses: parameters that the answers on earlier tasks are sensitive to resist change.
+    """Memory aware synapses (MAS): penalises changing parameters to which the scores on earlier tasks are sensitive.
 
-    Adds strength * sum over parameters of Omega (parameter - anchor)^2. Omega sums over tasks the mean over a task's
-    examples of |d ||F(x)||^2 / d parameter|, with F(x) the scores before any softmax; no label is used.
+    Adds strength * sum over parameters of Omega (parameter - anchor)^2. Omega is the sum over tasks of the mean over a
+    task's examples of |d ||F(x)||^2 / d parameter|, where F(x) are the scores before any softmax; labels are not used.
 
     Args:
         strength: lambda; 0 is fine-tuning.
 
-    Source: Aljundi et al. 2018, arXiv:1711.09601, the global version. Task-incremental: F(x) are the task's own units.
-        The absolute value is taken example by example, as in the paper, not of a batch's mean gradient.
+    Source: Aljundi et al. 2018, arXiv:1711.09601, the global version. In task-incremental streams F(x) has the task's
+        own units only. The absolute value is taken per example, as in the paper, not of a batch's mean gradient.
     """
     at_least(0, strength=strength)
 
@@ -156,29 +156,30 @@ def mas(strength: float = 1.0) -> Part:
 
 
 def _unit_range(values: Params) -> Params:
-    """All entries of all parameters moved and scaled together so that they span [0, 1]; equal entries become 0."""
+    """All entries of all parameters, shifted and scaled together to span [0, 1]; equal entries become 0."""
     low = torch.stack([v.min() for v in values.values()]).min()
     span = torch.stack([v.max() for v in values.values()]).max() - low
     return {k: (v - low) / torch.where(span > 0, span, 1.0) for k, v in values.items()}
 
 
 def rwalk(strength: float = 1.0, share: float = 0.1, every: int = 10, damping: float = 0.001) -> Part:
-    """Riemannian walk: importance is a moving Fisher information plus how well each parameter's path paid.
+    """Riemannian walk (RWalk): importance is a moving average of the Fisher information plus a path score.
 
     Adds strength * sum over parameters of (F + s) (parameter - anchor)^2. F is a moving average over all steps of the
-    batch's empirical Fisher information. s sums over windows of `every` steps max(gain, 0) / (F D^2 / 2 + damping),
-    with gain the window's sum of -gradient * move and D its whole move; after every later task it is averaged half and
-    half with what it was. F and s are each shifted and scaled to span [0, 1] over all parameters together.
+    batch's empirical Fisher information. s is the sum over windows of `every` steps of
+    max(gain, 0) / (F D^2 / 2 + damping), where gain is the window's sum of -gradient * change and D the change over the
+    window; after every task but the first it is averaged with its previous value. F and s are each shifted and scaled
+    to span [0, 1] over all parameters together.
 
     Args:
         strength: lambda; 0 is fine-tuning.
-        share: alpha in [0, 1], the weight of a batch in the moving average; the first batch is taken whole.
-        every: steps of a window, 1 or more; a task's last window may be shorter.
+        share: alpha in [0, 1], the weight of a batch in the moving average; the first batch has weight 1.
+        every: steps per window, 1 or more; the last window of a task may be shorter.
         damping: epsilon, above 0.
 
-    Source: Chaudhry et al. 2018, arXiv:1801.10112, its regularisation without its samples: add `er` for those. F moves
-        at every step, not once a window by 0.9, and squares the gradients of single examples, so that `damping` suits
-        every batch size; scaling and averaging are those of its authors' code. The gradient leaves out rwalk's own
+    Source: Chaudhry et al. 2018, arXiv:1801.10112, without its stored samples; add `er` for those. F is updated at
+        every step, not once per window by 0.9, and squares the gradients of single examples, so that `damping` does not
+        depend on the batch size. Scaling and averaging follow the authors' code. The gradient excludes rwalk's own
         penalty.
     """
     at_least(0, strength=strength, share=share)
@@ -193,7 +194,7 @@ def rwalk(strength: float = 1.0, share: float = 0.1, every: int = 10, damping: f
             "path": _zeros(params), "score": _zeros(params), "steps": torch.tensor(0), "tasks": torch.tensor(0)}
 
     def paid(state: State, params: Params) -> Params:
-        """The paths with the window that ends here."""
+        """The path scores including the window that ends here."""
         return {k: state["path"][k] + state["gain"][k].relu() / (
             state["fisher"][k] * (p - state["corner"][k]).square() / 2 + damping) for k, p in params.items()}
 

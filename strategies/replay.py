@@ -1,4 +1,4 @@
-"""Strategies that rehearse remembered examples."""
+"""Strategies that replay remembered examples."""
 
 from dataclasses import replace
 
@@ -18,16 +18,16 @@ def er(capacity: int = 500, replay: int = 0, memory: str = "reservoir", combine:
     """Experience replay: learn each batch together with `replay` remembered examples.
 
     Args:
-        capacity: examples remembered over the whole stream, 1 or more.
-        replay: remembered examples rehearsed at every step; 0 means as many as the batch has.
-        memory: 'reservoir', a uniform sample of all seen; 'class-balanced', an equal share for every class seen;
-            'ring', the latest capacity // n_classes examples of every class.
+        capacity: maximum number of examples in the memory, 1 or more.
+        replay: replayed examples per step; 0 replays as many as the batch has.
+        memory: 'reservoir', a uniform sample of all examples seen; 'class-balanced', an equal share for every class
+            seen; 'ring', the latest capacity // n_classes examples of every class.
         combine: 'sum' adds the mean loss of the replayed examples to that of the batch; 'mean' is one mean over both;
-            'tasks' weighs the batch's by 1 / t and theirs by 1 - 1 / t in task t = 1, 2, ...
+            'tasks' weights the loss of the batch by 1 / t and the replayed loss by 1 - 1 / t in task t = 1, 2, ...
 
-    Source: Chaudhry et al. 2019, arXiv:1902.10486. The replayed loss is added to the batch's ('mean' as in the code of
-        Buzzega et al. 2020, arXiv:2004.07211; 'tasks' as in that of van de Ven et al. 2022, Nature Machine
-        Intelligence 4); rehearsed examples are drawn with replacement, before the batch itself is remembered.
+    Source: Chaudhry et al. 2019, arXiv:1902.10486. By default the replayed loss is added to the loss of the batch.
+        'mean' follows the code of Buzzega et al. 2020, arXiv:2004.07211, and 'tasks' that of van de Ven et al. 2022,
+        Nature Machine Intelligence 4. Replayed examples are drawn with replacement before the batch is remembered.
     """
     at_least(1, capacity=capacity)
     at_least(0, replay=replay)
@@ -51,43 +51,45 @@ def er(capacity: int = 500, replay: int = 0, memory: str = "reservoir", combine:
 
 
 def er_ace(capacity: int = 500, replay: int = 0, memory: str = "reservoir") -> Part:
-    """Replay with asymmetric cross-entropy: a batch does not push down the classes that are not in it.
+    """ER with asymmetric cross-entropy (ER-ACE): a batch does not lower the scores of classes absent from it.
 
-    In the batch's loss only the classes of its examples compete; in the replayed examples' loss, which is added, all.
+    The softmax in the loss of the batch covers only the classes in the batch. The softmax in the loss of the replayed
+    examples, which is added, covers all classes.
 
     Args:
-        capacity: examples remembered over the whole stream, 1 or more.
-        replay: remembered examples rehearsed at every step; 0 means as many as the batch has.
-        memory: what is remembered, as in `er`.
+        capacity: maximum number of examples in the memory, 1 or more.
+        replay: replayed examples per step; 0 replays as many as the batch has.
+        memory: rule of the memory, as in `er`.
 
-    Source: Caccia et al. 2022, arXiv:2104.05025 (ER-ACE). Classes that were never seen do not compete in the batch's
-        loss either, from the first task on, as in the paper's equation; much published code lets them. Replayed
-        examples compete with unseen classes too, as everywhere here.
+    Source: Caccia et al. 2022, arXiv:2104.05025 (ER-ACE). As in the paper's equation, the softmax of the batch leaves
+        out classes not seen yet, from the first task on; much published code includes them. The softmax of replayed
+        examples includes unseen classes, as in all strategies here.
     """
 
     def criterion(view: View) -> Loss:
         batch, competing = view.batch, view.pool.rivals(view.batch.y)
         own = torch.nn.functional.one_hot(batch.y, view.pool.n_classes).bool()
-        present = (own & (batch.rows >= 0).unsqueeze(-1)).any(0) | own  # a pad's own class only keeps its loss finite
+        present = (own & (batch.rows >= 0).unsqueeze(-1)).any(0) | own  # the loss of padding stays finite
         return cross_entropy(batch, competing=present if competing is None else present & competing)
 
     return replace(er(capacity, replay, memory), criterion=criterion, classes=True)
 
 
 def der(capacity: int = 500, replay: int = 0, alpha: float = 0.5) -> Part:
-    """Dark experience replay: answer remembered examples as the network did when they came.
+    """Dark experience replay (DER): keeps the scores of remembered examples near their stored scores.
 
-    Adds alpha times the squared difference between the scores now and the scores then, the mean over `replay`
-    remembered examples and over units. The scores kept are those before the update of the step an example came in.
-    Task-incremental: over the units of an example's own task, since those of other tasks are never asked about it.
+    Adds alpha times the squared difference between the current and the stored scores, averaged over `replay`
+    remembered examples and over output units. The stored scores are those before the update of the step in which an
+    example arrived. In task-incremental streams the average is over the units of an example's own task, because the
+    other units are never evaluated on it.
 
     Args:
-        capacity: examples remembered over the whole stream, 1 or more; each with its scores.
-        replay: remembered examples rehearsed at every step; 0 means as many as the batch has.
-        alpha: weight of the difference; 0 is fine-tuning.
+        capacity: maximum number of examples in the memory, 1 or more; their scores are stored too.
+        replay: replayed examples per step; 0 replays as many as the batch has.
+        alpha: weight of the squared difference; 0 is fine-tuning.
 
-    Source: Buzzega et al. 2020, arXiv:2004.07211 (DER), with the mean over units as in its code. There other tasks'
-        units count in task-incremental streams too.
+    Source: Buzzega et al. 2020, arXiv:2004.07211 (DER), with the mean over units as in the authors' code. That code
+        includes the units of other tasks in task-incremental streams.
     """
     at_least(1, capacity=capacity)
     at_least(0, replay=replay, alpha=alpha)
@@ -105,14 +107,14 @@ def der(capacity: int = 500, replay: int = 0, alpha: float = 0.5) -> Part:
 
 
 def derpp(capacity: int = 500, replay: int = 0, alpha: float = 0.5, beta: float = 0.5) -> Part:
-    """Dark experience replay that also rehearses the labels, of a second batch of remembered examples.
+    """DER++: dark experience replay with labels, the cross-entropy of a second batch of remembered examples.
 
-    Adds to the loss of `der` beta times the cross-entropy of `replay` more examples, drawn independently.
+    Adds beta times the cross-entropy of `replay` further examples, drawn independently, to the loss of `der`.
 
     Args:
-        capacity: examples remembered over the whole stream, 1 or more; each with its scores.
-        replay: remembered examples in each of the two batches; 0 means as many as the batch has.
-        alpha: weight of the difference between scores now and then.
+        capacity: maximum number of examples in the memory, 1 or more; their scores are stored too.
+        replay: replayed examples in each of the two batches; 0 replays as many as the batch has.
+        alpha: weight of the squared difference between current and stored scores.
         beta: weight of the cross-entropy; 0 is `der`.
 
     Source: Buzzega et al. 2020, arXiv:2004.07211 (DER++); differences as in `der`.
@@ -131,28 +133,28 @@ def derpp(capacity: int = 500, replay: int = 0, alpha: float = 0.5, beta: float 
 
 
 def _as_stored(keep: Memory, view: View, recalled: Slice, strength: float) -> Loss:
-    """The mean squared change of the scores of `recalled`, which `view.u.pick` chose, since they were stored."""
+    """The mean squared change in the scores of `recalled`, picked with `view.u.pick`, since they were stored."""
     stored = keep.stored(view.state, view.u.pick, "scores")
     return squared_error(recalled, stored, strength, view.pool.rivals(recalled.y))
 
 
 def mir(capacity: int = 500, replay: int = 0, subsample: int = 50, lr: float = 0.1, memory: str = "reservoir") -> Part:
-    """Maximally interfered retrieval: replay that rehearses what the batch would make the network forget.
+    """Maximally interfered retrieval (MIR): replays the examples whose loss a step on the batch would raise most.
 
-    Of `subsample` remembered examples those are rehearsed whose loss grows most by one step of gradient descent on the
-    batch alone, parameters - lr * gradient.
+    Of `subsample` remembered examples, those are replayed whose loss rises most after a trial step of gradient descent
+    on the batch alone, parameters - lr * gradient.
 
     Args:
-        capacity: examples remembered over the whole stream, 1 or more.
-        replay: remembered examples rehearsed at every step, at most `subsample`; 0 means as many as the batch has.
-        subsample: remembered examples that are looked at, 1 or more.
-        lr: length of the step that is tried, above 0.
-        memory: what is remembered, as in `er`.
+        capacity: maximum number of examples in the memory, 1 or more.
+        replay: replayed examples per step, at most `subsample`; 0 replays as many as the batch has.
+        subsample: remembered examples to choose from, 1 or more.
+        lr: step size of the trial step, above 0.
+        memory: rule of the memory, as in `er`.
 
-    Source: Aljundi et al. 2019, arXiv:1908.04742 (ER-MIR, growth since the last update). The subsample is drawn with
-        replacement; an example that was drawn twice is rehearsed twice only where there are no others. The step that is
-        tried has its own length, whatever the optimizer, and moves frozen parameters too; with batch normalisation it
-        follows the gradient of a training pass, and growth is measured with the running statistics.
+    Source: Aljundi et al. 2019, arXiv:1908.04742 (ER-MIR, with the rise since the last update). The subsample is drawn
+        with replacement; an example drawn twice is replayed twice only if there are no others. The trial step does not
+        depend on the optimizer and also changes frozen parameters. With batch normalisation its gradient is that of a
+        training pass, and the rise is measured with the running statistics.
     """
     at_least(1, subsample=subsample)
     above(0, lr=lr)
@@ -173,21 +175,23 @@ def mir(capacity: int = 500, replay: int = 0, subsample: int = 50, lr: float = 0
 
 
 def gss(capacity: int = 500, replay: int = 0, reference: int = 10) -> Part:
-    """Gradient-based sample selection, greedy: remember examples whose gradients point apart; replay as in `er`.
+    """Greedy gradient-based sample selection (GSS): remembers examples with dissimilar gradients; replay as in `er`.
 
-    An example's score is 1 + the largest cosine between its gradient and those of `reference` remembered examples; 1
-    while nothing is remembered. While there is room it is kept. After that a score below 1 may take the place of a
-    remembered example i, drawn in proportion to the scores C_i that they came with, with chance C_i / (C_i + score).
+    The score of an example is 1 + the largest cosine between its gradient and those of `reference` remembered examples,
+    or 1 if the memory is empty. While there are empty slots, every example is remembered. In a full memory, an example
+    with a score below 1 replaces a remembered example i, drawn in proportion to the stored scores C_i, with probability
+    C_i / (C_i + score).
 
     Args:
-        capacity: examples remembered over the whole stream, 1 or more.
-        replay: remembered examples rehearsed at every step; 0 means as many as the batch has.
-        reference: remembered examples whose gradients are compared with, 1 or more, drawn with replacement.
+        capacity: maximum number of examples in the memory, 1 or more.
+        replay: replayed examples per step; 0 replays as many as the batch has.
+        reference: remembered examples to compare gradients with, drawn with replacement, 1 or more.
 
-    Source: Aljundi et al. 2019, arXiv:1903.08671, the greedy algorithm, with the gradients after the step's update. One
-        reference serves a batch, drawn before the batch is remembered; the replayed loss is added to the batch's. The
-        authors' code differs from their algorithm and from this: gradients of whole batches for reference, two updates
-        a step, no trade unless the batch's mean gradient points away, places drawn by scores shifted to begin at 0.
+    Source: Aljundi et al. 2019, arXiv:1903.08671, the greedy algorithm, with gradients after the update of the step.
+        The reference examples are drawn once per batch, before it is remembered. The replayed loss is added to that of
+        the batch. The authors' code differs from their algorithm and from this one: it compares with gradients of whole
+        batches, makes two updates per step, replaces examples only if the batch's mean gradient points away, and draws
+        slots by scores shifted to a minimum of 0.
     """
     at_least(1, capacity=capacity, reference=reference)
     at_least(0, replay=replay)

@@ -1,6 +1,6 @@
-"""The bridge to Avalanche 0.6.0: its strategies as learners here, its benchmarks as streams, our streams as benchmarks.
+"""The bridge to Avalanche 0.6.0: its strategies as learners, its benchmarks as streams, and streams as its benchmarks.
 
-Nothing else here imports Avalanche, and nothing imports this file before it is asked for.
+No other module imports Avalanche, and this module is imported only when it is used.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from lifelong.spec.run import OptionError
 
 @contextlib.contextmanager
 def _calm() -> Iterator[None]:
-    """Inside, what Avalanche's own code warns of is dropped; every other warning is given when the block ends.
+    """Drops the warnings of Avalanche's own code in a block; issues all other warnings when the block ends.
 
-    Its deprecated functions put a filter of their own before all others at every call, so no filter can silence them.
+    Avalanche's deprecated functions put their own filter before all others at every call, so no filter silences them.
     """
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
@@ -47,7 +47,7 @@ def _calm() -> Iterator[None]:
 
 try:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what it imports, and what that imports, complains too
+        warnings.simplefilter("ignore")  # its direct and indirect imports warn too
         import avalanche
         from avalanche.benchmarks import CLScenario, DatasetExperience, EagerCLStream
         from avalanche.benchmarks.utils import _make_taskaware_tensor_classification_dataset as _dataset
@@ -63,13 +63,13 @@ except ImportError as error:
 
 VERSION: str = avalanche.__version__
 
-# ---- our tasks as its experiences
+# ---- tasks as experiences of Avalanche
 
 
 class Experience(DatasetExperience):  # type: ignore[misc]
-    """A task as strategies of every age want it: label, classes, benchmark, and a dataset that they may replace.
+    """A task in the form that old and new strategies need: label, classes, benchmark, and a replaceable dataset.
 
-    Its classes are a list, and its items (x, int, int): LwF, DER, MER, iCaRL and La-MAML accept nothing else.
+    Its classes are a list and its items (x, int, int), because LwF, DER, MER, iCaRL and La-MAML accept nothing else.
     """
 
     def __init__(self, x: Tensor, y: Tensor, number: int, label: int, units: Sequence[int],
@@ -82,7 +82,7 @@ class Experience(DatasetExperience):  # type: ignore[misc]
 
     @property
     def dataset(self) -> Any:
-        """What is learned, items (x, y, task label)."""
+        """The training data, items (x, y, task label)."""
         return self._dataset
 
     @dataset.setter
@@ -91,18 +91,19 @@ class Experience(DatasetExperience):  # type: ignore[misc]
 
 
 def to_benchmark(stream: Stream, seed: int = 0) -> Any:
-    """One seed's stream as an Avalanche benchmark with `train_stream` and `test_stream`, an experience a task.
+    """The stream of one seed as an Avalanche benchmark with `train_stream` and `test_stream`, one experience per task.
 
-    Task labels are the tasks' numbers in task-incremental streams, else 0. It feeds every strategy and metric of
-    Avalanche's that takes tensors; `n_classes_per_exp` and `classes_order`, which iCaRL reads, are there where no class
-    stands in two tasks. Every task's examples are fetched at once, so warped streams take T times the pool's memory.
+    Task labels are the task numbers in task-incremental streams, else 0. The benchmark works with all strategies and
+    metrics of Avalanche that take tensors. It has `n_classes_per_exp` and `classes_order`, which iCaRL reads, if no
+    class is in two tasks. The examples of all tasks are fetched at once, so warped streams take T times the memory of
+    the pool.
 
     Args:
-        stream: any.
-        seed: its position in the stream, 0..S-1.
+        stream: the stream.
+        seed: index of the seed in the stream, 0..S-1.
 
     Raises:
-        ValueError: for a seed that the stream does not have.
+        ValueError: the stream has no such seed.
     """
     if not 0 <= seed < stream.n_seeds:
         raise ValueError(f"{stream.name} has seeds 0 to {stream.n_seeds - 1}, got {seed}")
@@ -128,25 +129,25 @@ def to_benchmark(stream: Stream, seed: int = 0) -> Any:
     return benchmark
 
 
-# ---- its benchmarks as our streams
+# ---- benchmarks of Avalanche as streams
 
 
 def from_benchmark(benchmark: Any, seeds: int | Sequence[int] = 1, name: str = "avalanche") -> Stream:
-    """An Avalanche benchmark of labelled tensors as a stream, a task for each experience of its `train_stream`.
+    """An Avalanche benchmark of labelled tensors as a stream with one task per experience of its `train_stream`.
 
-    Every example is pooled once, as its evaluation transform shows it. Classes are renumbered without gaps. Where the
-    experiences' task labels differ the stream is task-incremental, with output units of its own for each label; else
-    domain-incremental where all tasks have the same classes, and class-incremental in every other case. A benchmark
-    whose `test_stream` is one experience has each task tested on those of its examples whose class the task trains.
+    Every example is stored once, after its evaluation transform. Classes are renumbered without gaps. If the task
+    labels of the experiences differ, the stream is task-incremental, with separate output units for each label;
+    otherwise it is domain-incremental if all tasks have the same classes, and else class-incremental. If `test_stream`
+    is one experience, each task is tested on its examples of the task's training classes.
 
     Args:
-        benchmark: with `train_stream` and `test_stream`.
-        seeds: how many, or which; they share the benchmark's classes and order and differ in all else.
-        name: of the stream.
+        benchmark: the benchmark, with `train_stream` and `test_stream`.
+        seeds: number of seeds, or the seeds; they share the benchmark's classes and order and differ in all else.
+        name: name of the stream.
 
     Raises:
-        ValueError: where examples are no tensors of one shape, an experience has several task labels, or the test
-            stream is neither one experience nor one for each task.
+        ValueError: examples are not tensors of one shape, an experience has several task labels, or there is neither
+            one test experience nor one for each task.
     """
     n_seeds = seeds if isinstance(seeds, int) else len(seeds)
     with _calm(), torch.random.fork_rng(devices=[]):
@@ -203,7 +204,7 @@ def _examples(experience: Any, name: str) -> tuple[Tensor, Tensor, int]:
     return torch.stack([item[0] for item in items]), torch.tensor([int(item[1]) for item in items]), int(labels[0])
 
 
-# ---- its strategies as learners here
+# ---- strategies of Avalanche as learners
 
 _REFUSED = {
     "AETraining": "it trains an autoencoder, not a classifier",
@@ -217,10 +218,10 @@ _REFUSED = {
     "PackNet": "it prunes torch layers, and a network here is a function of its parameters",
     "VAETraining": "it trains an autoencoder, not a classifier",
 }
-# These ask the network for scores without telling it the task, so they train all units against each other.
+# These strategies compute scores without giving the network the task, so all units compete in training.
 _BLIND = {"CoPE", "DER", "FeatureReplay", "GSS_greedy", "GenerativeReplay"}
-# What the bridge gives to a strategy; all else that its constructor takes, and that is a plain value, is a
-# hyper-parameter.
+# The arguments that the bridge provides; all other arguments of a strategy that are plain values are its
+# hyper-parameters.
 _FILLED = {"self", "model", "optimizer", "criterion", "train_mb_size", "train_epochs", "eval_mb_size", "device",
            "plugins", "evaluator", "eval_every", "peval_mode", "feature_extractor", "classifier", "slda_model",
            "input_size", "num_classes", "n_classes", "p_size", "buffer_transform", "cwr_layer_name", "last_layer_name"}
@@ -228,9 +229,9 @@ _FILLED = {"self", "model", "optimizer", "criterion", "train_mb_size", "train_ep
 
 @cache
 def classes() -> Mapping[str, type]:
-    """Avalanche's strategies by name; of the two called LaMAML the second version, which needs no further package.
+    """Avalanche's strategies by name; LaMAML is the second of its two versions, which needs no further package.
 
-    RWalk, which Avalanche has as a plugin alone, is that plugin on Naive.
+    RWalk, which is only a plugin in Avalanche, is that plugin on Naive.
     """
     found: dict[str, type] = {"RWalk": RWalkPlugin}
     with _calm():
@@ -243,11 +244,11 @@ def classes() -> Mapping[str, type]:
 
 @cache
 def factory(name: str) -> Callable[..., Any]:
-    """What makes a learner of Avalanche's strategy `name`; its parameters are the strategy's own hyper-parameters.
+    """The factory of learners of Avalanche's strategy `name`; its parameters are the strategy's hyper-parameters.
 
     Raises:
-        LookupError: for an unknown name, with the nearest ones.
-        ValueError: for a strategy that cannot be run here, with the reason.
+        LookupError: unknown name; the message suggests the nearest ones.
+        ValueError: the strategy cannot be run here; the message gives the reason.
     """
     known = classes()
     if name not in known:
@@ -285,7 +286,7 @@ def factory(name: str) -> Callable[..., Any]:
 
 
 def _hyper_parameters(strategy: type) -> tuple[list[inspect.Parameter], list[str]]:
-    """A strategy's hyper-parameters that are plain values, and the names of those that it has no default for."""
+    """A strategy's hyper-parameters that are plain values, and the names of those without a default."""
     found, needed = [], []
     for key, p in inspect.signature(strategy.__init__).parameters.items():  # type: ignore[misc]
         kind = _kind(p)
@@ -299,17 +300,17 @@ def _hyper_parameters(strategy: type) -> tuple[list[inspect.Parameter], list[str
 
 
 def _kind(p: inspect.Parameter) -> str | None:
-    """The type of a parameter as the registry writes it: its default's, else its annotation's; None: no plain value."""
+    """The type of a parameter's default, or else of its annotation, as the registry writes it; None if not plain."""
     plain = {bool: "bool", int: "int", float: "float", str: "str"}
     if type(p.default) in plain:
-        # Where the two contradict, a whole number may stand for a real one, never the other way round.
+        # An integer default may have a float annotation; otherwise the type of the default counts.
         return "float" if p.annotation is float else plain[type(p.default)]
     choices = [plain[c] for c in (typing.get_args(p.annotation) or (p.annotation,)) if c in plain]
     return f"{choices[0]} | None" if choices and p.default is None else choices[0] if choices else None
 
 
 class _Parameters(nn.Module):
-    """A network's parameters under their own names, and a function of them."""
+    """The parameters of a network under their own names, and a function of them."""
 
     def __init__(self, params: Params, apply: Callable[[Params, Tensor], Tensor]) -> None:
         super().__init__()
@@ -328,10 +329,10 @@ class _Parameters(nn.Module):
 
 
 class Network(nn.Module, BaseModel):  # type: ignore[misc]
-    """A `Net` as a torch module, with the parameters that our learners of the same seed begin with.
+    """A `Net` as a torch module, initialised as the learners of this project with the same seed.
 
-    Where the network's scores are a linear layer of `Net.features`, that layer is a torch module of its own, called
-    `classifier`, and what is below it `features`; else all is in `classifier` and `features` is None.
+    If the scores are a linear layer of `Net.features`, that layer is the module `classifier` and the layers below it
+    are `features`; otherwise the whole network is `classifier` and `features` is None.
     """
 
     def __init__(self, net: Net, shape: tuple[int, ...], seed: int) -> None:
@@ -352,20 +353,20 @@ class Network(nn.Module, BaseModel):  # type: ignore[misc]
             self.classifier.load_state_dict({"weight": head[0], "bias": head[1]})
 
     def get_features(self, x: Tensor) -> Tensor:
-        """The last hidden layer, under the name that LFL calls."""
+        """The last hidden layer, under the name that LFL uses."""
         if self.features is None:
             raise ValueError("the network does not say what its last hidden layer is: give it a method features(x)")
         return self.features(x)
 
     def forward(self, x: Tensor, task_labels: Any = None) -> Any:
-        """Scores [B, C]; task labels change nothing."""
+        """Scores [B, C]; task labels are ignored."""
         return self.classifier(x if self.features is None else self.features(x))
 
 
 class TaskNetwork(Network, MultiTaskModule):  # type: ignore[misc]
-    """A `Network` that is told the task: the units of a task that was learned compete among themselves alone.
+    """A `Network` that is given the task: for a task that was learned, only its own units compete.
 
-    All other units are set to -1000, as Avalanche's own multi-head classifiers do.
+    All other units are set to -1000, as in Avalanche's multi-head classifiers.
     """
 
     def __init__(self, net: Net, shape: tuple[int, ...], seed: int, n_tasks: int, n_classes: int) -> None:
@@ -375,13 +376,13 @@ class TaskNetwork(Network, MultiTaskModule):  # type: ignore[misc]
         self.register_buffer("units", torch.zeros(n_tasks, n_classes, dtype=torch.bool))
 
     def adaptation(self, experience: Any) -> None:
-        """Notes the units of a task that is about to be learned."""
+        """Records the units of a task before it is learned."""
         if self.training:
             self.known_train_tasks_labels.add(experience.task_label)
             self.units[experience.task_label, experience.classes_in_this_experience] = True
 
     def forward(self, x: Tensor, task_labels: Any = None) -> Any:
-        """Scores [B, C] of examples whose tasks are told; without, {task: scores} for the tasks that were learned."""
+        """Scores [B, C] of examples with task labels; without labels, {task: scores} for the learned tasks."""
         if task_labels is None:
             return {task: self.forward_single_task(x, task) for task in sorted(self.known_train_tasks_labels)}
         own = self.units[task_labels]
@@ -393,7 +394,7 @@ class TaskNetwork(Network, MultiTaskModule):  # type: ignore[misc]
 
 
 class _Steps(SupervisedPlugin):  # type: ignore[misc]
-    """Tells the loss of every step, and ends a task's training after `most` of them, where that is given."""
+    """Reports the loss of every step, and ends the training of a task after `most` steps unless that is None."""
 
     def __init__(self, most: int | None) -> None:
         super().__init__()
@@ -407,21 +408,21 @@ class _Steps(SupervisedPlugin):  # type: ignore[misc]
 
     @property
     def over(self) -> bool:
-        """Whether the task has had its steps."""
+        """Whether all steps of the task are done."""
         return self.most is not None and self.done >= self.most
 
 
 class _Scores(SupervisedPlugin):  # type: ignore[misc]
-    """Takes a strategy's answer when all its own plugins have had their say."""
+    """Stores the scores of a strategy after all its own plugins have run."""
 
     def after_eval_exp(self, strategy: Any, **_: Any) -> None:
         self.answer = strategy.mb_output.detach()
 
 
 class Learner:
-    """An Avalanche strategy as an object that learns a whole task at a time, by its own loop.
+    """An Avalanche strategy as an object that learns a whole task at a time, with its own loop.
 
-    A task is one experience, or, `online`, as many as it has batches: what Avalanche's `split_online_stream` makes.
+    A task is one experience or, with `online`, one experience per batch, as in Avalanche's `split_online_stream`.
     """
 
     classes = True
@@ -451,7 +452,7 @@ class Learner:
             raise ValueError(f"avalanche.{self.name}: {str(error) or 'it refuses these arguments'}") from error
 
     def _given(self, strategy: type, shape: tuple[int, ...], training: Training) -> dict[str, Any]:
-        """The arguments that are no hyper-parameters, as far as the strategy takes them."""
+        """The arguments that are not hyper-parameters, as far as the strategy takes them."""
         wanted = inspect.signature(strategy.__init__).parameters  # type: ignore[misc]
         network, budget = self.network, training.budget
         split = {"feature_extractor", "slda_model", "cwr_layer_name", "last_layer_name"} & wanted.keys()
@@ -474,13 +475,13 @@ class Learner:
             "n_classes": self.n_classes, "p_size": self.n_classes, "buffer_transform": None,
             "cwr_layer_name": "classifier", "last_layer_name": "classifier",
         }
-        if "criterion" in wanted:  # a copy: a default is one object for all seeds, and FeatureReplay's keeps a state
+        if "criterion" in wanted:  # a copy, because all seeds share a default, and FeatureReplay's has a state
             default = wanted["criterion"].default
             given["criterion"] = nn.CrossEntropyLoss() if default is inspect.Parameter.empty else copy.deepcopy(default)
         return {key: value for key, value in given.items() if key in wanted}
 
     def learn_task(self, x: Tensor, y: Tensor, task: int, tell: Callable[[Any], None]) -> None:
-        """Trains on a task by the strategy's own loop, in an order that it draws itself."""
+        """Trains on a task with the strategy's own loop, in an order that the strategy draws."""
         self.untrained = None
         self.steps.tell, self.steps.done = tell, 0
         x, y = x.cpu(), y.cpu()
@@ -494,7 +495,7 @@ class Learner:
                 break
 
     def _parts(self, n: int) -> Iterator[Tensor]:
-        """The examples of each experience of a task: all, or batch after batch; pass after pass where steps count."""
+        """The examples of each experience of a task: all, or one batch each; in repeated passes if steps are given."""
         if not self.online:
             yield torch.arange(n)
             return
@@ -510,18 +511,18 @@ class Learner:
         experience.origin_stream = SimpleNamespace(name="train")
         new = [unit for unit in units if unit not in self.seen]
         self.seen, self.sizes = self.seen + new, [*self.sizes, len(new)]
-        # What iCaRL reads: the classes so far, in the order they came, and how many each experience brought.
+        # iCaRL reads the classes so far, in order of arrival, and the number of new classes of each experience.
         experience.benchmark = SimpleNamespace(classes_order=self.seen,
                                                n_classes_per_exp=[*self.sizes, self.n_classes - len(self.seen)])
         return experience
 
     def predict(self, x: Tensor, task: int | None = None) -> Tensor:
-        """Scores [n, C]; before the first task the network's own, since not every strategy can answer then."""
+        """Scores [n, C]; before the first task those of the network, because not every strategy can predict then."""
         labels = torch.full((len(x),), task or 0, device=x.device)
         if self.untrained is not None:
             return self.untrained.eval()(x, labels)
         strategy, batch = self.strategy, [x, torch.zeros_like(labels), labels]
-        kept = {name: getattr(strategy, name) for name in ("mbatch", "mb_output", "loss")}  # a task may be under way
+        kept = {name: getattr(strategy, name) for name in ("mbatch", "mb_output", "loss")}  # a task may be in progress
         strategy.make_eval_dataloader = lambda **_: setattr(strategy, "dataloader", [batch])
         with _calm():
             strategy.eval([Experience(x[:1].cpu(), batch[1][:1].cpu(), task or 0, task or 0, [0], self.seen)])
@@ -530,7 +531,7 @@ class Learner:
 
 
 def _optimizer(term: expression.Term, parameters: Iterator[nn.Parameter]) -> torch.optim.Optimizer:
-    """The torch.optim twin of an optimizer of ours."""
+    """The torch.optim optimizer equivalent to one of this project."""
     v = term.resolved()
     if term.factory is optim.sgd:
         return torch.optim.SGD(parameters, v["lr"], v["momentum"], weight_decay=v["weight_decay"])

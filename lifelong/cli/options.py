@@ -68,7 +68,7 @@ Dtype = Annotated[str, typer.Option(help="float32, float64, or bfloat16, which c
                                     rich_help_panel=TRAINING)]
 Memory = Annotated[float | None, typer.Option(
     help="GiB of memory that training may use. Runs that do not fit together are trained one group after another. "
-         "Default: the memory that is free.", rich_help_panel=MACHINE)]
+         "Default: 80 % of the free memory.", rich_help_panel=MACHINE)]
 
 
 @dataclass(frozen=True, kw_only=True)

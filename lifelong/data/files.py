@@ -1,4 +1,4 @@
-"""Where raw data is found, and where arrays decoded from it are kept."""
+"""Finds raw data, and caches the arrays decoded from it."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ import numpy as np
 
 from lifelong.files import lock, replacing, sweep
 
-_PORTION = 1 << 24  # bytes under one checksum
+_PORTION = 1 << 24  # bytes per checksum
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A large array that is yet to be decoded.
+    """A large array that has not been decoded yet.
 
     Attributes:
-        shape: of the array, which is of uint8.
-        about: what is known of it besides, JSON values; kept with it.
-        fill: (file, offset) decodes it into the file, from this byte on.
+        shape: shape of the array, whose type is uint8.
+        about: facts about it, JSON values, which are stored with it.
+        fill: (file, offset) decodes it into the file, starting at this byte.
     """
 
     shape: tuple[int, ...]
@@ -45,18 +45,18 @@ def folder(data: str | Path | None = None) -> Path:
 
 def find(what: str, places: Sequence[str], data: str | Path | None, *, source: str,
          download: Callable[[Path], object] | None = None) -> Path:
-    """The first of `places` that exists in the data folder; in the default folder, downloaded where it can be.
+    """The first of `places` that exists in the data folder; in the default folder it is downloaded if possible.
 
     Args:
-        what: the data, as the error names it.
+        what: name of the data in the error message.
         places: paths relative to the data folder, in order of preference.
         data: see `folder`.
-        source: where the data can be had, as the error names it.
-        download: puts the data into the folder it is given. Only called for the default folder: one that the user
-            named is never written to.
+        source: origin of the data in the error message.
+        download: puts the data into the given folder. Only called for the default folder; a folder named by the user
+            is never written to.
 
     Raises:
-        FileNotFoundError: where none of the places exists.
+        FileNotFoundError: none of the places exists.
     """
     root = folder(data)
     failure: Exception | None = None
@@ -65,7 +65,7 @@ def find(what: str, places: Sequence[str], data: str | Path | None, *, source: s
         try:
             root.mkdir(parents=True, exist_ok=True)
             download(root)
-        except Exception as problem:  # Whatever a download raises, the way out is the same.
+        except Exception as problem:  # All errors of a download are handled alike.
             failure = problem
         found = _first(root, places)
     if found is None:
@@ -77,10 +77,10 @@ def find(what: str, places: Sequence[str], data: str | Path | None, *, source: s
 
 
 def members(archive: zipfile.ZipFile, ceiling: int) -> list[zipfile.ZipInfo]:
-    """The files in a zip archive, once its names are known to stay inside and its sizes below `ceiling` bytes.
+    """The files in a zip archive, after checks that their names stay inside and they have at most `ceiling` bytes.
 
     Raises:
-        ValueError: where a name is absolute or climbs with `..`, or the files would unpack to more than `ceiling`.
+        ValueError: a name is absolute or contains `..`, or the files would unpack to more than `ceiling` bytes.
     """
     inside = [member for member in archive.infolist() if not member.is_dir()]
     for member in inside:
@@ -96,7 +96,7 @@ def members(archive: zipfile.ZipFile, ceiling: int) -> list[zipfile.ZipInfo]:
 
 
 def fingerprint(files: Iterable[Path]) -> str:
-    """A hash of the paths, sizes and times of `files`: another one as soon as a file is exchanged."""
+    """A hash of the paths, sizes and modification times of `files`, which changes when a file is replaced."""
     digest = hashlib.sha256()
     for path in files:
         about = path.stat()
@@ -105,13 +105,13 @@ def fingerprint(files: Iterable[Path]) -> str:
 
 
 def decoded(name: str, source: str, decode: Callable[[], np.ndarray]) -> np.ndarray:
-    """What `decode` returns, decoded once: later calls map the stored array into memory.
+    """The array that `decode` returns, decoded once: later calls map the stored array into memory.
 
     Args:
-        name: of the files in the cache folder ($LIFELONG_CACHE, else `lifelong/arrays` in the user's cache folder);
-            another name for another decoding.
-        source: `fingerprint` of what is decoded. An entry made from anything else, or damaged, is made anew.
-        decode: makes the array; called only where the cache has no sound entry.
+        name: name of the files in the cache folder ($LIFELONG_CACHE, else `lifelong/arrays` in the user's cache
+            folder); every decoding has its own name.
+        source: `fingerprint` of the raw data. An entry with another fingerprint, or a damaged one, is made anew.
+        decode: makes the array; called only if the cache has no valid entry.
 
     Returns:
         The array; writing to it changes neither the file nor other readers' arrays.
@@ -132,17 +132,17 @@ def decoded(name: str, source: str, decode: Callable[[], np.ndarray]) -> np.ndar
 
 
 def filled(name: str, source: str, plan: Callable[[], Plan]) -> tuple[np.ndarray, Mapping[str, Any]]:
-    """A large array and what is known of it, decoded once and straight into the cache, never whole in memory.
+    """A large array and the facts about it, decoded once, directly into the cache, and never whole in memory.
 
-    One process at a time decodes; another that needs the same array waits for it (see `lifelong.files.lock`). Decoding
-    that is interrupted begins again: what it left does not count, and is removed.
+    One process at a time decodes; others that need the same array wait for it (see `lifelong.files.lock`). Interrupted
+    decoding starts again; its incomplete files are ignored and removed.
 
     Args:
         name, source: see `decoded`.
-        plan: what is to be decoded; called only where the cache has no sound entry.
+        plan: the array to decode; called only if the cache has no valid entry.
 
     Raises:
-        OSError: where the cache has no room for it, or cannot be written to.
+        OSError: the cache has no room for the array, or cannot be written to.
     """
     path = _home() / name
     found = _stored(path, source)
@@ -173,9 +173,9 @@ def filled(name: str, source: str, plan: Callable[[], Plan]) -> tuple[np.ndarray
 
 
 def _begin(file: IO[bytes], shape: tuple[int, ...]) -> int:
-    """Writes the head of an array and takes the room of the rest; the first byte of this.
+    """Writes the header of an array and allocates room for the rest; returns the offset of the rest.
 
-    A mapped file that outgrows the disk later would end the process without a word.
+    If the disk became full later, the process would end without a message, because the file is mapped into memory.
     """
     np.lib.format.write_array_header_2_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
     file.flush()
@@ -186,7 +186,7 @@ def _begin(file: IO[bytes], shape: tuple[int, ...]) -> int:
     except (AttributeError, OSError) as problem:
         if isinstance(problem, OSError) and problem.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
             raise
-        file.truncate(size)  # where the system or the file system has no such call
+        file.truncate(size)  # the system or the file system has no such call
     return begin
 
 
@@ -211,22 +211,22 @@ def _first(root: Path, places: Sequence[str]) -> Path | None:
 
 
 def _stored(path: Path, source: str) -> tuple[np.ndarray, Mapping[str, Any]] | None:
-    """The array kept at `path` and what is known of it, or None where it is missing, damaged, or of another source.
+    """The array stored at `path` and the facts about it; None if it is missing, damaged, or of another source.
 
-    Checking all of 1.3 GB costs every start most of a second, and a disk that has to be read: a file of the size and
-    time that it was written with is checked in four random portions of 16 MiB, so that damage is found sooner or
-    later, and in all of them where it was copied or touched.
+    Checking all of 1.3 GB would take most of a second at every start, and has to read the disk. A file with unchanged
+    size and time is therefore checked in four random portions of 16 MiB, so that damage is found sooner or later. A
+    file that was copied or touched is checked completely.
     """
     try:
         manifest = json.loads(path.with_suffix(".json").read_text())
-        # Mapped copy-on-write, because torch warns of arrays that it could not write to.
+        # Mapped copy-on-write, because torch warns of read-only arrays.
         array: np.ndarray = np.load(path.with_suffix(".npy"), mmap_mode="c", allow_pickle=False)
         if manifest["source"] != source or manifest["shape"] != list(array.shape) or \
                 manifest["dtype"] != str(array.dtype):
             return None
         known, portions = manifest["sha256"], list(range(len(manifest["sha256"])))
         if manifest["time"] == path.with_suffix(".npy").stat().st_mtime_ns:
-            portions = random.Random().sample(portions, min(4, len(portions)))  # a user's seed stays where it is
+            portions = random.Random().sample(portions, min(4, len(portions)))  # not the global generator
         sound = len(known) == _portions(array) and all(
             made == known[i] for i, made in zip(
                 portions, _digests(path.with_suffix(".npy"), array, portions), strict=True))
@@ -245,15 +245,18 @@ def _keep(path: Path, source: str, array: np.ndarray) -> None:
 
 
 def _manifest(file: Path, source: str, about: Mapping[str, Any]) -> dict[str, Any]:
-    """What says that an array is whole and of what: of the file that was written here, before it takes its place, for
-    another process's may take it next."""
+    """The source, shape, type, facts and checksums of an array.
+
+    They are computed from the file written here before it is moved into place, because another process may replace it
+    afterwards.
+    """
     array = np.load(file, mmap_mode="r", allow_pickle=False)
     return {"source": source, "shape": list(array.shape), "dtype": str(array.dtype), "about": about,
             "sha256": list(_digests(file, array, range(_portions(array))))}
 
 
 def _certify(path: Path, manifest: Mapping[str, Any]) -> None:
-    """Writes the manifest, last: without it, or with an older one, the array does not count."""
+    """Writes the manifest, last: an array without a manifest, or with an older one, is ignored."""
     content = {**manifest, "time": path.with_suffix(".npy").stat().st_mtime_ns}
     with replacing(path.with_suffix(".json")) as file:
         file.write(json.dumps(content, indent=1).encode())
@@ -264,7 +267,7 @@ def _portions(array: np.ndarray) -> int:
 
 
 def _digests(kept: Path, array: np.ndarray, portions: Iterable[int]) -> Iterator[str]:
-    """The checksums of some portions of a kept array; read, not mapped, for mapped pages count as memory in use."""
+    """The checksums of some portions of a stored array; read, not mapped, because mapped pages count as used memory."""
     begin = kept.stat().st_size - array.nbytes
     with kept.open("rb") as file:
         for portion in portions:

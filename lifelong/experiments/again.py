@@ -1,4 +1,4 @@
-"""Runs from specs: those that a user wrote into a file, and those of records, whose runs are made again."""
+"""Experiments from specs: specs that a user wrote into a file, and specs of records, whose runs are repeated."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from lifelong.spec.run import OptionError, Options, Spec
 
 
 def read(path: Path) -> list[Spec]:
-    """The specs in a file: that of a run's record, one that a user wrote, or a list of specs.
+    """The specs in a file: the spec in a run's record, one written by a user, or a list of specs.
 
     Args:
         path: a JSON file, or the folder of a run.
 
     Raises:
-        ValueError: where it holds no specs, with the reason.
-        OSError: where it cannot be read.
+        ValueError: the file holds no valid specs; the message gives the reason.
+        OSError: the file cannot be read.
     """
     file = path / "run.json" if path.is_dir() else path
     try:
@@ -47,20 +47,20 @@ def _refused(name: str) -> Any:
 
 
 def again(specs: Sequence[Spec], options: Options | None = None, *, trust: bool = False) -> list[Experiment]:
-    """Experiments that make the runs of some specs, one for all specs that share a stream and its options.
+    """Experiments that make the runs of specs, one experiment for all specs that share a stream and its options.
 
-    A spec from a record is made again exactly: code, stream, hyper-parameters and start must be what they were.
+    The run of a spec from a record is repeated exactly: code, stream, hyper-parameters and start must be unchanged.
 
     Args:
-        specs: as users write them, or complete ones of records.
-        options: device, data, memory and whatever else identifies no run; everything else is said by the specs.
-        trust: whether Python files that the specs name may be run. A spec may come from somebody else, so without
-            `trust` none is.
+        specs: specs written by users, or complete specs of records.
+        options: device, data, memory and other options that do not identify a run; the specs give all others.
+        trust: whether Python files named by the specs may be run. Specs may come from other people, so by default no
+            file is run.
 
     Raises:
-        OptionError: for an option that the specs say.
-        PermissionError: where a spec names a Python file, without `trust`.
-        ValueError: where a file or anything else that a record tells of has changed; and as `prepare`.
+        OptionError: an option is given that the specs give.
+        PermissionError: a spec names a Python file, without `trust`.
+        ValueError: a file or anything else in a record has changed; and as in `prepare`.
     """
     usual = Options()
     options = options or usual
@@ -77,7 +77,7 @@ def again(specs: Sequence[Spec], options: Options | None = None, *, trust: bool 
 
 
 def _check_code(spec: Spec) -> None:
-    """Raises where a spec from a record may not be made again: by its nature, or because a file is not what it was."""
+    """Raises if the run of a spec cannot be repeated, because it was a tuning run or a file is missing or changed."""
     if "tuning" in (spec.stream_options or {}):
         raise ValueError(f"{spec.strategy} on {spec.stream_name} was run by `lifelong tune` on examples that it held "
                          "out: tune again, for a spec does not say how")

@@ -1,4 +1,4 @@
-"""Which setting of a strategy was chosen, and how far the seeds can tell it from the others."""
+"""The chosen setting of a strategy, and its differences from the other settings."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from lifelong.store.records import Run
 
 
 def shown(value: Any) -> str:
-    """A hyper-parameter's value as a table shows it."""
+    """The value of a hyper-parameter as text for a table."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 @dataclass(frozen=True, eq=False)
 class Tried:
-    """One setting: what it is, its validation accuracy of each seed [S] (NaN: diverged), and the seconds it took."""
+    """One setting: its expressions, the validation accuracy of each seed [S] (NaN if it diverged), and its seconds."""
 
     strategy: str
     optimizer: str
@@ -32,43 +32,43 @@ class Tried:
 
     @property
     def name(self) -> str:
-        """The values that were chosen among, as `ewc.strength=10, sgd.lr=0.1`."""
+        """The values of the tuned hyper-parameters, for example `ewc.strength=10, sgd.lr=0.1`."""
         return ", ".join(f"{key}={shown(value)}" for key, value in self.values.items())
 
     @property
     def score(self) -> tuple[float, float]:
-        """Mean over seeds, and half width of its 95 % t interval; NaN where a seed diverged."""
+        """Mean over seeds, and half width of its 95 % t interval; NaN if a seed diverged."""
         mean, half = metrics.mean_interval(self.accuracy)
         return float(mean), float(half)
 
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """The settings of one strategy, best first; those that diverged last."""
+    """The settings of one strategy, best first and diverged ones last."""
 
     asked: str
     tried: list[Tried]
 
     @property
     def best(self) -> Tried:
-        """The setting that was chosen."""
+        """The chosen setting."""
         return self.tried[0]
 
     def behind(self, other: Tried) -> metrics.Paired | None:
-        """How far another setting is behind the chosen one, paired by seed; None where one cannot say."""
+        """The chosen minus another setting, paired by seed; None with one seed or if the other setting diverged."""
         if len(other.accuracy) < 2 or not np.isfinite(other.accuracy).all():
             return None
         return metrics.paired_difference(self.best.accuracy, other.accuracy)
 
     @property
     def alike(self) -> list[Tried]:
-        """The settings that these seeds cannot tell from the chosen one: the interval of the difference has 0."""
+        """The settings that do not differ significantly from the chosen one: the interval of the difference has 0."""
         return [t for t in self.tried[1:] if np.isfinite(t.accuracy).all()
                 and ((d := self.behind(t)) is None or d.mean <= d.half_width)]
 
     @property
     def verdict(self) -> str:
-        """One sentence: what was chosen, and whether the seeds can tell it from the next."""
+        """One sentence: the chosen setting, and whether it differs significantly from the next."""
         said, seeds = self.best.name, f"{len(self.best.accuracy)} seeds"
         if len(self.tried) < 2 or not np.isfinite(self.tried[1].accuracy).all():
             return f"{said} is chosen: no other setting reached the end"
@@ -83,7 +83,7 @@ class Choice:
 
     @property
     def edges(self) -> list[str]:
-        """A sentence for each number that was chosen at the end of its grid."""
+        """A sentence for each chosen number at an end of its grid."""
         said = []
         for name, value in self.best.values.items():
             grid = [v for t in self.tried if type(v := t.values[name]) in (int, float)]
@@ -94,12 +94,12 @@ class Choice:
 
     @property
     def seconds(self) -> float:
-        """What all settings took together."""
+        """Seconds that all settings took together."""
         return round(sum(t.seconds for t in self.tried), 1)
 
 
 def choice(text: str, specs: Sequence[Spec], runs: Sequence[Run]) -> Choice:
-    """What is best of the specs of one strategy, by their runs."""
+    """The choice among the specs of one strategy, by their runs."""
     tried = [Tried(run.spec["strategy"], run.spec["optimizer"], run.spec["model"], values,
                    metrics.average_accuracy(run.accuracy),
                    run.about["seconds"] * len(run.accuracy) / run.about["lanes"])
@@ -108,7 +108,7 @@ def choice(text: str, specs: Sequence[Spec], runs: Sequence[Run]) -> Choice:
 
 
 def _values(specs: Sequence[Spec]) -> list[dict[str, Any]]:
-    """Of each spec the hyper-parameters in which they differ, as `ewc.strength`; a second ewc is `ewc_2`."""
+    """For each spec the hyper-parameters in which the specs differ, as `ewc.strength`; a second ewc is `ewc_2`."""
     every = []
     for spec in specs:
         terms = [*spec.terms, *([] if spec.start_term else [spec.model_term]), spec.optimizer_term]

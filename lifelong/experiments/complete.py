@@ -1,4 +1,4 @@
-"""From specs that were asked for to an experiment: completed, and checked before anything is trained."""
+"""Makes an experiment from requested specs: completes them, and checks them before training."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from lifelong.starts.weights import Weights, here
 
 # Options that all specs of an experiment have in common.
 SHARED = ("epochs", "steps", "batch_size", "seeds", "eval_every", "dtype", "augment", "evaluate")
-# What a complete spec says of its run beyond what is asked for, and what can have changed since.
+# Fields of a complete spec that are not given by the user and may have changed since the run.
 RECORDED = ("code", "stream_name", "seeds", "boundaries", "stream_options", "data", "hyper", "start")
 
 
 def device(name: str) -> torch.device:
-    """The device called 'auto', 'cpu' or 'cuda'; ValueError where it is not there."""
+    """The device called 'auto', 'cpu' or 'cuda'; ValueError if it is not available."""
     one_of("device", name, ("auto", "cpu", "cuda"))
     if name == "cuda" and not torch.cuda.is_available():
         raise OptionError("device='cuda' was asked for, but no CUDA is here: use device='cpu'", "device")
@@ -46,11 +46,11 @@ def completed(stream: Stream, asked: Sequence[Spec], options: Options, *, named:
     """An experiment of specs that share a stream and its options, completed and checked.
 
     Args:
-        stream: made for the seeds of the specs.
-        asked: specs with a model, unless they have a start, and an optimizer.
-        options: those of the specs, and what does not identify a run: device, data, memory and so on.
-        named: whether the stream was named in an expression.
-        first: the number of the stream's first seed.
+        stream: the stream, made for the seeds of the specs.
+        asked: specs with an optimizer and, unless they have a start, a model.
+        options: the options of the specs, and those that do not identify a run: device, data, memory and so on.
+        named: whether the stream was given as an expression.
+        first: the stream's first seed.
     """
     own = written(stream.augment)
     if options.augment is not None:
@@ -83,7 +83,7 @@ def completed(stream: Stream, asked: Sequence[Spec], options: Options, *, named:
 
 
 def _check_size(stream: Stream) -> None:
-    """Refuses a stream whose run, with an accuracy for every seed, row and task, a store could not read back."""
+    """Refuses a stream whose runs, with an accuracy for every seed, row and task, are too large for a store to read."""
     size = stream.n_seeds * (1 + stream.n_tasks) * stream.n_tasks * 8 * (2 + stream.retention)
     if size > store.LARGEST:
         raise ValueError(f"{stream.name}: the accuracies of {stream.n_seeds} seeds after each of {stream.n_tasks} "
@@ -93,7 +93,7 @@ def _check_size(stream: Stream) -> None:
 
 def _complete(spec: Spec, stream: Stream, options: Options, where: torch.device,
               starts: dict[str, Weights | Pretraining]) -> Spec:
-    """The spec with everything that identifies its run; the start among its terms, if any, is put into `starts`."""
+    """The spec with all fields that identify its run; the start among its terms, if any, is added to `starts`."""
     optimizer, term = spec.optimizer_term, _one_start(spec.terms)
     hyper = {"strategy": [t.resolved() for t in spec.terms], "optimizer": optimizer.resolved(),
              "model": {} if term else spec.model_term.resolved()}
@@ -112,7 +112,7 @@ def _complete(spec: Spec, stream: Stream, options: Options, where: torch.device,
 
 
 def _check_same(asked: Spec, complete: Spec) -> None:
-    """Raises ValueError where a spec from a record says of itself what is not so here."""
+    """Raises ValueError if a field recorded in a spec differs here."""
     for name in RECORDED:
         was, now = getattr(asked, name), getattr(complete, name)
         if was is not None and was != now and (name != "seeds" or asked.hyper is not None):
@@ -122,7 +122,7 @@ def _check_same(asked: Spec, complete: Spec) -> None:
 
 
 def _difference(name: str, was: Any, now: Any) -> tuple[str, Any, Any]:
-    """Where two JSON values first differ, as `hyper.strategy[0].capacity`, and what stands there in each."""
+    """The first place where two JSON values differ, as `hyper.strategy[0].capacity`, and the two values there."""
     if isinstance(was, dict) and isinstance(now, dict):
         key = next(key for key in [*was, *now] if was.get(key) != now.get(key) or (key in was) != (key in now))
         return _difference(f"{name}.{key}", was.get(key), now.get(key))
@@ -133,7 +133,7 @@ def _difference(name: str, was: Any, now: Any) -> tuple[str, Any, Any]:
 
 
 def _one_start(terms: Sequence[Term]) -> Term | None:
-    """The start among some terms that must be learned first; ValueError where there are several."""
+    """The start among some terms that must be learned first; ValueError if there are several."""
     learned = [term for term in terms if term.learned]
     if len(learned) > 1:
         raise ValueError("a sum can have one start: learning begins in one place")
@@ -142,7 +142,7 @@ def _one_start(terms: Sequence[Term]) -> Term | None:
 
 def _begun(term: Term, stream: Stream, options: Options, where: torch.device,
            starts: dict[str, Weights | Pretraining]) -> dict[str, Any]:
-    """What a spec says of the start `term`, once that was looked up in `starts`, or put there."""
+    """The fields of a spec that describe the start `term`, which is added to `starts` if it is missing."""
     if not stream.problem.classes:
         raise ValueError(f"{term.name} is learned to tell classes apart, and the targets of {stream.name} are "
                          "numbers: leave the start out")
@@ -171,7 +171,7 @@ def _begun(term: Term, stream: Stream, options: Options, where: torch.device,
 
 
 def _content(stream: Stream) -> str:
-    """A digest of what a stream shows and when: examples, units and tasks."""
+    """A digest of the examples, units and tasks of a stream."""
     found = hashlib.blake2b(digest_size=8)
     tensors = (stream.x, stream.y, stream.train, stream.test, stream.classes, stream.warp, stream.label)
     for tensor in tensors:
@@ -189,10 +189,10 @@ def _content(stream: Stream) -> str:
 
 
 def _checked(specs: Sequence[Spec], learners: Learners) -> frozenset[str]:
-    """The frames of specs that cannot be lanes of one stack, once a step of every stack has been tried.
+    """The frames of specs that cannot be lanes of one stack, found by trying a step of every stack.
 
     Raises:
-        ValueError: where a spec cannot be trained on the stream.
+        ValueError: a spec cannot be trained on the stream.
     """
     groups: dict[str, list[Spec]] = {}
     for spec in specs:
@@ -218,7 +218,7 @@ def _probe(stack: Sequence[Spec], learners: Learners) -> None:
 
 
 def _fits(spec: Spec, learners: Learners) -> bool:
-    """Whether the seeds of a spec are trained as lanes; ValueError where its learner does not fit the stream."""
+    """Whether the seeds of a spec are trained as lanes; ValueError if its learner does not fit the stream."""
     name, stream, made, learner = spec.strategy, learners.stream, learners.made(spec), learners.learner(spec)
     net, problem = learner.net if isinstance(learner, GradientLearner) else None, stream.problem
     if (hasattr(made, "learn_task") or (learner and learner.boundaries)) and not stream.boundaries:

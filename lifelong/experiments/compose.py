@@ -1,4 +1,4 @@
-"""From the terms of a sum to a learner."""
+"""Builds a learner from the terms of a sum."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from lifelong.spec.expression import Term
 
 def compose(terms: list[Term], context: Mapping[str, Any], optimizer: Any = None,
             hyper: Mapping[tuple[int, str], Any] | None = None) -> Any:
-    """The learner that a sum of terms stands for: a `Learner`, or an object with observe, end_task and predict.
+    """The learner of a sum of terms: a `Learner`, or an object with observe, end_task and predict.
 
     Args:
         terms: at most one start and any number of parts, or one whole learner.
         context: values for the parameters in `CONTEXT`; `net` for gradient learners.
-        optimizer: for gradient learners.
-        hyper: (position, name) -> value in place of a term's own, for example one lane's number.
+        optimizer: the optimizer of gradient learners.
+        hyper: (position, name) -> value that replaces a term's own, for example the number of one lane.
 
     Raises:
-        ValueError: for a sum that makes no sense, with the reason.
+        ValueError: the sum is invalid; the message gives the reason.
     """
     start = context.get("start")
     own: list[dict[str, Any]] = [{} for _ in terms]

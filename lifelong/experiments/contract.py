@@ -1,4 +1,4 @@
-"""The contract that every strategy passes; third parties import it: `assert not failures("./mine.py:my_strategy")`."""
+"""Checks that every strategy must pass, also for the tests of plug-ins: `assert not failures("./mine.py:mine")`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from lifelong.vmap import resolved, tree
 
 
 class Impure(ValueError):
-    """A strategy that cannot be lifted to many seeds; the sentence says which rule it breaks, and where."""
+    """A strategy that cannot be lifted to many seeds; the message says which rule it breaks, and where."""
 
 
 _WRITES = "it writes into a tensor that it was given: make a new one"
@@ -59,7 +59,7 @@ _RULES = {
 
 
 def explain(error: BaseException) -> str:
-    """One sentence on what went wrong in whose file, line and function."""
+    """One sentence on an error, with the file, line and function of the user's code where it occurred."""
     frames = traceback.extract_tb(error.__traceback__)
     own = str(Path(__file__).resolve().parents[1])
     theirs = [f for f in frames if own not in f.filename and "site-packages" not in f.filename]
@@ -72,11 +72,11 @@ def explain(error: BaseException) -> str:
 
 
 def probe(lanes: Lanes, budget: Budget) -> None:
-    """Tries one step, the end of a task and a prediction of a stack, on a few rows.
+    """Tries one step, the end of a task and a prediction of a stack on a few rows.
 
     Raises:
-        Impure: where the strategy cannot be lifted.
-        ValueError: where it refuses the stream or the network.
+        Impure: the strategy cannot be lifted.
+        ValueError: the strategy refuses the stream or the network.
     """
     few = Budget(min(budget.batch_size, 4), 1, 1)
     try:
@@ -99,7 +99,7 @@ def probe(lanes: Lanes, budget: Budget) -> None:
 
 
 def predict(learner: Learner, state: State, pool: Pool, x: Tensor, task: Tensor) -> Tensor:
-    """The scores of examples of one task, which the learner is told where it must be."""
+    """The scores of examples of one task; a learner that needs the task is given it."""
     return learner.predict(state, pool, x, task) if learner.told else learner.predict(state, pool, x)
 
 
@@ -121,7 +121,7 @@ _HOOKS = ("init", "params", "begin", "recall", "criterion", "loss", "grads", "st
 
 
 def _guarded(lanes: Lanes, budget: Budget) -> None:
-    """One step and a task's end of the first lane by itself, where nothing that a hook is given may be written into."""
+    """Runs a step and the end of a task of the first lane alone; raises Impure if a hook modifies its arguments."""
     one = replace(lanes, at=lanes.at[:1], hyper={k: v[:1] for k, v in lanes.hyper.items()}, stacked=False)
     learner, pool = one.learner, one.pool
 
@@ -139,7 +139,7 @@ def _guarded(lanes: Lanes, budget: Budget) -> None:
     observe, end_task = learner.observe, guarded(learner.end_task)
     if not isinstance(learner, GradientLearner):
         observe = guarded(observe)
-    else:  # the step itself moves the parameters in place: what its parts are called with is guarded
+    else:  # the step itself updates the parameters in place, so only the arguments of its parts are guarded
         parts = {}
         for name, part in learner.parts.items():
             hooks: dict[str, Any] = {hook: guarded(f) for hook in _HOOKS if (f := getattr(part, hook))}
@@ -155,7 +155,7 @@ def _guarded(lanes: Lanes, budget: Budget) -> None:
 
 
 def _forgets(lanes: Lanes, budget: Budget) -> None:
-    """A first step of one lane gives the same again, after a task has ended in between."""
+    """Raises Impure if the first step of one lane, repeated after the end of a task, gives another result."""
     one = replace(lanes, at=lanes.at[:1], hyper={k: v[:1] for k, v in lanes.hyper.items()}, stacked=False)
     learner, pool = one.learner, one.pool
     batch = next(batches(one, plan(one.stream, one.seeds, 0, learner.data, budget), 0, 0))[1]
@@ -173,7 +173,7 @@ def _forgets(lanes: Lanes, budget: Budget) -> None:
 
 @dataclass(frozen=True)
 class Subject:
-    """A strategy under test: its terms, how many rows a task has, the network, and how a learner is made of them."""
+    """A strategy under test: its terms, the number of rows of a task, and the network."""
 
     terms: list[Term]
     length: int = 12
@@ -185,13 +185,13 @@ class Subject:
         optimizer = expression.build(sgd, {})
         context = {"net": net, "shape": (8,), "n_classes": 6, "n_tasks": 3, "seed": seed, "device": torch.device("cpu"),
                    "training": Training(sgd, BUDGET, told=False)}
-        if any(term.learned for term in self.terms):  # as if it had learned nothing: what is added to it is checked
+        if any(term.learned for term in self.terms):  # untrained: only the terms added to it are checked
             context["start"] = Initialization(lambda net, seed: net.init(generator(seed, "init")), net=net)
         return lambda hyper: compose(self.terms, context, optimizer, hyper)
 
     def lanes(self, at: list[int], stacked: bool = True, dtype: torch.dtype = torch.float64,
               hyper: Mapping[Any, list[float]] | None = None) -> Lanes:
-        """A stack on the tiny stream; `at` are seeds."""
+        """A stack on the tiny stream; `at` are the seeds of its lanes."""
         distinct = sorted(set(at))
         told = getattr(self.make(self.net)({}), "told", False)
         stream = tiny(distinct, scenario="task" if told else "class", length=self.length)
@@ -203,8 +203,10 @@ BUDGET = Budget(batch_size=5, epochs=1)
 
 
 def tiny(seeds: list[int], boundaries: bool = True, scenario: str = "class", length: int = 24) -> Stream:
-    """Six Gaussian classes in eight dimensions as three tasks of two, of at most `length` rows (an even number up to
-    24); task lengths differ from seed to seed."""
+    """Six Gaussian classes in eight dimensions, as three tasks of two classes; task lengths differ between seeds.
+
+    A task has at most `length` rows, an even number up to 24.
+    """
     g = generator("checks", "tiny")
     y = torch.arange(6).repeat_interleave(20)
     means, noise = (torch.randn(n, 8, generator=g, dtype=torch.float64) for n in (6, 120))
@@ -221,7 +223,7 @@ def tiny(seeds: list[int], boundaries: bool = True, scenario: str = "class", len
 
 
 def _steps(lanes: Lanes, n_tasks: int = 3, budget: Budget = BUDGET) -> Iterator[State]:
-    """The states of a stack after every step and every task's end."""
+    """The states of a stack after every step and after the end of every task."""
     state = lanes.init()
     for task in range(n_tasks):
         todo = plan(lanes.stream, lanes.seeds, task, lanes.learner.data, budget)
@@ -239,7 +241,7 @@ def _last(lanes: Lanes, n_tasks: int = 3, budget: Budget = BUDGET) -> State:
 
 
 def _difference(a: Any, b: Any) -> float:
-    """The largest relative difference between two states; infinite where shapes, kinds or integers differ."""
+    """The largest relative difference between two states; infinite if shapes, types or integers differ."""
     if isinstance(a, dict) != isinstance(b, dict):
         return float("inf")
     if isinstance(a, dict):
@@ -262,7 +264,7 @@ def _lane(state: State, i: int) -> State:
 
 
 def state_is_tensors(subject: Subject) -> str | None:
-    """The state is nested dicts of tensors, and keeps its shapes and types: memory is bounded."""
+    """The state is nested dicts of tensors with constant shapes and types, so its memory is bounded."""
     first = None
     for state in chain([subject.lanes([0, 1]).init()], _steps(subject.lanes([0, 1]))):
         kinds: list[Any] = []
@@ -284,7 +286,7 @@ def state_is_tensors(subject: Subject) -> str | None:
 
 
 def observe_is_pure(subject: Subject) -> str | None:
-    """`observe` writes into nothing that it is given, and gives the same result twice, whatever came between."""
+    """`observe` does not modify its arguments, and repeated calls give the same result, also after other calls."""
     lanes = subject.lanes([0], stacked=False)
     learner, state = lanes.learner, lanes.init()
     for _, batch in batches(lanes, plan(lanes.stream, [0], 0, learner.data, BUDGET), 0, 0):
@@ -306,10 +308,13 @@ def observe_is_pure(subject: Subject) -> str | None:
 
 
 def one_equals_many(subject: Subject) -> str | None:
-    """A seed trained alone ends as it does in a stack: in float64 to 1e-10 over the whole stream, in float32 to 1e-5
-    over the first steps, before rounding has grown; integers, such as what is remembered, are equal."""
+    """A seed trained alone gives the same result as in a stack.
+
+    In float64 to 1e-10 over the whole stream, in float32 to 1e-5 over the first steps, before rounding errors grow;
+    integers, such as the remembered rows, are equal.
+    """
     for dtype, bound, most in ((torch.float64, 1e-10, None), (torch.float32, 1e-5, 5)):
-        many = _steps(subject.lanes([0, 3, 6], dtype=dtype))  # seeds whose tasks are equally long
+        many = _steps(subject.lanes([0, 3, 6], dtype=dtype))  # seeds with tasks of equal length
         alone = _steps(subject.lanes([3], stacked=False, dtype=dtype))
         for step, (a, b) in enumerate(zip(many, alone, strict=True)):
             if (gap := _difference(_lane(a, 1), b)) > bound:
@@ -320,8 +325,8 @@ def one_equals_many(subject: Subject) -> str | None:
 
 
 def seeds_do_not_mix(subject: Subject) -> str | None:
-    """A seed ends in a stack as it does alone, whether it is trained longer than its neighbour or shorter."""
-    seeds = [0, 2]  # the second has fewer rows, and makes two steps of a task where the first makes three
+    """A seed gives the same result in a stack as alone, whether it has more or fewer steps than the other seed."""
+    seeds = [0, 2]  # the second has fewer rows: two steps per task, and the first has three
     both, states = _run(subject.lanes(seeds))
     for lane, (seed, other) in enumerate(zip(seeds, reversed(seeds), strict=True)):
         alone, state = _run(subject.lanes([seed], stacked=False))
@@ -333,14 +338,14 @@ def seeds_do_not_mix(subject: Subject) -> str | None:
 
 
 def _run(lanes: Lanes, resume: dict[str, Any] | None = None) -> tuple[Measured, State]:
-    """What a run measures, and the state that it ends with."""
+    """The measurements and the final state of a run."""
     last: deque[dict[str, Any]] = deque(maxlen=1)
     measured = train(lanes, BUDGET, Rhythm(save_every=0.0, save=last.append), resume)
     return measured, last[0]["state"]
 
 
 def resumes_to_the_same_bits(subject: Subject) -> str | None:
-    """A run that goes on from any checkpoint ends as the uninterrupted one."""
+    """A run resumed from any checkpoint gives the result of the uninterrupted run."""
     taken: list[dict[str, Any]] = []
     rhythm = Rhythm(save_every=0.0, save=lambda c: taken.append(tree(_copy, c)))
     whole = train(subject.lanes([0, 2]), BUDGET, rhythm)
@@ -357,12 +362,12 @@ def _copy(leaf: Any) -> Any:
 
 
 def pads_do_not_count(subject: Subject) -> str | None:
-    """What stands in the place of a pad (-1) in a short batch changes nothing, and is never remembered."""
+    """The example fetched for padding (-1) in a short batch changes nothing and is never remembered."""
     lanes = subject.lanes([0], stacked=False)
     todo = plan(lanes.stream, [0], 0, lanes.learner.data, BUDGET)
     states = []
     for x, y in ((lanes.pool.x[:1], 0), (lanes.pool.x[:1] + 100, 5)):
-        # A pad is fetched as the first example of the pool: whatever that is, it must not count.
+        # Padding is fetched as the first example of the pool, which must have no effect.
         pool = replace(lanes.pool, x=torch.cat([x, lanes.pool.x[1:]]),
                        y=torch.cat([torch.tensor([y]), lanes.pool.y[1:]]))
         state = lanes.init()
@@ -378,7 +383,7 @@ def pads_do_not_count(subject: Subject) -> str | None:
 
 
 def predicts_scores(subject: Subject) -> str | None:
-    """`predict` gives finite-or-minus-infinite scores [n, C], each example's own whatever is beside it."""
+    """`predict` returns finite or minus infinite scores [n, C]; those of an example do not depend on the others."""
     lanes = subject.lanes([0], stacked=False)
     state, task = _last(lanes), torch.tensor(0)
     x, _ = lanes.pool.fetch(lanes.stream.test[0].flatten())
@@ -393,8 +398,8 @@ def predicts_scores(subject: Subject) -> str | None:
 
 
 def learns(subject: Subject) -> str | None:
-    """After the first task its examples are answered better than by chance: two classes, each easy to tell."""
-    lanes = subject.lanes([0, 3, 6])  # whose tasks are equally long
+    """After the first task its two classes, which are easy to separate, are classified better than by chance."""
+    lanes = subject.lanes([0, 3, 6])  # seeds with tasks of equal length
     accuracy = float(evaluate(lanes, _last(lanes, 1, BUDGET._replace(epochs=5)))[0][:, 0].mean())
     if accuracy < 0.6:
         return f"after task 0 its accuracy is {accuracy:.2f}; two classes, each easy to tell"
@@ -402,7 +407,7 @@ def learns(subject: Subject) -> str | None:
 
 
 def settings_are_lanes(subject: Subject) -> str | None:
-    """Real-valued hyper-parameters may differ from lane to lane, and each lane is its run alone."""
+    """Real-valued hyper-parameters may differ between lanes, and each lane gives the result of its run alone."""
     for i, term in enumerate(subject.terms):
         for name, value in term.resolved().items():
             if not catalogue.is_real(term.factory, name) or not isinstance(value, float):
@@ -435,7 +440,7 @@ CHECKS: tuple[Callable[[Subject], str | None], ...] = (
 
 
 def object_checks(subject: Subject) -> Iterator[tuple[str, str | None]]:
-    """The same for an imperative learner: (check, what is wrong or None)."""
+    """(name of the check, error or None) for the checks of an imperative learner."""
     net = mlp((8,), 6)
 
     def go(rhythm: Rhythm = Rhythm(), resume: dict[str, Any] | None = None) -> Measured:
@@ -453,7 +458,7 @@ def object_checks(subject: Subject) -> Iterator[tuple[str, str | None]]:
 
 
 def _frozen(checkpoint: Any) -> Any:
-    """A copy through the bytes that a store would keep."""
+    """A copy, made by saving and loading as a store does."""
     import io
 
     plain(checkpoint["object"], "state_dict()")
@@ -463,7 +468,7 @@ def _frozen(checkpoint: Any) -> Any:
 
 
 def run_checks(strategy: str | list[Term]) -> Iterator[tuple[str, str | None]]:
-    """(name of the check, what is wrong or None) for every check of the contract.
+    """(name of the check, error or None) for every check of the contract.
 
     Args:
         strategy: an expression, for example "./mine.py:my_strategy + ewc", or its terms.
@@ -483,5 +488,5 @@ def run_checks(strategy: str | list[Term]) -> Iterator[tuple[str, str | None]]:
 
 
 def failures(strategy: str | list[Term]) -> list[str]:
-    """What a strategy gets wrong, a sentence each; empty for one that keeps the contract."""
+    """The failed checks of a strategy, a sentence each; empty if it passes all."""
     return [f"{name}: {wrong}" for name, wrong in run_checks(strategy) if wrong]

@@ -1,4 +1,4 @@
-"""From specs to runs: every spec and seed, stacked, trained, stored, found again."""
+"""Experiments: stack, train, store and find the runs of specs on one stream."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ from lifelong.store.files import StoreError
 from lifelong.store.records import Run
 from lifelong.version import __version__
 
-# Bytes of parameters that a processor's cache holds: beyond, more lanes at once take longer each (reports/speed).
+# Bytes of parameters that a processor's cache holds; beyond this, more lanes at once take longer each (reports/speed).
 CACHED = 6 * 2**20
 
 
 @dataclass
 class Outcome:
-    """What came of an experiment.
+    """The result of an experiment.
 
     Attributes:
-        runs: in the order asked for, those found among them.
-        found: how many had been there already.
+        runs: the runs in the requested order, including those found in the store.
+        found: number of runs found in the store.
         failures: a sentence for each run that could not be made.
-        damaged: whether one of these is a damaged folder of the store.
+        damaged: whether one of the failures is a damaged folder of the store.
     """
 
     runs: list[Run] = field(default_factory=list)
@@ -50,7 +50,7 @@ class Outcome:
 
 
 def run_all(experiments: Iterable[Experiment], root: Path | None = None, watcher: Watcher = Watcher()) -> Outcome:
-    """What came of several experiments, one after the other; see `Experiment.run`."""
+    """Runs several experiments, one after another, and returns their joint outcome; see `Experiment.run`."""
     total = Outcome()
     for one in experiments:
         outcome = one.run(root, watcher)
@@ -63,14 +63,14 @@ def run_all(experiments: Iterable[Experiment], root: Path | None = None, watcher
 
 @dataclass(frozen=True)
 class Experiment:
-    """Specs on one stream; made by `prepare`, which checks them before anything is trained.
+    """Specs on one stream; made by `prepare`, which checks them before training.
 
     Attributes:
-        specs: complete ones, each once.
-        options: how they are trained.
-        learners: of the specs.
-        named: whether the stream was named in an expression, so that a store can find it again.
-        alone: frames of specs that differ in real numbers alone and cannot be lanes of one stack all the same.
+        specs: complete specs, each once.
+        options: options of the runs.
+        learners: the learners of the specs.
+        named: whether the stream was given as an expression, so that a store can find it again.
+        alone: frames of specs that cannot be lanes of one stack although they differ only in real numbers.
     """
 
     specs: list[Spec]
@@ -81,16 +81,16 @@ class Experiment:
 
     @property
     def stream(self) -> Stream:
-        """The stream that all specs are run on."""
+        """The stream of all specs."""
         return self.learners.stream
 
     def run(self, root: Path | None = None, watcher: Watcher = Watcher(), starts: Path | None = None) -> Outcome:
-        """Trains what is not in the store at `root` yet, and returns every run asked for.
+        """Trains the runs that are not in the store at `root`, and returns all requested runs.
 
         Args:
-            root: of the store; None keeps nothing.
-            watcher: is told of progress.
-            starts: of the store that starts are kept in, if it is another.
+            root: folder of the store; None stores nothing.
+            watcher: receives progress.
+            starts: folder of the store of starts, if it is a different one.
         """
         if self.learners.device.type != "cpu":
             watcher.say(self.learners.placed)
@@ -120,7 +120,7 @@ class Experiment:
         return outcome
 
     def _check_findable(self) -> None:
-        """Raises ValueError for what a store could not find again."""
+        """Raises ValueError for objects that a store could not find again."""
         if not self.named:
             raise ValueError(f"the stream {self.stream.name} was given as a Python object, which a store cannot find "
                              "again: name it in an expression, or keep nothing")
@@ -130,7 +130,7 @@ class Experiment:
                                  "in a file and name it './file.py:name', or keep nothing")
 
     def _found(self, root: Path | None, watcher: Watcher, outcome: Outcome) -> tuple[dict[str, Run], list[Spec]]:
-        """The runs that the store at `root` has, by digest, and the specs of those that it lacks."""
+        """The runs in the store at `root`, by digest, and the specs of the missing runs."""
         ready: dict[str, Run] = {}
         missing = []
         for spec in self.specs:
@@ -149,7 +149,7 @@ class Experiment:
         return ready, missing
 
     def _learned(self, missing: list[Spec], root: Path | None, watcher: Watcher, outcome: Outcome) -> list[Spec]:
-        """The specs whose starts are there, once those that were not have been learned."""
+        """Learns the missing starts, and returns the specs whose starts are available."""
         failed = set()
         for name in {str(spec.start_term): None for spec in missing if spec.start_term}:
             start = self.learners.starts[name]
@@ -164,12 +164,12 @@ class Experiment:
         return [spec for spec in missing if str(spec.start_term) not in failed]
 
     def _stacks(self, missing: list[Spec], root: Path | None) -> list[list[Spec]]:
-        """What is trained at once: first whatever was interrupted, in the stacks that it was begun in."""
+        """The stacks to train: first the interrupted ones, unchanged, then the others."""
         found = []
         for shop in Workshop.all(root) if root is not None else []:
             keys = {store.digest(spec) for spec in shop.specs}
             if root and all((store.folder(root, spec) / "run.json").exists() for spec in shop.specs):
-                shop.close()  # it was killed between its last run and its end
+                shop.close()  # the process was killed after its last run was saved
                 continue
             mine = [spec for spec in missing if spec.digest in keys]
             if mine and (stack := self._begun(shop.specs)):
@@ -183,8 +183,10 @@ class Experiment:
         return found
 
     def _begun(self, records: list[Mapping[str, Any]]) -> list[Spec]:
-        """The specs of a stack that was begun; none where its record is no such list, or needs a file that nobody
-        named now: a record runs no code."""
+        """The specs of an interrupted stack; empty if its record is not valid, or needs a file not named now.
+
+        A record by itself must not run code.
+        """
         own = {spec.digest: spec for spec in self.specs}
         with catalogue.trusting(path for spec in self.specs for path in spec.code or {}):
             try:
@@ -214,7 +216,7 @@ class Experiment:
 
             measured = self._measure(stack, resume and resume["inner"], watcher, save)
             runs = self._runs(stack, measured, earlier, begun)
-            # What was there before, whole or damaged, is never written over.
+            # Existing runs, whole or damaged, are never overwritten.
             new = [run for run in runs if not (store.folder(root, run.spec) / "run.json").exists()]
             kept = [store.load(store.save(root, run)) for run in new]
             shop.close()
@@ -222,7 +224,7 @@ class Experiment:
 
     def _measure(self, stack: list[Spec], resume: dict[str, Any] | None, watcher: Watcher,
                  save: Callable[[dict[str, Any]], None] | None = None) -> Measured:
-        """Trains a stack's lanes: together where they fit, else in turn; objects one by one."""
+        """Trains the lanes of a stack: together if they fit, otherwise in turns; objects one by one."""
         learners, pure = self.learners, self.learners.learner(stack[0]) is not None
         n, n_tasks = len(stack) * self.stream.n_seeds, self.stream.n_tasks
         most = resume["most"] if resume else self._together(stack, watcher) if pure else 1
@@ -237,7 +239,7 @@ class Experiment:
             ended = n_lanes(done)
             watcher.advance((ended + (task + step / steps) / n_tasks * min(most, n - ended)) / n)
 
-        # One for all turns: where each is shorter than the seconds between checkpoints, these are counted on.
+        # One rhythm for all turns, so that the seconds between checkpoints are counted across short turns.
         rhythm = Rhythm(self.options.eval_every, self.options.save_every, keep if save else None, tell)
         for first in range(n_lanes(done), n, most):
             part = range(first, min(first + most, n))
@@ -252,7 +254,7 @@ class Experiment:
         return joined(done)
 
     def _together(self, stack: list[Spec], watcher: Watcher) -> int:
-        """How many lanes of a stack are trained at once: as fit into memory, and pay."""
+        """Number of lanes of a stack trained at once: as many as fit into memory and save time."""
         lanes = self.learners.lanes(stack)
         room, held = self.learners.room, 0 if lanes.host else lanes.stream.x.nbytes
         needed, weights = training_bytes(lanes, self.learners.budget.batch_size)

@@ -1,4 +1,4 @@
-"""Streams to choose hyper-parameters on: nothing that is reported on is in them."""
+"""Streams for tuning hyper-parameters, without the test examples of reported results."""
 
 from __future__ import annotations
 
@@ -15,33 +15,32 @@ from lifelong.experiments.prepare import make_stream
 from lifelong.randomness import generator
 from lifelong.spec.run import OptionError, Options, at_least
 
-FIRST = 1_000_000  # the first seed that is tuned on; runs count theirs from 0
-TESTED = range(10)  # seeds of runs whose test examples a tuning stream is held against
-SHARE = 0.2  # of the training examples of every class, those that validate
+FIRST = 1_000_000  # first seed of tuning; the seeds of runs start at 0
+TESTED = range(10)  # seeds of runs whose test examples are kept out of tuning
+SHARE = 0.2  # share of the training examples of every class used for validation
 
 
 def tuning_stream(text: str, options: Options, extra: Mapping[str, Any] | None = None,
                   first_tasks: int | None = None) -> Stream:
-    """The stream of an expression as hyper-parameters are chosen on it: no example that is tested on is in it.
+    """The stream of an expression for tuning hyper-parameters, which contains no test examples.
 
-    Seeds: `options.seeds` of them from 1,000,000 on, so that class orders, permutations, angles, first parameters and
-    the order of examples are drawn anew; runs count their seeds from 0. Examples: of the training examples of every
-    class a fifth, drawn for each seed, validates and four fifths are learned from. An example validates in every task
-    in which it occurs, so that none is learned under one rotation and asked about under another. Everything that the
-    stream tests on is left out of the pool of examples itself, which is a copy in memory, so nothing later can look at
-    it. The output layer is that of the whole stream.
+    Its `options.seeds` seeds start at 1,000,000 and those of runs at 0, so class orders, permutations, angles, initial
+    parameters and the order of examples are drawn anew. For each seed a random fifth of the training examples of every
+    class is used for validation and four fifths for training. An example is held out in every task in which it occurs,
+    so none is trained on under one rotation and validated under another. The pool of examples is a copy in memory
+    without all test examples of the stream, so nothing can access them. The output layer is that of the whole stream.
 
     Args:
-        text: the stream, as for `lifelong run`.
+        text: the stream, as in `lifelong run`.
         options: seeds and data folder.
         extra: further options of the stream.
-        first_tasks: tasks that are learned, the first ones, 1 or more; None: all. Hyper-parameters that are chosen on
-            a few tasks at the beginning owe nothing to those that come later.
+        first_tasks: number of tasks used, the first ones, 1 or more; None uses all. Hyper-parameters chosen on a few
+            first tasks do not depend on later tasks.
 
     Raises:
-        ValueError: where some seed trains on what another one tests on, or too little is left to validate on.
+        ValueError: a seed trains on test examples of another seed, or too few examples are left for validation.
 
-    Source: a learner's own first tasks for choosing are Chaudhry et al. 2019, arXiv:1812.00420, who leave them out of
+    Source: Chaudhry et al. 2019, arXiv:1812.00420, choose on the first tasks of the stream itself and leave them out of
         the test; here they are tasks of other seeds.
     """
     at_least(1, first_tasks=1 if first_tasks is None else first_tasks)
@@ -89,21 +88,21 @@ def _held_out(stream: Stream, tested: int, tasks: int) -> Stream:
 
 
 def search_stream(on: str, stream: Stream, options: Options) -> Stream:
-    """Another stream to choose on, whole, by its test examples: nothing of it is tested on by `stream`.
+    """Another whole stream for tuning, on its test examples; it shows no classes or images that `stream` tests on.
 
-    Its seeds are `options.seeds` of them from 1,000,000 on. Model, optimizer, passes, batch, augmentation, and whether
-    learners are told where a task ends, are those of `stream` where nothing else is asked for.
+    Its `options.seeds` seeds start at 1,000,000. Model, optimizer, passes, batch size, augmentation and whether
+    learners are told where a task ends are those of `stream`, unless given otherwise.
 
     Args:
-        on: an expression: for example the same protocol on other characters.
-        stream: what will be run, of the seeds whose test examples count.
-        options: seeds and data folder; `overlap`: use it though it shares classes or images, and say so in the record.
+        on: an expression, for example the same protocol with other characters.
+        stream: the stream of the later runs, made for the seeds whose test examples are compared.
+        options: seeds and data folder; `overlap` allows shared classes or images and is noted in the record.
 
     Raises:
-        ValueError: where it shows classes or images that `stream` tests on, or what is tested on has no names to know
-            classes by, or the two are not of one scenario, or its seeds are fixed.
+        ValueError: the stream shows classes or images that `stream` tests on, one of the two does not name its
+            classes, their scenarios differ, or its seeds are fixed.
 
-    Source: streams of other characters for choosing step sizes are those of Javed & White 2019, arXiv:1905.12588.
+    Source: Javed & White 2019, arXiv:1905.12588, choose step sizes on streams of other characters.
     """
     here = make_stream(on, options, None, range(FIRST, FIRST + options.seeds))
     if here.n_seeds != options.seeds:
@@ -129,7 +128,7 @@ def search_stream(on: str, stream: Stream, options: Options) -> Stream:
 
 
 def _images(stream: Stream, whole: bool = False) -> set[bytes]:
-    """Digests of the images that a stream tests on, as they are stored; `whole`: also of those it trains on."""
+    """Digests of the stored images that a stream tests on; with `whole` also of those it trains on."""
     parts = [stream.test, stream.train] if whole else [stream.test]
     rows = torch.unique(torch.cat([p[p >= 0] for p in parts]) % len(stream.y))
     return {hashlib.blake2b(one.tobytes(), digest_size=16).digest() for part in rows.split(1024)
@@ -137,7 +136,7 @@ def _images(stream: Stream, whole: bool = False) -> set[bytes]:
 
 
 def _drawn(stream: Stream, rows: Tensor, seed: int) -> Tensor:
-    """Which examples [N] of one seed's training rows validate: of every class a fifth, at least one."""
+    """Mask [N] of the validation examples among one seed's training rows: a fifth of every class, at least one."""
     if not stream.problem.classes:
         raise OptionError(f"tuning holds out examples of every class, and the targets of {stream.name} are numbers: "
                           "give another stream as on", "on")
@@ -154,12 +153,12 @@ def _drawn(stream: Stream, rows: Tensor, seed: int) -> Tensor:
 
 
 def _packed(rows: Tensor) -> Tensor:
-    """Rows [S, T, n] with the pads at the end, and no more of them than the longest task needs."""
+    """Rows [S, T, n] with the padding at the end, cut to the length of the longest task."""
     order = (rows < 0).byte().argsort(dim=-1, stable=True)
     return rows.gather(-1, order)[..., :int((rows >= 0).sum(-1).max())]
 
 
 def _moved(rows: Tensor, used: Tensor, n: int) -> Tensor:
-    """The same rows in a pool that holds the `used` of `n` examples alone."""
+    """The same rows in a pool that holds only the `used` of `n` examples."""
     at = rows.clamp(min=0)
     return torch.where(rows < 0, -1, at // n * len(used) + torch.searchsorted(used, at % n))

@@ -1,4 +1,4 @@
-"""From specs to learners and lanes: networks, installed starts and learners, each made once in an experiment."""
+"""Makes the learners and lanes of specs; networks, installed starts and learners are made once per experiment."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ class Learners:
     """The learners of an experiment's specs, and the lanes that train them.
 
     Attributes:
-        stream: made for the experiment's seeds.
-        options: dtype and memory.
-        budget: how long is trained.
-        device: where.
-        starts: by the start's expression: what was learned, or what is to be.
-        first: the number of the stream's first seed.
-        trial: whether steps are only tried: an untrained start stands for a learned one, and the features of one
-            example for those of all.
+        stream: the stream, made for the experiment's seeds.
+        options: options, of which dtype and memory are used.
+        budget: number of epochs or steps, and batch size.
+        device: device of training.
+        starts: by the start's expression, its learned weights, or the pretraining that will learn them.
+        first: the stream's first seed.
+        trial: whether steps are only tried: an untrained start replaces a learned one, and the features of one
+            example replace those of all.
     """
 
     stream: Stream
@@ -58,7 +58,7 @@ class Learners:
     _made_on_starts: dict[tuple[str, str], Any] = field(default_factory=dict, repr=False)
 
     def _once(self, spec: Spec, kind: str, name: str, make: Callable[[], T]) -> T:
-        """What `make` returns, kept under its kind and name; what a start is part of until the start changes."""
+        """The result of `make`, cached by kind and name; if it depends on a start, until the start changes."""
         kept = self._made_on_starts if spec.start_term else self._made
         if (kind, name) not in kept:
             kept[kind, name] = make()
@@ -66,25 +66,25 @@ class Learners:
         return made
 
     def forget_starts(self) -> None:
-        """Drops everything that a start is part of, for another one is in its place."""
+        """Drops everything that depends on a start, because a start has changed."""
         self._made_on_starts.clear()
 
     # ---- learners
 
     def made(self, spec: Spec) -> Any:
-        """The learner of a spec, or the object of its first seed; None once that object was handed over."""
+        """The learner of a spec, or the object of its first seed; None after `object` has returned that object."""
         return self._once(spec, "learner", spec.digest, partial(self._constructed, spec))[0]
 
     def learner(self, spec: Spec) -> Learner | None:
-        """The learner of a spec; None where it is an object, of which every seed has its own."""
+        """The learner of a spec; None if it is an object, because every seed has its own."""
         made = self.made(spec)
         return made if isinstance(made, Learner) else None
 
     def object(self, spec: Spec, seed: int) -> Any:
-        """The object that learns one seed, built with the global generators as they are now."""
+        """The object that learns one seed, built with the current state of the global generators."""
         kept = self._made_on_starts if spec.start_term else self._made
         if seed == self.first and (built := kept.get(("learner", spec.digest), (None, None)))[0] is not None:
-            kept["learner", spec.digest] = None, None  # a spec stays known as an object's; this one is handed over
+            kept["learner", spec.digest] = None, None  # the key stays: this spec makes objects
             set_generators(built[1])
             return built[0]
         return self.make(spec, seed)({})
@@ -93,7 +93,7 @@ class Learners:
         return constructed(lambda: self.make(spec, self.first)({}), self.first)
 
     def make(self, spec: Spec, seed: int = 0) -> Callable[[Mapping[Any, Any]], Any]:
-        """(values of real hyper-parameters) -> the learner of a spec, composed anew."""
+        """(values of real hyper-parameters) -> a new learner of a spec."""
         context = self.context(spec, seed)
 
         def make(hyper: Mapping[Any, Any]) -> Any:
@@ -104,7 +104,7 @@ class Learners:
         return make
 
     def context(self, spec: Spec, seed: int = 0) -> dict[str, Any]:
-        """What a factory may ask for by name."""
+        """The values that a factory may request by name."""
         stream, start = self.installed(spec)
         training = Training(spec.optimizer_term, self.budget, stream.scenario == "task", self.dtype)
         facts = {"shape": stream.shape, "n_classes": stream.n_classes, "n_tasks": stream.n_tasks, "seed": seed,
@@ -118,7 +118,7 @@ class Learners:
         term = spec.model_term
         model = expression.build(term, facts)
         if isinstance(model, nn.Module):
-            # Examples that stay as they are, such as tokens, cannot be made up.
+            # Examples that are not scaled, such as tokens, cannot be random numbers.
             examples = (torch.randn(3, *self.stream.shape, generator=generator("examples"))
                         if self.stream.problem.scaled else self.stream.x[:3])
             model = from_module(lambda: expression.build(term, facts), examples)
@@ -134,17 +134,17 @@ class Learners:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of parameters, examples and losses."""
+        """Precision of parameters, examples and losses."""
         return torch.float64 if self.options.dtype == "float64" else torch.float32
 
     # ---- lanes
 
     def lanes(self, stack: Sequence[Spec], which: Sequence[int] | None = None) -> Lanes:
-        """Lanes for every seed of every spec of a stack, spec after spec.
+        """Lanes for every seed of every spec of a stack, spec by spec.
 
         Args:
-            stack: specs that differ in real-valued hyper-parameters alone.
-            which: the numbers of the lanes wanted; None: all.
+            stack: specs that differ only in real-valued hyper-parameters.
+            which: indices of the requested lanes; None for all.
         """
         n = self.stream.n_seeds
         which = range(len(stack) * n) if which is None else which
@@ -163,17 +163,17 @@ class Learners:
 
     @property
     def room(self) -> float:
-        """Bytes that training may take on the device."""
+        """Bytes that training may use on the device."""
         return 0.8 * free(self.device) if self.options.memory is None else self.options.memory * 2**30
 
     @cached_property
     def host(self) -> bool:
-        """Whether the examples stay in the host's memory, for half of the room on the device does not hold them."""
+        """Whether the examples stay in the host's memory because they exceed half of the room on the device."""
         return self.device.type != "cpu" and self.stream.x.nbytes > self.room / 2
 
     @property
     def placed(self) -> str:
-        """A sentence on where the examples are."""
+        """A sentence on where the examples are stored."""
         what = f"{len(self.stream.x):,} examples, {self.stream.x.nbytes / 2**30:.2g} GiB,"
         if not self.host:
             return f"{what} are on the {self.device.type} device"
@@ -183,20 +183,20 @@ class Learners:
     # ---- starts
 
     def installed(self, spec: Spec) -> tuple[Stream, Initialization | None]:
-        """The stream as a spec learns from it, and the start that it goes on from, if that was learned.
+        """The stream that a spec trains on, and its start, if it has a learned one.
 
-        Where nothing of a start moves but the output layer, every example's features are computed once, and the stream
+        If only the output layer of a start is trained, the features of every example are computed once, and the stream
         is one of features.
         """
         if spec.start_term is None:
             return self.stream, None
-        # Augmented images have other features each time.
+        # The features of augmented images change at every step.
         pixels = self.stream.augment != NONE or self._once(spec, "pixels", spec.digest, partial(self._pixels, spec))
         name = f"{spec.start_term} {pixels}"
         return self._once(spec, "installed", name, partial(self._install, spec, pixels))
 
     def _pixels(self, spec: Spec) -> bool:
-        """Whether some part needs the examples as they are."""
+        """Whether some part needs the examples themselves, not their features."""
         context = {"shape": self.stream.shape, "n_classes": self.stream.n_classes, "n_tasks": self.stream.n_tasks,
                    "net": mlp(self.stream.shape, self.stream.n_classes)}
         parts = [expression.build(term, context) for term in spec.terms if not term.learned]
@@ -212,7 +212,7 @@ class Learners:
                         device=self.device, dtype=self.dtype)
         beside = set(weights.params) - set(shapes_of(weights.net(stream.n_classes)))
         if use["length"] or use["power"] != 1 or use["quarter_turns"] != 1:
-            beside = set()  # it was learned about the features as they are
+            beside = set()  # it was learned for features without these transformations
         if only_head(net) and stream.warp is None and not pixels:
             rows = torch.cat([stream.train.flatten(), stream.test.flatten()])
             used = torch.unique(rows[rows >= 0] % len(stream.y))[:1 if self.trial else None]
@@ -224,7 +224,7 @@ class Learners:
 
 
 def _line(stream: Stream, net: Net) -> Net:
-    """A linear layer on a stream of features, which begins as the output layer of `net`."""
+    """A linear layer on a stream of features, initialised as the output layer of `net`."""
     line = mlp(stream.shape, stream.n_classes, ())
 
     def init(g: torch.Generator) -> Params:

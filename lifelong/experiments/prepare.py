@@ -1,4 +1,4 @@
-"""From words to an experiment: what was asked for, as specs, checked before anything is trained."""
+"""Makes an experiment from expressions: parses them into specs, and checks these before training."""
 
 from __future__ import annotations
 
@@ -28,17 +28,18 @@ def make_stream(text: str, options: Options, extra: Mapping[str, Any] | None = N
         text: name and options.
         options: seeds and data folder.
         extra: further options from the command line, by name.
-        seeds: which; None: 0 to `options.seeds` - 1.
+        seeds: the seeds; None uses 0 to `options.seeds` - 1.
 
     Raises:
-        LookupError: for an unknown stream or option; ValueError, FileNotFoundError: as the stream says.
+        LookupError: unknown stream or option.
+        ValueError, FileNotFoundError: raised by the stream.
     """
     return named_stream(text, options, extra, seeds)[1]
 
 
 def named_stream(text: str, options: Options, extra: Mapping[str, Any] | None = None,
                  seeds: Sequence[int] | None = None) -> tuple[str, Stream]:
-    """The stream of an expression, see `make_stream`, and that expression as `canonical` writes it."""
+    """The expression of a stream, as written by `canonical`, and the stream, see `make_stream`."""
     term = _asked(text, extra)
     stream = expression.build(term, {"seeds": range(options.seeds) if seeds is None else seeds, "data": options.data})
     if not isinstance(stream, Stream):
@@ -51,7 +52,7 @@ def named_stream(text: str, options: Options, extra: Mapping[str, Any] | None = 
 
 
 def canonical(text: str, extra: Mapping[str, Any] | None, stream: Stream) -> str:
-    """The expression of `stream` without what is default, and with its version where the catalogue has it."""
+    """The expression of `stream` without default options, and with its version if it is in the catalogue."""
     term = _asked(text, extra)
     plain = re.sub(r"-v\d+$", "", term.name)
     versioned = term.path is None and re.fullmatch(re.escape(plain) + r"-v\d+", stream.name)
@@ -75,21 +76,21 @@ def _asked(text: str, extra: Mapping[str, Any] | None) -> Term:
     return term
 
 
-# ---- what was asked for, as specs
+# ---- specs
 
 
 def prepare(stream: str | Stream, strategies: Sequence[Any], options: Options = Options(),
             extra: Mapping[str, Any] | None = None) -> Experiment:
-    """An experiment, with everything checked that can be checked before training.
+    """An experiment, after all checks that are possible before training.
 
     Args:
         stream: an expression, or a Stream made for `options.seeds` seeds.
         strategies: expressions, or Parts, sums of Parts, Learners, classes, and functions that make them.
-        options: how runs are made.
+        options: options of the runs.
         extra: further options of the stream.
 
     Raises:
-        LookupError, ValueError, TypeError, ImportError, OSError: one sentence about whatever the user got wrong.
+        LookupError, ValueError, TypeError, ImportError, OSError: invalid arguments; the message is one sentence.
     """
     text, built = named_stream(stream, options, extra) if isinstance(stream, str) else (stream.name, stream)
     asked = [spec for strategy in strategies for spec in asked_for(text, built, strategy, options)]
@@ -97,7 +98,7 @@ def prepare(stream: str | Stream, strategies: Sequence[Any], options: Options = 
 
 
 def asked_for(text: str, stream: Stream, strategy: Any, options: Options) -> list[Spec]:
-    """A spec for every combination of the values in lists of a strategy, the model and the optimizer."""
+    """A spec for every combination of the listed values of a strategy, the model and the optimizer."""
     models = expression.single(options.model or stream.defaults.get("model", "mlp"), "models")
     optimizers = expression.single(options.optimizer or stream.defaults.get("optimizer", "sgd"), "optimizers")
     every = expression.settings(_terms(strategy))
@@ -127,7 +128,7 @@ def _terms(strategy: Any) -> list[Term]:
 
 
 def _told_apart(specs: Iterable[Spec]) -> list[Spec]:
-    """The same specs, where strategies that were given as Python objects of one name are numbered."""
+    """The same specs, with numbers added to different Python objects of the same name."""
     seen: dict[str, list[Any]] = {}
     found = []
     for spec in specs:

@@ -40,34 +40,33 @@ def run(stream: str | Stream, strategies: Any, *, store: str | Path | None = Non
         dtype: str = "float32", data: str | None = None, save_every: float = 30.0, memory: float | None = None,
         overlap: bool = False, augment: str | None = None, evaluate: str | None = None,
         **unknown: Any) -> Run | list[Run]:
-    """The run of one strategy on a stream, all seeds at once; of a list of strategies the list of their runs.
+    """Trains one strategy on a stream, all seeds at once; returns its run, or a list of runs for a list of strategies.
 
     Args:
         stream: an expression such as "split-mnist(tasks=5)", or a Stream.
         strategies: an expression, a Part, a sum of Parts, a Learner, or a class or function that makes one; or a list
-            of these, which are compared. In such a list, an expression with lists of values gives a run for each
-            combination.
-        store: folder in which runs are kept, found and resumed; None keeps nothing.
-        seeds: how many; None: 5, or those that the Stream was made for.
-        epochs: passes over each task's data; None: the stream's default, like the next four.
-        steps: steps a task, in place of `epochs`.
-        batch_size: examples a step.
+            of these to compare. In a list, an expression with lists of values gives a run for each combination.
+        store: folder in which runs are stored, found and resumed; None stores nothing.
+        seeds: number of seeds; None uses 5, or the number that the Stream was made for.
+        epochs: passes over each task's data; None uses the stream's default, also for the next four arguments.
+        steps: steps per task, instead of `epochs`.
+        batch_size: examples per step.
         optimizer: an expression such as "adam(lr=1e-3)".
         model: an expression such as "mlp(hidden=(256, 256))" or "./net.py:my_net".
-        eval_every: also measure every this many steps inside a task; 0: never.
+        eval_every: number of steps between additional evaluations inside a task; 0 for none.
         device: 'auto', 'cpu' or 'cuda'.
-        dtype: 'float32', 'bfloat16' (the network alone) or 'float64'.
-        data: folder of the raw data; None: $LIFELONG_DATA, or the user's cache.
+        dtype: 'float32', 'bfloat16' (the network only) or 'float64'.
+        data: folder of the raw data; None uses $LIFELONG_DATA, or the user's cache folder.
         save_every: seconds between checkpoints.
-        memory: GiB that training may take; None: what is free.
-        overlap: use a start though it was learned on classes that are tested on.
-        augment: how images are changed at random where they are learned, or 'none'; None: the stream's default.
-        evaluate: which tasks are evaluated after which task, such as 'seen' or 'all:10'; None: the stream's default.
+        memory: GiB that training may use; None uses 80 % of the free memory.
+        overlap: whether to allow a start that was learned on classes in the test data.
+        augment: random augmentation of training images, or 'none'; None uses the stream's default.
+        evaluate: tasks to evaluate after each task, such as 'seen' or 'all:10'; None uses the stream's default.
 
     Raises:
-        TypeError: for an option that there is not, with the nearest one.
-        ValueError, LookupError, TypeError, ImportError: for whatever was asked wrongly.
-        RuntimeError: where training failed, with the first failure.
+        TypeError: unknown option; the message suggests the nearest one.
+        ValueError, LookupError, TypeError, ImportError: invalid arguments.
+        RuntimeError: training failed; the message is that of the first failure.
     """
     for name in unknown:
         near = catalogue.nearest(name, _OPTIONS)

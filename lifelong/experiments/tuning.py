@@ -1,4 +1,4 @@
-"""Choosing hyper-parameters on what nothing is reported on: other seeds, training examples alone, other classes."""
+"""Tuning of hyper-parameters without the test data of results: other seeds, training examples only, other classes."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from lifelong.version import __version__
 
 CRITERION = "average accuracy after the last tuning task, on training examples that were held out"
 SEARCHED = "average accuracy after the last task of another stream, on its test examples"
-# What must be equal between what was tuned and what is run with the choice.
+# Fields that must be equal in tuning and in runs with its choice.
 _SAME = ("stream", "stream_options", "boundaries", "model", "epochs", "steps", "batch_size", "dtype", "augment")
 
 
 @dataclass
 class Tuned:
-    """What came of tuning: a choice for each strategy, the file that holds them, and a sentence for each failure."""
+    """The result of tuning: a choice for each strategy, the file that holds them, and a sentence for each failure."""
 
     choices: list[Choice]
     file: Path | None
@@ -44,23 +44,23 @@ class Tuned:
 def tune(stream: str, strategies: Sequence[str], options: Options = Options(), extra: Mapping[str, Any] | None = None,
          *, root: Path | None = None, first_tasks: int | None = None, on: str | None = None,
          watcher: Watcher = Watcher()) -> Tuned:
-    """For each strategy the best of its settings, by average accuracy after the last tuning task.
+    """Chooses the best setting of each strategy by average accuracy after the last tuning task.
 
-    Every combination of the values in lists is tried, those of the optimizer with each; real numbers are lanes of one
-    stack. Runs are kept in `root`/tuning, where the same call finds them again; the choices are written beside them.
+    Tries every combination of listed values, including those of the optimizer; real numbers are lanes of one stack.
+    Runs are stored in `root`/tuning, where the same call finds them again; the choices are written beside them.
 
     Args:
-        stream: an expression; what is learned of it is `tuning_stream`, or nothing where `on` is given.
-        strategies: expressions with lists of values, each tuned by itself.
-        options: as for `lifelong run`; `seeds` are the tuning streams.
+        stream: an expression; its `tuning_stream` is used for training, or nothing of it if `on` is given.
+        strategies: expressions with lists of values, each tuned separately.
+        options: as in `lifelong run`; `seeds` is the number of tuning streams.
         extra: further options of the stream.
-        root: of the store; None keeps nothing.
+        root: folder of the store; None stores nothing.
         first_tasks: see `tuning_stream`.
-        on: another stream to choose on, see `search_stream`.
-        watcher: is told of progress.
+        on: another stream for tuning, see `search_stream`.
+        watcher: receives progress.
 
     Raises:
-        ValueError, LookupError, TypeError, ImportError, OSError: one sentence about whatever the user got wrong.
+        ValueError, LookupError, TypeError, ImportError, OSError: invalid arguments; the message is one sentence.
     """
     if on is not None and first_tasks is not None:
         raise OptionError("first_tasks is about the stream itself: with on, write fewer tasks there", "first_tasks",
@@ -72,12 +72,12 @@ def tune(stream: str, strategies: Sequence[str], options: Options = Options(), e
         there = make_stream(stream, options, extra, [*TESTED])
         held = search_stream(on, there, options)
         name = canonical(on, None, held)
-    if held.evaluated(held.n_tasks) != range(held.n_tasks):  # the choice is by all tasks after the last one
+    if held.evaluated(held.n_tasks) != range(held.n_tasks):  # the criterion needs all tasks after the last one
         held = replace(held, evaluation=f"all:{held.n_tasks}")
     experiments = []
     for text in strategies:
         if on is not None:
-            prepare(there, [text], options)  # what could not be run with the choice is refused now
+            prepare(there, [text], options)  # refuses strategies that could not be run on `stream` later
         one = completed(held, asked_for(name, held, text, options), options, first=FIRST)
         if len(one.specs) < 2:
             raise OptionError(f"there is nothing to choose for {text}: write a list of values, for example "
@@ -99,7 +99,7 @@ def tune(stream: str, strategies: Sequence[str], options: Options = Options(), e
 
 
 def _write(root: Path, spec: Spec, stream: Stream, choices: Sequence[Choice]) -> Path:
-    """The file that holds the choices for `stream`: what was asked, what was found, and what it cost."""
+    """Writes the choices for `stream`, with the request, the results and their cost, and returns the file."""
     how = (spec.stream_options or {})["tuning"]
     same = {name: value for name, value in _same(spec).items() if name != "model"}
     options = json.loads(json.dumps({k: v for k, v in stream.options.items() if k != "tuning"}))
@@ -126,20 +126,20 @@ def _record(choice: Choice) -> dict[str, Any]:
 
 def chosen(file: Path, stream: str, others: Sequence[str], options: Options, extra: Mapping[str, Any] | None = None,
            *, trust: bool = False) -> Experiment:
-    """An experiment of what a file of `tune` chose, each strategy with its own optimizer, and of `others` beside it.
+    """An experiment with the settings chosen in a file of `tune`, each with its own optimizer, and with `others`.
 
-    What the choice was, how it was made and what it cost becomes part of each run's record, as `about["tuned"]`.
+    The choice, its method and its cost become part of each run's record, as `about["tuned"]`.
 
     Args:
-        file: as `lifelong tune` wrote it.
-        stream, options, extra: as for `prepare`; they must be those of the tuning but for seeds.
-        others: further strategies, as they are.
+        file: a file written by `lifelong tune`.
+        stream, options, extra: as in `prepare`; except for seeds they must be those of the tuning.
+        others: further strategies, which are used unchanged.
         trust: whether Python files that only `file` names may be run.
 
     Raises:
-        PermissionError: where `file` names another Python file than `stream` and `others` do, without `trust`.
-        ValueError: where the file is none of `tune`, or what is asked for is not what was tuned.
-        LookupError, TypeError, ImportError, OSError: as `prepare`.
+        PermissionError: `file` names a Python file that `stream` and `others` do not name, without `trust`.
+        ValueError: the file was not written by `tune`, or the request differs from the tuning.
+        LookupError, TypeError, ImportError, OSError: as in `prepare`.
     """
     for name in ("optimizer", "model"):
         if getattr(options, name):
@@ -175,7 +175,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _same(spec: Spec) -> dict[str, Any]:
-    """What must be equal between a tuning run and a run with its choice; `stream` is the stream's name."""
+    """The fields that must be equal in a tuning run and a run with its choice; `stream` is the stream's name."""
     return {name: getattr(spec, "stream_name" if name == "stream" else name) for name in _SAME}
 
 

@@ -1,4 +1,4 @@
-"""The only training loop of the project: task by task, measured after each, resumable at any step."""
+"""The training loop: trains task by task, evaluates after every task, and can resume at any step."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from lifelong.learning.learner import State
 from lifelong.learning.schedule import Budget, batches, plan, whole_task
 from lifelong.vmap import tree
 
-# Examples whose scores are made at once, over all lanes: on a CPU what its cache holds, else what fills the device.
-# They are of 784 numbers or fewer; of larger ones there are a quarter of as many numbers, for a network's layers grow
-# with them, and are what fills the memory.
+# Examples that are scored at once, over all lanes: as many as fit a CPU's cache, or keep a GPU busy. This holds for
+# examples of at most USUAL numbers. Batches of larger examples have a quarter as many numbers, because the network's
+# layers grow with the examples and fill the memory.
 EVALUATED = {"cpu": 4096, "cuda": 65536}
 USUAL = 784
 Tell = Callable[[int, int, int], None]
@@ -28,17 +28,17 @@ Save = Callable[[dict[str, Any]], None]
 
 @dataclass
 class Measured:
-    """What is known of a stack so far; plain tensors, so that a checkpoint holds it.
+    """The measurements of a stack so far, as plain tensors that a checkpoint can hold.
 
     Attributes:
-        place: [M, 2], for every evaluation of a task so far its row (how many tasks were learned) and the task.
-        values: [K, L, M] float64, the accuracies found: as asked, with the task told, and, where the stream has
-            `retention` (K = 3), on the task's training rows. What is not evaluated takes no room.
+        place: [M, 2], row (the number of tasks learned) and task of every evaluation of a task so far.
+        values: [K, L, M] float64, accuracies: in the stream's scenario, with the task given, and, if the stream has
+            `retention` (K = 3), on the task's training rows. Tasks that are not evaluated take no memory.
         loss: [L, T], mean training loss of each task.
-        diverged: [L, 2], task and step of the first loss or score that was not finite; -1 where there was none.
-        curve: [E, L, T] accuracies inside tasks, of the tasks that are evaluated after the task, NaN of the others;
-            `curve_step` [E, 2], the task and step each was found after.
-        steps: [L, T], steps made on each task; 0 where it was not learned to its end.
+        diverged: [L, 2], task and step of the first loss or score that was not finite; -1 if there was none.
+        curve: [E, L, T] accuracies inside tasks, for the tasks that are evaluated after the task; NaN for the others.
+        curve_step: [E, 2], the task and the number of its steps after which each entry of `curve` was measured.
+        steps: [L, T], steps made on each task; 0 if it was not learned to its end.
     """
 
     place: Tensor
@@ -51,7 +51,7 @@ class Measured:
 
     @classmethod
     def nothing(cls, n_lanes: int, n_tasks: int, retention: bool = False) -> Measured:
-        """Before the first evaluation."""
+        """No measurements, as before the first evaluation."""
         return cls(torch.zeros(0, 2, dtype=torch.int64), torch.zeros(2 + retention, n_lanes, 0, dtype=torch.float64),
                    torch.full((n_lanes, n_tasks), torch.nan, dtype=torch.float64), torch.full((n_lanes, 2), -1),
                    torch.zeros(0, n_lanes, n_tasks, dtype=torch.float64), torch.zeros(0, 2, dtype=torch.int64),
@@ -59,17 +59,17 @@ class Measured:
 
     @property
     def accuracy(self) -> Tensor:
-        """Accuracy as asked, [L, 1 + T, T] float64; NaN where not evaluated."""
+        """Accuracy in the stream's scenario, [L, 1 + T, T] float64; NaN where not evaluated."""
         return self._table(0)
 
     @property
     def told(self) -> Tensor:
-        """Accuracy with the task told at test time, as `accuracy`."""
+        """Accuracy with the task given at test time, shaped as `accuracy`."""
         return self._table(1)
 
     @property
     def retained(self) -> Tensor:
-        """Accuracy on the training rows of the tasks so far, as `accuracy`; NaN where the stream has no retention."""
+        """Accuracy on the training rows of the tasks so far, shaped as `accuracy`; NaN without `retention`."""
         return self._table(2)
 
     def _table(self, kind: int) -> Tensor:
@@ -80,8 +80,7 @@ class Measured:
         return table
 
     def note(self, row: int, tasks: range, *accuracies: Tensor) -> None:
-        """Adds what was found of `tasks` once `row` tasks were learned, [L, len(tasks)] of each kind; lanes that have
-        diverged get NaN."""
+        """Adds accuracies [L, len(tasks)] of each kind on `tasks` after `row` learned tasks; NaN for diverged lanes."""
         alive = self.diverged[:, :1] < 0
         found = torch.stack([torch.where(alive, accuracy, torch.nan) for accuracy in accuracies])
         self.values = torch.cat([self.values, found], -1)
@@ -107,15 +106,14 @@ class Measured:
 
 @torch.no_grad()
 def evaluate(lanes: Lanes, state: State, tasks: range | None = None, learned: bool = False) -> tuple[Tensor, Tensor]:
-    """Accuracy of all lanes on some tasks now, as asked and with the task told: [L, len(tasks)] each; NaN where scores
-    are NaN.
+    """Accuracies of all lanes on some tasks, in the stream's scenario and with the task given: [L, len(tasks)] each.
 
-    It draws no random number, so it cannot change what is learned.
+    They are NaN where scores are NaN. The evaluation draws no random numbers, so it cannot change training.
 
     Args:
-        lanes, state: who answers.
-        tasks: which tasks; None: all.
-        learned: whether the tasks' training rows are asked about in place of their test rows.
+        lanes, state: the lanes and their state.
+        tasks: the tasks to evaluate; None evaluates all.
+        learned: whether to evaluate on the tasks' training rows instead of their test rows.
     """
     stream, at = lanes.stream, torch.as_tensor(list(lanes.at))
     tasks = range(stream.n_tasks) if tasks is None else tasks
@@ -128,7 +126,7 @@ def evaluate(lanes: Lanes, state: State, tasks: range | None = None, learned: bo
     size = max(256, EVALUATED[lanes.device.type] // lanes.n)
     if math.prod(stream.shape) > USUAL:
         size = max(16, size * USUAL // (4 * math.prod(stream.shape)))
-    # A learner that is told the task answers one task's examples at a time.
+    # A learner that is given the task predicts for one task at a time.
     cuts = range(0, n_tasks * m, size) if not lanes.learner.told else [t * m + a for t in range(n_tasks)
                                                                        for a in range(0, m, size)]
     free: list[Tensor] = []
@@ -157,15 +155,15 @@ def evaluate(lanes: Lanes, state: State, tasks: range | None = None, learned: bo
 
 @dataclass
 class Rhythm:
-    """When training is interrupted by evaluations and checkpoints.
+    """The schedule of evaluations and checkpoints during training.
 
     Attributes:
-        eval_every: inside a task also evaluate every this many steps; 0: only after tasks.
-        save_every: seconds between checkpoints, which are made after a step or a task, and not when training ends;
-            0: after every step and every task, the last one too.
-        save: takes a checkpoint, nested dicts of tensors and numbers; None: nothing is saved.
-        tell: called with task, step and steps of the task.
-        saved: when the last checkpoint was made, as `time.monotonic` counts.
+        eval_every: number of steps between evaluations inside a task; 0 evaluates after tasks only.
+        save_every: seconds between checkpoints, which are made after a step or a task, but not at the end of training;
+            0 makes one after every step and every task, including the last.
+        save: receives a checkpoint, nested dicts of tensors and numbers; None saves nothing.
+        tell: called with the task, the step and the number of steps of the task.
+        saved: time of the last checkpoint, in seconds of `time.monotonic`.
     """
 
     eval_every: int = 0
@@ -175,7 +173,7 @@ class Rhythm:
     saved: float = field(default_factory=time.monotonic, init=False)
 
     def due(self, ended: bool = False) -> bool:
-        """Whether a checkpoint is to be made now; `ended`: training is at its end."""
+        """Whether a checkpoint is due; `ended` says whether training has ended."""
         if self.save is None or not self.save_every:
             return self.save is not None
         return not ended and time.monotonic() - self.saved >= self.save_every
@@ -188,15 +186,15 @@ class Rhythm:
 
 
 def train(lanes: Lanes, budget: Budget, rhythm: Rhythm = Rhythm(), resume: dict[str, Any] | None = None) -> Measured:
-    """Trains all lanes on their stream, and evaluates the tasks that the stream wants evaluated.
+    """Trains all lanes on their stream and evaluates the tasks that the stream selects.
 
-    A lane that diverges is stopped in place: its later measurements are NaN, its neighbours go on.
+    If a lane diverges, its later measurements are NaN and the other lanes continue.
 
     Args:
-        lanes: what is trained.
-        budget: how long.
-        rhythm: checkpoints, progress and measurements inside tasks.
-        resume: a checkpoint that `rhythm.save` was given; training goes on to the same bits.
+        lanes: the lanes to train.
+        budget: number of epochs or steps, and batch size.
+        rhythm: checkpoints, progress and evaluations inside tasks.
+        resume: a checkpoint given to `rhythm.save`; the results are bit-identical to those without interruption.
     """
     n_tasks = lanes.stream.n_tasks
     if resume is None:
@@ -215,7 +213,7 @@ def train(lanes: Lanes, budget: Budget, rhythm: Rhythm = Rhythm(), resume: dict[
 
 
 def _measure(lanes: Lanes, state: State, measured: Measured, row: int, step: int) -> None:
-    """Evaluates what the stream wants evaluated once `row` tasks were learned, the last one in `step` steps."""
+    """Evaluates the tasks that the stream selects after `row` learned tasks, the last one learned in `step` steps."""
     tasks = lanes.stream.evaluated(row)
     if not tasks:
         return
@@ -231,12 +229,12 @@ def _measure(lanes: Lanes, state: State, measured: Measured, row: int, step: int
 
 def _one_task(lanes: Lanes, budget: Budget, rhythm: Rhythm, state: State, measured: Measured, task: int,
               first: int) -> State:
-    """Trains on one task from step `first` on, ends it, and measures."""
+    """Trains on one task from step `first`, ends the task, and evaluates."""
     todo = plan(lanes.stream, lanes.seeds, task, lanes.learner.data, budget)
     length = todo.length[torch.as_tensor(list(lanes.at))]
     shortest = int(length.min())
     total = torch.zeros(lanes.n, dtype=torch.float64) if first == 0 else measured.loss[:, task].clone()
-    on_cpu = lanes.device.type == "cpu"  # elsewhere reading a loss waits for the device, so 64 are read at once
+    on_cpu = lanes.device.type == "cpu"  # on other devices a read waits for the device, so 64 losses are read at once
     unread: list[Tensor] = []
 
     def read(step: int) -> None:
@@ -244,7 +242,7 @@ def _one_task(lanes: Lanes, budget: Budget, rhythm: Rhythm, state: State, measur
         bad = ~losses.isfinite()
         for i in bad.any(1).nonzero().flatten().tolist():
             measured.lost(bad[i], task, step - len(unread) + 1 + i)
-        for row in losses:  # one by one: the sum must not depend on where a checkpoint cut it
+        for row in losses:  # one by one, so that the sum does not depend on the checkpoints
             total.add_(row)
         unread.clear()
 
@@ -253,7 +251,7 @@ def _one_task(lanes: Lanes, budget: Budget, rhythm: Rhythm, state: State, measur
     for step, batch in batches(lanes, todo, task, first):
         if step < shortest:
             state, logs = lanes.observe(state, batch)
-        else:  # the short lanes wait for the long ones
+        else:  # lanes with fewer steps keep their state
             before = tree(torch.clone, state)
             after, logs = lanes.observe(state, batch)
             going = (step < length).to(lanes.device)

@@ -1,4 +1,4 @@
-"""The imperative door: learners that are ordinary objects, trained one seed after the other."""
+"""Imperative learners: ordinary objects, trained one seed after another."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ METHODS = ("observe", "end_task", "predict")
 
 
 class Training(NamedTuple):
-    """The training that a run asks for: the argument `training` of an object that has a training loop of its own.
+    """The training settings of a run; an object with its own training loop may take them as argument `training`.
 
     Attributes:
         optimizer: the optimizer of the run: its `name`, and its hyper-parameters by `resolved()`.
         budget: batch size, and epochs or steps of every task; see `batch_size`, `epochs` and `steps`.
-        told: whether the stream tells the task at test time.
-        dtype: of examples.
+        told: whether the task is given at test time.
+        dtype: precision of the examples.
     """
 
     optimizer: Term
@@ -59,26 +59,27 @@ class _Lost(Exception):
 def train_object(make: Callable[[], Any], stream: Stream, at: int, seed: int, budget: Budget,
                  rhythm: Rhythm = Rhythm(), device: torch.device | str = "cpu",
                  resume: dict[str, Any] | None = None, dtype: torch.dtype = torch.float32) -> Measured:
-    """Trains one object on one seed's stream, and evaluates the tasks that the stream wants evaluated.
+    """Trains one object on the stream of one seed and evaluates the tasks that the stream selects.
 
-    The object has `observe(x, y, task)`, called with every batch (task is None where boundaries are not told; a
-    returned loss that is not finite stops the run), `end_task()`, and `predict(x) -> scores [n, C]`. With
-    `state_dict()` and `load_state_dict(d)` of tensors and plain values it resumes where it stopped; without them its
-    seed begins again, which gives the same result.
+    The object has `observe(x, y, task)`, called with every batch (task is None if boundaries are not told; a returned
+    loss that is not finite stops the run), `end_task()`, and `predict(x) -> scores [n, C]`. With `state_dict()` and
+    `load_state_dict(d)` of tensors and plain values it resumes from a checkpoint; without them its seed starts again,
+    which gives the same result.
 
-    An object with a loop of its own has, in place of `observe` and `end_task`, `learn_task(x, y, task, tell)`: it is
-    given all of a task's examples at once, in the stream's order, and calls `tell(loss)` after each of its steps. A
-    `predict` with an argument `task` is told the task's number in task-incremental streams, and None in others.
+    An object with its own loop has `learn_task(x, y, task, tell)` instead of `observe` and `end_task`. It gets all
+    examples of a task at once, in the stream's order, and calls `tell(loss)` after each of its steps. A `predict` with
+    an argument `task` gets the number of the task in task-incremental streams and None in others.
 
     Args:
-        make: builds the object; torch's, numpy's and Python's global generators are seeded before.
-        stream: at: the seed's position in it.
-        seed: decides the object's random numbers and the order of its data.
-        budget, rhythm, device, dtype: as for `engine.train`; examples come in this precision.
-        resume: a checkpoint that `rhythm.save` was given.
+        make: builds the object; the global generators of torch, numpy and Python are seeded before.
+        stream, at: the stream, and the index of the seed in it.
+        seed: determines the object's random numbers and the order of its data.
+        budget, rhythm: as in `engine.train`.
+        device, dtype: device and precision of the examples.
+        resume: a checkpoint given to `rhythm.save`.
 
     Raises:
-        TypeError: where a method is missing, or `predict` returns something else than scores [n, C].
+        TypeError: a method is missing, or `predict` does not return scores [n, C].
     """
     _seed(seed)
     learner = make()
@@ -134,7 +135,7 @@ def _one_task(learner: Any, stream: Stream, at: int, seed: int, budget: Budget, 
 
 def _whole_task(learner: Any, stream: Stream, at: int, seed: int, budget: Budget, rhythm: Rhythm,
                 device: torch.device | str, dtype: torch.dtype, measured: Measured, task: int, begin: int) -> None:
-    """The same for an object with a loop of its own, which is never interrupted inside a task."""
+    """As `_one_task`, for an object with its own loop; no checkpoint is made inside a task."""
     pool = stream.pool(device, dtype).lane({k: v[0] for k, v in stream.lanes([at], device).items()})
     steps = plan(_only(stream, at), [seed], task, "task", budget).steps
     losses: list[float] = []
@@ -146,7 +147,7 @@ def _whole_task(learner: Any, stream: Stream, at: int, seed: int, budget: Budget
         if not math.isfinite(losses[-1]):
             raise _Lost
         done = len(losses)
-        rhythm.tell(task, min(done, steps), steps)  # replay may make more steps of a task than its own examples do
+        rhythm.tell(task, min(done, steps), steps)  # with replay a task may take more steps than planned
         if rhythm.eval_every and done % rhythm.eval_every == 0 and done < steps:
             _inside(learner, stream, at, device, dtype, measured, task, done)
 
@@ -179,7 +180,7 @@ def _number(learner: Any, loss: Any, how: str = "observe must return its loss, a
 
 
 def _only(stream: Stream, at: int) -> Any:
-    """What `plan` reads of a stream, for one seed."""
+    """The attributes of a stream that `plan` reads, for one seed."""
     class One:
         train = stream.train[at:at + 1]
         n_tasks, ordered = stream.n_tasks, stream.ordered
@@ -203,8 +204,11 @@ def _measure(learner: Any, stream: Stream, at: int, device: torch.device | str, 
 @torch.no_grad()
 def _accuracy(learner: Any, stream: Stream, asked: Tensor, tasks: range, at: int, device: torch.device | str,
               dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Accuracy on the rows `asked` [S, T, m] of some tasks, as asked and with the task told, [len(tasks)] each; global
-    generators are left as they were."""
+    """Accuracies on the rows `asked` [S, T, m] of some tasks, [len(tasks)] each.
+
+    The first is that in the stream's scenario, the second that with the task given. The global generators keep their
+    states.
+    """
     before = generators()
     pool = stream.pool(device, dtype).lane({k: v[0] for k, v in stream.lanes([at], device).items()})
     free = torch.full((len(tasks),), torch.nan, dtype=torch.float64)
@@ -244,10 +248,10 @@ def _seed(seed: int) -> None:
 
 
 def constructed(make: Callable[[], Any], seed: int) -> tuple[Any, dict[str, Any]]:
-    """The object of a seed, built ahead of its training, and the states of the generators that its building left.
+    """The object of a seed, built before its training, and the states of the global generators after it was built.
 
-    The global generators themselves are left as they were. Training on it, once they are set to those states, comes to
-    the same bits as training on an object that is built then.
+    The global generators themselves keep their states. Training the object after they are set to the returned states
+    is bit-identical to training an object that is built then.
     """
     before = generators()
     try:

@@ -1,4 +1,4 @@
-"""How important each parameter is to a loss: Fisher information, sensitivity, products of gradients."""
+"""Importance of parameters: Fisher information and sensitivity; inner products of gradients."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lifelong.spec.bounds import one_of
 
 
 def chunks(rows: Tensor, weight: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """`rows` [n] and `weight` [n] in pieces of `size`, for passes over a whole task."""
+    """`rows` [n] and `weight` [n] in chunks of `size`, for passes over a whole task."""
     yield from zip(rows.split(size), weight.split(size), strict=True)
 
 
@@ -31,23 +31,24 @@ def fisher(net: Net, params: Params, pool: Pool, rows: Tensor, weight: Tensor, l
     """Diagonal Fisher information of every parameter: the mean over examples of squared per-example gradients.
 
     Args:
-        net, params: the network at the point of interest.
-        pool, rows: [n] examples; weight: [n], sums to 1 over them.
-        labels: 'exact' takes the expectation over the network's own answers, sum over c of p(c|x) g_c^2;
-            'sampled' draws one of these answers an example; 'empirical' takes the label that is stored; 'batched'
-            squares the mean gradient of a mini-batch at the stored labels, and averages over mini-batches.
-        size: examples handled at once; of 'batched' the mini-batch, in the order of `rows`.
+        net, params: the network and its parameters.
+        pool, rows: the pool, and the rows [n] of the examples.
+        weight: weights [n] of the examples, which sum to 1.
+        labels: 'exact' takes the expectation over the network's own predictions, sum over c of p(c|x) g_c^2;
+            'sampled' draws one of these labels per example; 'empirical' uses the stored label; 'batched' squares the
+            mean gradient of a mini-batch at the stored labels and averages over mini-batches.
+        size: examples processed at once; for 'batched' the size of the mini-batches, in the order of `rows`.
         u: [n] uniform numbers for 'sampled'.
 
     Returns:
-        importance >= 0 of the shape of each parameter.
+        Importance >= 0, in the shape of each parameter.
 
-    Where targets are numbers, the network's own answers are Gaussian around its scores, with the variance K / 2 whose
-    negative log-likelihood is the mean squared error of K outputs: 'exact' is the sum over outputs of 2 / K times the
-    squared gradient of the output.
+    In regression the predictive distribution is Gaussian around the K outputs with variance K / 2, because its negative
+    log-likelihood is the mean squared error. 'exact' is then the sum over outputs of 2 / K times the squared gradient
+    of the output.
 
     Source: Kirkpatrick et al. 2017, arXiv:1612.00796; Martens 2020, arXiv:1412.1193 for the expectations. 'batched' is
-        what Avalanche computes: it shrinks as the batch grows, so a strength that suits it suits one batch size.
+        the estimate of Avalanche. It shrinks as the batch grows, so a suitable strength depends on the batch size.
     """
     if one_of("labels", labels, LABELS) == "batched":
         return _batch_squares(net, params, pool, rows, weight, size)
@@ -60,9 +61,9 @@ def fisher(net: Net, params: Params, pool: Pool, rows: Tensor, weight: Tensor, l
 
 
 def sensitivity(net: Net, params: Params, pool: Pool, rows: Tensor, weight: Tensor, size: int = 256) -> Params:
-    """How much every parameter moves the answers: the mean over examples of |d ||F(x)||^2 / d parameter|.
+    """Sensitivity of the scores to every parameter: the mean over examples of |d ||F(x)||^2 / d parameter|.
 
-    F(x) are the scores before any softmax, of the units that compete for the example. Arguments as of `fisher`.
+    F(x) are the scores, before any softmax, of the units that compete for the example. Arguments as in `fisher`.
 
     Source: Aljundi et al. 2018, arXiv:1711.09601.
     """
@@ -89,9 +90,9 @@ def _over_examples(net: Net, params: Params, pool: Pool, rows: Tensor, weight: T
 
 
 def _drawn(log_p: Tensor, u: Tensor) -> Tensor:
-    """For each example the answer [B] at which the running sum of its probabilities passes `u`."""
+    """For each example the class [B] at which the cumulative sum of its probabilities exceeds `u`."""
     below = log_p.double().exp().cumsum(-1)
-    # Scaled by the sum, which rounding may leave under 1; answers of probability 0 are never passed at.
+    # Scaled by the sum, which rounding may leave below 1; classes of probability 0 are never drawn.
     return (below <= (u * below[:, -1]).unsqueeze(-1)).sum(-1).clamp(max=log_p.shape[-1] - 1)
 
 
@@ -103,17 +104,17 @@ def _batch_squares(net: Net, params: Params, pool: Pool, rows: Tensor, weight: T
         losses = example_losses(net, pool, part)
         grads = torch.func.grad(lambda params, losses=losses, w=w: (losses(params) * w).sum())(params)
         total = {k: total[k] + g.square() for k, g in grads.items()}
-        count = count + (share > 0)  # a batch of pads alone is none
+        count = count + (share > 0)  # a batch of padding only does not count
     return {k: value / count.clamp(min=1) for k, value in total.items()}
 
 
 class _Measure(NamedTuple):
-    """What is differentiated for every example, and what is made of the gradient.
+    """The values that are differentiated for every example, and the function applied to their gradients.
 
     Attributes:
-        values: (scores [B, C], allowed [B, C]) -> [B, K].
-        picks: (values, y [B], weight [B]) -> (k [B], weight [B]) of each value whose gradient counts.
-        size: of a gradient, entry by entry; the size of a product is the product of the sizes.
+        values: (scores [B, C], allowed [B, C]) -> the values [B, K].
+        picks: (values, y [B], weight [B]) -> (k [B], weight [B]) for each value whose gradient is used.
+        size: elementwise function of a gradient; its value at a product is the product of its values.
     """
 
     values: Callable[[Tensor, Tensor], Tensor]
@@ -157,7 +158,7 @@ _MEASURES = {
 
 def example_sums(net: Net, params: Params, x: Tensor, y: Tensor, weight: Tensor, allowed: Tensor,
                  measure: str) -> Params:
-    """Weighted sum of the sizes of per-example gradients, for any network: one gradient an example."""
+    """Weighted sum of the sizes of per-example gradients, for any network: computes one gradient per example."""
     values, picks, size = _MEASURES[measure]
     total = {k: torch.zeros_like(p) for k, p in params.items()}
     for pick, w in picks(values(net.apply(params, x), allowed), y, weight):
@@ -168,7 +169,7 @@ def example_sums(net: Net, params: Params, x: Tensor, y: Tensor, weight: Tensor,
 
 def _example_grads(net: Net, params: Params, x: Tensor, allowed: Tensor, pick: Tensor,
                    values: Callable[[Tensor, Tensor], Tensor]) -> Params:
-    """The gradient [B, ...] of the picked value of every example by itself."""
+    """The gradient [B, ...] of the picked value of every example, separately."""
 
     def one(params: Params, x: Tensor, allowed: Tensor, k: Tensor) -> Tensor:
         return values(net.apply(params, x.unsqueeze(0)), allowed.unsqueeze(0)).squeeze(0).gather(0, k.view(1)).squeeze()
@@ -178,14 +179,14 @@ def _example_grads(net: Net, params: Params, x: Tensor, allowed: Tensor, pick: T
 
 
 class _Recorded(NamedTuple):
-    """A forward pass through linear layers: an example's gradient is, by layer, its delta times its input.
+    """A forward pass through linear layers; the gradient of an example in a layer is its delta times its input.
 
     Attributes:
-        values: [B, K], what is differentiated.
+        values: [B, K], the differentiated values.
         pull: (weights of the values [B, K]) -> the deltas [B, outputs] of every layer.
         inputs: [B, inputs] of every layer.
-        layers: names of every layer's weight and bias, None without.
-        masks: of the parameters that were masked, by name.
+        layers: names of every layer's weight and bias; None if it has no bias.
+        masks: masks of the masked parameters, by name.
     """
 
     values: Tensor
@@ -195,7 +196,7 @@ class _Recorded(NamedTuple):
     masks: dict[str, Tensor]
 
     def deltas(self, pick: Tensor) -> list[Tensor]:
-        """The gradients of the picked values by every layer's output."""
+        """The gradients of the picked values with respect to the output of every layer."""
         return self.pull(F.one_hot(pick, self.values.shape[-1]).to(self.values.dtype))[0]
 
 
@@ -216,7 +217,7 @@ def _recorded(net: Net, params: Params, x: Tensor, allowed: Tensor,
 
 def _layer_sums(net: Net, params: Params, x: Tensor, y: Tensor, weight: Tensor, allowed: Tensor,
                 measure: str) -> Params:
-    """The same for networks of linear layers at a batch's price: an example's gradient is delta times input."""
+    """As `example_sums`, for networks of linear layers at the cost of one batch gradient per value."""
     values, picks, size = _MEASURES[measure]
     seen = _recorded(net, params, x, allowed, values)
     sums = [x.new_zeros(len(x), params[w].shape[0]) for w, _ in seen.layers]
@@ -231,10 +232,10 @@ def _layer_sums(net: Net, params: Params, x: Tensor, y: Tensor, weight: Tensor, 
 
 
 def gradient_products(net: Net, params: Params, pool: Pool, rows: Tensor) -> Tensor:
-    """Inner products [R, R] of the gradients that the cross-entropy has at every two of `rows` [R].
+    """Inner products [R, R] of the cross-entropy gradients of all pairs of `rows` [R].
 
-    Networks of linear layers need no gradient an example: two gradients' product is (a.a' + 1)(d.d'), summed over
-    layers, with inputs a and deltas d; the 1 stands for the bias.
+    Networks of linear layers need no per-example gradients: the product of two gradients is (a.a' + 1)(d.d'), summed
+    over layers, with inputs a and deltas d; the 1 is for the bias.
     """
     x, y = pool.fetch(rows)
     rivals = pool.rivals(y)
@@ -252,9 +253,9 @@ def gradient_products(net: Net, params: Params, pool: Pool, rows: Tensor) -> Ten
 
 
 class _Layers(TorchFunctionMode):
-    """Watches a forward pass for linear layers, and adds a tap to each one's output.
+    """Records the linear layers of a forward pass and adds a tap to the output of each.
 
-    A parameter may first be masked, by `torch.where(mask, parameter, 0.0)`, as parts with `weights` do.
+    A parameter may be masked first by `torch.where(mask, parameter, 0.0)`, as parts with `weights` do.
     """
 
     def __init__(self, params: Params, taps: list[Tensor] | None = None) -> None:
@@ -265,7 +266,7 @@ class _Layers(TorchFunctionMode):
         self.inputs: list[Tensor] = []
         self.layers: list[tuple[str, str | None]] = []
         self.masks: dict[str, Tensor] = {}
-        self.alive: list[Tensor] = []  # kept alive, so that no other tensor gets one's id
+        self.alive: list[Tensor] = []  # keeps these tensors, so that their ids are not reused
         self.other = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -274,7 +275,7 @@ class _Layers(TorchFunctionMode):
         if not used or isinstance(out, (int, torch.Size)):
             return out
         name = used[0]
-        if func is torch.Tensor.to:  # of a network that calculates in another precision
+        if func is torch.Tensor.to:  # in a network that computes in another precision
             self.names[id(out)] = name
             self.alive.append(out)
             return out

@@ -1,4 +1,4 @@
-"""One lane written, many run: a learner of one seed as a learner of a whole stack."""
+"""Stacks of lanes: runs a learner that is written for one lane on many lanes at once."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from lifelong.networks.net import Back, Net, Params, looped, looped_train
 from lifelong.vmap import lift, tree
 
 CPU = torch.device("cpu")
-EXAMINED = 2**28  # bytes of test examples that may be kept as they are asked about
-# False sends every lane's network through the lift and autograd: slower, and what fast paths are tested against.
+EXAMINED = 2**28  # maximum bytes of transformed test examples that are cached
+# False runs every lane's network through the lift and autograd: slower, and the reference in tests of the fast paths.
 FAST = not os.environ.get("LIFELONG_PLAIN")
 
 
 @dataclass(frozen=True)
 class Lanes:
-    """A stack of lanes: for each its seed, and its own values of the hyper-parameters that differ.
+    """A stack of lanes, each with its seed and its values of the hyper-parameters that differ between lanes.
 
     Attributes:
-        stream: made for the distinct seeds.
+        stream: the stream, made for the distinct seeds.
         seeds: the distinct seeds, in the stream's order.
-        at: for each lane the position of its seed.
+        at: for each lane the index of its seed.
         make: (hyper) -> the learner of one lane.
-        hyper: values that differ from lane to lane, each [L]; empty: all lanes have `make({})`.
-        device, dtype: where and in what precision.
+        hyper: values that differ between lanes, [L] each; if empty, all lanes have `make({})`.
+        device, dtype: device and precision of training.
         stacked: False trains a single lane without the lift.
-        host: whether examples stay in the host's memory, for the device has no room.
+        host: whether examples stay in the host's memory because the device has no room.
     """
 
     stream: Stream
@@ -55,37 +55,37 @@ class Lanes:
 
     @property
     def n(self) -> int:
-        """Lanes, L."""
+        """Number of lanes, L."""
         return len(self.at)
 
     @cached_property
     def pool(self) -> Pool:
-        """The examples that all lanes share; of a single unstacked lane its own view of them."""
+        """The examples that all lanes share; for a single unstacked lane, its own view of them."""
         pool = self.stream.pool(self.device, self.dtype, self.host)
         return pool if self.stacked else pool.lane({k: v[0] for k, v in self.own.items()})
 
     @cached_property
     def own(self) -> dict[str, Tensor]:
-        """What of the stream differs from lane to lane."""
+        """The tensors of the stream that differ between lanes."""
         return self.stream.lanes(self.at, self.device)
 
     @cached_property
     def numbers(self) -> dict[Any, Tensor]:
-        """The hyper-parameters that differ, [L] each, on the device."""
+        """The hyper-parameters that differ between lanes, [L] each, on the device."""
         return {k: torch.tensor(v, dtype=self.dtype, device=self.device) for k, v in self.hyper.items()}
 
     @cached_property
     def learner(self) -> Learner:
-        """The learner of lane 0, for what does not depend on hyper-parameters: draws, data, boundaries."""
+        """The learner of lane 0, for properties that do not depend on hyper-parameters: draws, data, boundaries."""
         return self.make({k: v[0] for k, v in self.hyper.items()})
 
     @property
     def net(self) -> Net | None:
-        """The network of a gradient learner; None for another learner."""
+        """The network of a gradient learner; None for other learners."""
         return self.learner.net if isinstance(self.learner, GradientLearner) else None
 
     def each(self, f: Callable[..., Any]) -> Callable[..., Any]:
-        """`f(learner, pool, *args)` of one lane as a function of all lanes' stacked `args`."""
+        """`f(learner, pool, *args)` of one lane as a function of the stacked `args` of all lanes."""
         if not self.stacked:
             return lambda *args: f(self.learner, self.pool, *args)
 
@@ -97,7 +97,7 @@ class Lanes:
 
     @cached_property
     def _everyone(self) -> tuple[Pool, Tensor]:
-        """One pool that holds all lanes' variants, and by how much a lane's rows move to become its rows."""
+        """One pool with the variants of all lanes, and the offset [L, 1] that a lane's rows have in it."""
         tables = {k: v.flatten(0, 1) for k, v in self.own.items() if k != "classes"}
         variants = next((v.shape[1] for k, v in self.own.items() if k != "classes"), 0)
         lane = torch.arange(self.n, device=self.device) * variants * len(self.pool.y)
@@ -105,23 +105,23 @@ class Lanes:
 
     @cached_property
     def ahead(self) -> Ahead | None:
-        """What gathers batches before they are asked for, where examples stay in the host's memory."""
+        """Gathers batches in advance if examples stay in the host's memory; otherwise None."""
         return Ahead(self.stream.x, self.device) if self.host else None
 
     def draws(self, batch_size: int) -> dict[str, int]:
-        """How many uniform numbers a step needs, by source."""
+        """Number of uniform numbers that a step needs, by source."""
         draws = self.learner.draws(batch_size)
         if self.net and self.net.draws:
             draws = draws | {NETWORK: self.net.draws}
         return draws if self.stream.augment == NONE else draws | {AUGMENT: 1}
 
     def fetch(self, rows: Tensor, more: Sequence[Tensor] = (), u: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Examples [L, B, *shape] and their units [L, B] for rows [L, B], in one gather; unstacked without L.
+        """Examples [L, B, *shape] and their units [L, B] for rows [L, B], in one gather; without L if not stacked.
 
         Args:
-            rows: of a batch.
-            more: further rows [L, R] each, whose examples come after those of `rows`.
-            u: [L, 1], numbers that examples are augmented by; None: they are not.
+            rows: rows of a batch.
+            more: further rows [L, R] each; their examples follow those of `rows`.
+            u: [L, 1], random numbers for augmentation; None does not augment.
         """
         every = torch.cat([rows, *more], -1) if more else rows
         if not self.host and not self.stacked:
@@ -141,8 +141,10 @@ class Lanes:
 
     @cached_property
     def _examined(self) -> tuple[Tensor, Tensor] | None:
-        """The stored test examples of every seed here, [U, T * m, ...], and their units, kept where turning pixels at
-        every measurement would take longer than the network, and there is room; else None."""
+        """The cached test examples of every seed here, [U, T * m, ...], and their units; None if they are not cached.
+
+        They are cached if the stream warps pixels, which would take longer than the network, and there is room.
+        """
         test = self.stream.test.flatten(1)
         if not self.stacked or self.stream.warp is None:
             n, pool, offset = 1, self.pool, torch.zeros(1, 1, dtype=torch.int64, device=self.device)
@@ -158,7 +160,7 @@ class Lanes:
         return x.view(n, test.shape[1], -1), y.view(n, test.shape[1], *y.shape[1:])
 
     def examined(self, rows: Tensor, a: int, b: int) -> tuple[Tensor, Tensor]:
-        """Test examples a to b of all tasks together, for all lanes; `rows` [L, b - a] are theirs. As `fetch`."""
+        """Test examples a to b, counted over all tasks, for all lanes, as `fetch`; `rows` [L, b - a] are their rows."""
         if self._examined is None:
             return self.fetch(rows if self.stacked else rows[0])
         x, y = (t[:, a:b] for t in self._examined)
@@ -182,12 +184,12 @@ class Lanes:
         return self._apart(state)
 
     def resume(self, state: State) -> State:
-        """A saved state, on the device."""
+        """A saved state, moved to the device."""
         resumed: State = tree(lambda leaf: leaf.to(self.device), state)
         return resumed
 
     def observe(self, state: State, batch: Batch) -> tuple[State, dict[str, Tensor]]:
-        """One step of all lanes; the state given is used up."""
+        """One step of all lanes; the given state must not be used afterwards."""
         if isinstance(self.learner, GradientLearner):
             return self.step(state, batch)
         with torch.no_grad():
@@ -196,14 +198,14 @@ class Lanes:
 
     @cached_property
     def step(self) -> Step:
-        """The step of a gradient learner, whose optimizer sees every lane's own numbers."""
+        """The step of a gradient learner; its optimizer gets the hyper-parameters of all lanes."""
         learner = self.make(self.numbers) if self.stacked and self.numbers else self.learner
         train = looped_train(self.net) if self.net and self.net.train and self.forward is not None else None
         return Step(learner, self.each, self.fetch, self.rivals, self.forward, train, self.stream.problem)
 
     @cached_property
     def forward(self) -> Callable[[Params, Tensor], tuple[Tensor, Back]] | None:
-        """The network of all lanes without the lift, in the form that is fastest on this device; None: lifted."""
+        """The network of all lanes without the lift, in the fastest form on this device; None if it must be lifted."""
         if self.net is None or self.learner.told or not FAST:
             return None
         if self.net.vjp is None and self.stacked and self.device.type == "cpu":
@@ -212,11 +214,11 @@ class Lanes:
 
     @cached_property
     def predict(self) -> Callable[[State, Tensor, Tensor], Tensor]:
-        """(state, x [L, n, *shape], task 0-d) -> scores [L, n, C] of all lanes; unstacked without L."""
+        """(state, x [L, n, *shape], task 0-d) -> scores [L, n, C] of all lanes; without L if not stacked."""
         forward, learner, net = self.forward, self.learner, self.net
         if forward and net and isinstance(learner, GradientLearner) and not any(
                 part.predict for part in learner.parts.values()):
-            if net.vjp is None:  # lane by lane, and without what a derivative would need
+            if net.vjp is None:  # lane by lane, and without storing anything for derivatives
                 return lambda state, x, task: torch.stack(
                     [net.apply({k: p[i] for k, p in state["params"].items()}, x[i]) for i in range(len(x))])
             return lambda state, x, task: forward(state["params"], x)[0]
@@ -252,12 +254,12 @@ class Lanes:
 
     @torch.no_grad()
     def begin_task(self, state: State, batch: Batch) -> State:
-        """All lanes' state before a task whose rows are in `batch`."""
+        """The state of all lanes before a task whose rows are in `batch`."""
         return self._apart(self._begin_task(state, batch))
 
     @torch.no_grad()
     def end_task(self, state: State, batch: Batch) -> State:
-        """All lanes' state after a task whose rows are in `batch`."""
+        """The state of all lanes after a task whose rows are in `batch`."""
         return self._apart(self._end_task(state, batch))
 
     def _apart(self, state: State) -> State:

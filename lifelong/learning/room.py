@@ -1,4 +1,4 @@
-"""The memory that training takes, estimated."""
+"""Estimates of the memory that training takes."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def _of_one(lanes: Lanes) -> tuple[State, int, int]:
 
 
 def training_bytes(lanes: Lanes, batch_size: int) -> tuple[int, int]:
-    """Bytes that one lane takes in training, an estimate, and how many of them its parameters are.
+    """Estimate of the bytes that one lane takes in training, and the bytes of its parameters.
 
-    The estimate counts the state twice, since a step makes a new one; a gradient and a temporary; the examples of a
-    step on their way from the pool and through the network, and what autograd keeps of them, with as many rehearsed
+    The estimate counts the state twice, because a step makes a new one; a gradient and a temporary; the examples of a
+    step, in the pool's format and in the network, and the tensors that autograd keeps for them; and as many replayed
     examples.
     """
     one, state, params = _of_one(lanes)
@@ -48,7 +48,7 @@ def training_bytes(lanes: Lanes, batch_size: int) -> tuple[int, int]:
 
 
 def _kept_by_autograd(lanes: Lanes, net: Net, params: Params) -> int:
-    """Bytes that autograd keeps of one example: of two less those of one, since the weights are kept in any case."""
+    """Bytes that autograd keeps per example: those of two minus those of one, because it always keeps the weights."""
     sizes = []
     leaves = {k: p.detach().requires_grad_() for k, p in params.items()}
     for n in (1, 2):

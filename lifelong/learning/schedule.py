@@ -18,7 +18,7 @@ CHUNK = 512  # the rows and random numbers of this many steps are made and moved
 
 
 class Budget(NamedTuple):
-    """How long each task is trained.
+    """The length of training on each task.
 
     Attributes:
         batch_size: examples per step.

@@ -1,4 +1,4 @@
-"""Which parts can be summed."""
+"""Checks whether parts can be summed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from lifelong.networks.net import Net
 
 
 def check_sum(net: Net, parts: dict[str, Part]) -> None:
-    """Raises ValueError, with the reason, where the parts cannot be summed on this network."""
+    """Raises ValueError, with the reason, if the parts cannot be summed on this network."""
     _check_names(parts)
     _check_bounds(parts)
     _check_weights(net, parts)
@@ -30,7 +30,7 @@ def _check_bounds(parts: dict[str, Part]) -> None:
 
 
 def _check_weights(net: Net, parts: dict[str, Part]) -> None:
-    """Refuses sums in which a part that gives each task weights of its own meets what sees several tasks at once."""
+    """Refuses sums of a part that has separate weights for each task and one that uses several tasks at once."""
     for one, part in parts.items():
         if not part.weights:
             continue

@@ -1,4 +1,4 @@
-"""Convolutional networks: the four layers of few-shot learning, and those of OML and ANML."""
+"""Convolutional networks: the four-layer network of few-shot learning, and those of OML and ANML."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from lifelong.spec.bounds import one_of
 def conv4(shape: tuple[int, ...], n_classes: int, width: int = 32, norm: str = "group", down: str = "stride") -> Net:
     """Four 3x3 convolutions that each halve the image, with normalisation and ReLU, then a linear head.
 
-    Group normalisation (one group) keeps no statistics: an example's scores do not depend on its batch. For batch
+    Group normalisation (one group) keeps no statistics, so an example's scores do not depend on its batch. For batch
     normalisation see `Net.train`.
 
     Args:
-        shape: of one example, [channels, height, width].
-        n_classes: output units.
+        shape: shape of one example, [channels, height, width].
+        n_classes: number of output units.
         width: channels of every layer.
         norm: 'group', 'batch', 'instance' or 'none'.
-        down: 'stride' (convolutions of stride 2) or 'pool' (of stride 1, then the maximum over 2x2 pixels).
+        down: 'stride' (convolutions of stride 2) or 'pool' (of stride 1, then 2x2 max pooling).
 
     Source: the stride-2 network of MAML on Omniglot (Finn et al. 2017, arXiv:1703.03400), which has batch
         normalisation and 64 channels; with `down='pool'` the Conv4-64 of ProtoNet (Snell et al. 2017,
@@ -59,7 +59,7 @@ def conv4(shape: tuple[int, ...], n_classes: int, width: int = 32, norm: str = "
             x = F.conv2d(x, params[f"conv{i}.weight"], params[f"conv{i}.bias"], stride=2 if down == "stride" else 1,
                          padding=1)
             x = normalised(params, f"norm{i}", x, norm, own, real)
-            # The maximum first: the same numbers, of which ReLU then has a quarter.
+            # Pooling before ReLU gives the same result with a quarter of the numbers for ReLU.
             x = (x if down == "stride" else F.max_pool2d(x, 2)).relu()
         return x.flatten(1)
 
@@ -67,12 +67,12 @@ def conv4(shape: tuple[int, ...], n_classes: int, width: int = 32, norm: str = "
     return classifier(init, through, still)
 
 _HEAD = ("head.weight", "head.bias")
-# The strides of OML, and those that leave images of 28x28 as large a map of 3x3.
+# The strides of OML, and strides that also leave 3x3 of images of 28x28.
 _STRIDES = ((2, 1, 2, 1, 2, 2), (2, 1, 1, 1, 1, 1))
 
 
 def _kaiming(shape: tuple[int, ...], g: torch.Generator) -> Tensor:
-    """Normal numbers whose variance is 2 / fan in."""
+    """Normal numbers with variance 2 / fan in."""
     return torch.randn(shape, generator=g) * math.sqrt(2 / math.prod(shape[1:]))
 
 
@@ -87,12 +87,12 @@ def _images(name: str, shape: tuple[int, ...], **widths: int) -> None:
 def oml_net(shape: tuple[int, ...], n_classes: int, width: int = 256) -> Net:
     """Six 3x3 convolutions with ReLU, without padding or normalisation, then a linear head.
 
-    Strides are 2, 1, 2, 1, 2, 2, which leave 3x3 of 84x84 pixels; images too small for that, as 28x28, are met with
-    strides 2, 1, 1, 1, 1, 1, which leave 3x3 of these.
+    Strides are 2, 1, 2, 1, 2, 2, which reduce 84x84 pixels to 3x3. For images that are too small for these, such as
+    28x28, strides are 2, 1, 1, 1, 1, 1, which reduce 28x28 pixels to 3x3.
 
     Args:
-        shape: of one example, [channels, height, width].
-        n_classes: output units.
+        shape: shape of one example, [channels, height, width].
+        n_classes: number of output units.
         width: channels of every layer.
 
     Source: Javed & White 2019, arXiv:1905.12588, in the authors' later code, which has one linear layer where the
@@ -129,19 +129,19 @@ def oml_net(shape: tuple[int, ...], n_classes: int, width: int = 256) -> Net:
 
 
 def anml_net(shape: tuple[int, ...], n_classes: int, width: int = 256, gate: int = 112) -> Net:
-    """A prediction network whose features are multiplied by the output, in (0, 1), of a neuromodulatory one.
+    """A prediction network whose features are multiplied by the output, in (0, 1), of a neuromodulatory network.
 
-    Each has three 3x3 convolutions without padding, with instance normalisation, ReLU, and a maximum over 2x2 after the
-    first two. The parameters of the neuromodulatory network begin with `gate`.
+    Both have three 3x3 convolutions without padding, with instance normalisation, ReLU, and 2x2 max pooling after the
+    first two. Names of the parameters of the neuromodulatory network begin with `gate`.
 
     Args:
-        shape: of one example, [channels, height, width]; [1, 28, 28] in the paper.
-        n_classes: output units.
+        shape: shape of one example, [channels, height, width]; [1, 28, 28] in the paper.
+        n_classes: number of output units.
         width: channels of the prediction network.
         gate: channels of the neuromodulatory network.
 
-    Source: Beaulieu et al. 2020, arXiv:2002.09571. Their batch normalisation meets one image at a time, which is this
-        instance normalisation; convolutions have no biases here, for the normalisation after them takes them away.
+    Source: Beaulieu et al. 2020, arXiv:2002.09571. The authors' batch normalisation processes one image at a time,
+        which is this instance normalisation. Convolutions have no biases, because the normalisation removes them.
     """
     _images("anml_net", shape, width=width, gate=gate)
     sides = [(((s - 2) // 2 - 2) // 2) - 2 for s in shape[1:]]
@@ -166,7 +166,7 @@ def anml_net(shape: tuple[int, ...], n_classes: int, width: int = 256, gate: int
         for i in range(3):
             x = F.conv2d(x, params[f"{prefix}conv{i}.weight"])
             x = F.group_norm(x, x.shape[1], params[f"{prefix}norm{i}.weight"], params[f"{prefix}norm{i}.bias"])
-            # The maximum before ReLU is that after it, of a quarter of the numbers.
+            # Pooling before ReLU gives the same result with a quarter of the numbers for ReLU.
             x = (F.max_pool2d(x, 2) if i < 2 else x).relu()
         return x.flatten(1)
 

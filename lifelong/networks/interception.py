@@ -1,4 +1,4 @@
-"""A pass through a torch module in which batch normalisation and dropout are this project's."""
+"""Passes through torch modules with this project's batch normalisation and dropout instead of torch's."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from lifelong.vmap import lifted
 
 
 class Refused(ValueError):
-    """What a module does that a network cannot do; the sentence begins after the name of the module."""
+    """A module does something that a network cannot do; the message continues after the name of the module."""
 
 
 class Pass(TorchFunctionMode):
-    """One pass through a module, as a context: it replaces the calls of torch.nn.functional in `_REPLACED`.
+    """One pass through a module, as a context that replaces the calls of torch.nn.functional in `_REPLACED`.
 
-    Functions are replaced, not layers, so that subclasses of torch's layers and functions that a module calls itself
-    are covered too.
+    Functions are replaced instead of layers, which also covers subclasses of torch's layers and functions that a module
+    calls itself.
 
     Attributes:
-        params: the network's parameters, the very tensors that the module calculates with.
+        params: the network's parameters, the same tensor objects that the module uses.
         still: names of the running statistics among them.
-        real: [B] bool, the examples whose statistics batch normalisation uses in training; None: all.
-        u: [1], the uniform number that all random numbers of the pass are made of; None: there is none.
+        real: [B] bool, the examples whose statistics batch normalisation uses in training; None for all.
+        u: [1], the uniform number from which all random numbers of the pass are derived; None if there is none.
         own: whether batch normalisation uses the batch's statistics in evaluation too.
         running: the running statistics by name, after the batches so far.
         statistics: the batch's own statistics, by the name of the running ones.
-        draws: how often random numbers were drawn.
+        draws: number of draws of random numbers so far.
     """
 
     def __init__(self, params: Params, still: Iterable[str], real: Tensor | None = None, u: Tensor | None = None,
@@ -56,7 +56,7 @@ class Pass(TorchFunctionMode):
         return replacement(self, func, *args, **(kwargs or {}))
 
     def uniform(self, shape: Iterable[int]) -> Tensor:
-        """Numbers in [0, 1), different ones at every call."""
+        """Uniform numbers in [0, 1), different at every call."""
         if self.u is None:
             raise Refused("draws random numbers in a pass that has none: dropout is for training alone, and "
                           "`Net.train` needs the step's random numbers, as many as `Net.draws` says")
@@ -87,15 +87,15 @@ class Pass(TorchFunctionMode):
         return out.reshape(x.shape)
 
     def dropout(self, func: Any, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-        """Any function of torch.nn.functional that is called dropout; it never writes into its input."""
+        """Any dropout function of torch.nn.functional; it never modifies its input."""
         if not training or not 0 < p <= 1:
             return func(x, p=p, training=training)
         axes = x.dim()
-        if func in _WHOLE:  # channels [B, C] are dropped whole; torch takes fewer dimensions for those of one example
+        if func in _WHOLE:  # drops whole channels [B, C]; an input with fewer dimensions is one example
             axes = 1 if x.dim() == _WHOLE[func] else 2
         keep = self.uniform((*x.shape[:axes], *(1 for _ in x.shape[axes:]))) >= p
         if func in (F.alpha_dropout, F.feature_alpha_dropout):
-            low = -1.7580993408473766  # what selu leaves of minus infinity
+            low = -1.7580993408473766  # selu of minus infinity
             scale = 0.0 if p == 1 else ((low**2 * p + 1) * (1 - p))**-0.5
             return torch.where(keep, x, low) * scale - low * scale * p
         return x * (keep.to(x.dtype) * (0.0 if p == 1 else 1 / (1 - p)))
@@ -103,7 +103,7 @@ class Pass(TorchFunctionMode):
     def attention(self, func: Any, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None,
                   dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None,
                   enable_gqa: bool = False) -> Tensor:
-        """torch.nn.functional.scaled_dot_product_attention; step by step under vmap, where torch has no faster form."""
+        """torch.nn.functional.scaled_dot_product_attention; with dropout or under vmap computed step by step."""
         if dropout_p == 0 and not lifted():
             return func(query, key, value, attn_mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa)
         if enable_gqa:
@@ -119,7 +119,7 @@ class Pass(TorchFunctionMode):
     def heads(self, func: FunctionType, *args: Any, **kwargs: Any) -> Any:
         """torch.nn.functional.multi_head_attention_forward, with the dropout of this pass.
 
-        torch does not report to a mode what this function calls, so its code is run with these two names replaced.
+        A mode does not see the functions that this function calls, so its code is run with these two names replaced.
         """
         ours = {"dropout": partial(self.dropout, F.dropout),
                 "scaled_dot_product_attention": partial(self.attention, F.scaled_dot_product_attention)}
@@ -134,5 +134,5 @@ _REPLACED: dict[Any, Callable[..., Any]] = {
     F.multi_head_attention_forward: Pass.heads,
 } | dict.fromkeys((F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout),
                   Pass.dropout)
-# Of the functions that drop whole channels, the dimensions of an input that is one example.
+# For the functions that drop whole channels, the number of dimensions of an input that is one example.
 _WHOLE = {F.dropout1d: 2, F.dropout2d: None, F.dropout3d: 4, F.feature_alpha_dropout: None}

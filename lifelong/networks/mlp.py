@@ -1,4 +1,4 @@
-"""The multi-layer perceptron, with its derivative by hand."""
+"""The multi-layer perceptron, with a hand-written derivative."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def mlp(shape: tuple[int, ...], n_classes: int, hidden: Sequence[int] = (100, 10
     """A multi-layer perceptron with ReLU.
 
     Args:
-        shape: of one example.
-        n_classes: output units.
+        shape: shape of one example.
+        n_classes: number of output units.
         hidden: width of each hidden layer; () is a linear classifier.
     """
     if any(width < 1 for width in hidden):
@@ -54,7 +54,7 @@ def mlp(shape: tuple[int, ...], n_classes: int, hidden: Sequence[int] = (100, 10
             for i in range(len(layers) - 1, last - 1, -1):
                 weight, bias = layers[i]
                 if weight in names:
-                    # Of one example an outer product, which a matrix product takes twice as long for.
+                    # For one example an outer product, because a matrix product takes twice as long.
                     grads[weight] = grad.mT * inputs[i] if grad.shape[-2] == 1 else grad.mT @ inputs[i]
                 if bias in names:
                     grads[bias] = grad.sum(-2)

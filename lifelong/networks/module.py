@@ -1,4 +1,4 @@
-"""How a torch module becomes a network: its batch normalisation, dropout and buffers included."""
+"""Converts torch modules into networks, including their batch normalisation, dropout and buffers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lifelong.vmap import lifted
 
 
 def from_module(make: Callable[[], nn.Module], x: Tensor) -> Net:
-    """The network that `make()` builds; every lane gets weights of its own, drawn as the module draws them.
+    """The network that `make()` builds; every lane gets its own weights, drawn as the module draws them.
 
     The module is called with a batch [B, *shape] and returns scores [B, C]. A method `features(x)` may return its last
     hidden layer [B, F], which learners without gradients need. `Net.apply` is the module after `eval()`, `Net.train`
@@ -25,20 +25,20 @@ def from_module(make: Callable[[], nn.Module], x: Tensor) -> Net:
 
     - Batch normalisation uses the statistics of the batch's real examples. The running statistics are parameters of
       the network, named as the module's buffers and listed in `Net.still`.
-    - Dropout takes its random numbers from the step's own in place of torch's global generator, so that a run can be
-      stacked and resumed. This holds for every function of `torch.nn.functional` called dropout, for the layers that
-      call them, and for the dropout of attention.
-    - All other buffers are constants that all lanes share. They follow the device and the precision of the examples;
-      integers stay integers. Random ones are drawn once, from a fixed seed.
+    - Dropout uses the random numbers of the step instead of torch's global generator, so that a run can be stacked and
+      resumed. This holds for all dropout functions of `torch.nn.functional`, for the layers that call them, and for
+      the dropout of attention.
+    - All other buffers are constants shared by all lanes. They follow the device and the precision of the examples;
+      integers stay integers. Random buffers are drawn once, from a fixed seed.
 
     Args:
         make: builds the module, with weights drawn from torch's global generator.
         x: two or more examples [B, *shape] to try the module on.
 
     Raises:
-        ValueError: for a module that needs more than a batch of examples, or does not return scores; whose training
-            changes buffers other than by batch normalisation, or draws random numbers other than by dropout; whose
-            batch normalisation keeps no running statistics, or averages them over all batches (`momentum=None`).
+        ValueError: the module needs more than a batch of examples, or does not return scores; its training changes
+            buffers other than by batch normalisation, or draws random numbers other than by dropout; or its batch
+            normalisation keeps no running statistics, or averages them over all batches (`momentum=None`).
     """
     training = _drawn(make, 0).train()
     name = type(training).__name__
@@ -61,7 +61,7 @@ def from_module(make: Callable[[], nn.Module], x: Tensor) -> Net:
         return _called(answering, Pass(params, still), x)
 
     def train(params: Params, x: Tensor, real: Tensor, u: Tensor | None = None) -> tuple[Tensor, Params]:
-        # Where it costs nothing to know that all examples are real, torch's fused normalisation is used.
+        # On a CPU the check is cheap: if all examples are real, torch's fused normalisation is used.
         every = x.device.type == "cpu" and not lifted() and bool(real.all())
         this = Pass(params, still, None if every else real, u)
         scores = _called(training, this, x)
@@ -102,7 +102,7 @@ class _Features(nn.Module):
 
 
 def _called(module: nn.Module, this: Pass, x: Tensor) -> Tensor:
-    """What `module`, or the module inside a `_Features`, returns for `x` with the parameters of a pass."""
+    """The output of `module`, or of the module inside a `_Features`, for `x` with the parameters of a pass."""
     prefix = "module." if isinstance(module, _Features) else ""
     dtype = x.dtype if x.is_floating_point() else next(p.dtype for k, p in this.params.items() if k not in this.still)
     tensors = {prefix + k: p for k, p in this.params.items()}
@@ -113,11 +113,11 @@ def _called(module: nn.Module, this: Pass, x: Tensor) -> Tensor:
         return torch.func.functional_call(module, tensors, (x,))
 
 
-# ---- what is refused
+# ---- checks
 
 
 class _Trial(Pass):
-    """A pass that is refused where it draws random numbers that are not the step's."""
+    """A pass that raises Refused if it draws random numbers other than those of the step."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         before = torch.get_rng_state()
@@ -129,7 +129,7 @@ class _Trial(Pass):
 
 
 def _tried(module: nn.Module, x: Tensor, name: str, u: Tensor | None = None) -> tuple[Tensor, Pass]:
-    """The scores of some examples, and the pass; ValueError with a sentence on what a network cannot do."""
+    """The scores of some examples, and the pass; ValueError if the module does something that a network cannot do."""
     before = {k: (b, b._version) for k, b in module.named_buffers()}
     this = _Trial({k: b for k, (b, _) in before.items()}, before, torch.ones(len(x), dtype=torch.bool), u)
     try:
@@ -152,7 +152,7 @@ def _tried(module: nn.Module, x: Tensor, name: str, u: Tensor | None = None) -> 
 
 
 def _has_features(module: nn.Module, x: Tensor, name: str) -> bool:
-    """Whether the module says what its last hidden layer is; many have maps [B, C, H, W] under that name."""
+    """Whether `module.features` returns the last hidden layer; in many modules it returns maps [B, C, H, W]."""
     if not hasattr(module, "features"):
         return False
     try:
@@ -165,7 +165,7 @@ def _has_features(module: nn.Module, x: Tensor, name: str) -> bool:
 
 
 def _check(module: nn.Module, name: str) -> None:
-    """Refuses what the layers show without a pass, and leaves out their counts of batches."""
+    """Raises ValueError for layers that are not supported, and removes the counts of batches of the others."""
     if any(nn.parameter.is_lazy(p) for _, p in _tensors(module)):
         raise ValueError(f"{name} has lazy layers, whose sizes are unknown before the first batch: give their sizes")
     needed = [p.name for p in inspect.signature(module.forward).parameters.values()
@@ -178,4 +178,4 @@ def _check(module: nn.Module, name: str) -> None:
             if norm.track_running_stats and norm.momentum is None:
                 raise ValueError(f"{name}.{layer} averages its statistics over all batches (momentum=None), for which "
                                  "a network keeps no count: give it a momentum, for example 0.1")
-            norm.num_batches_tracked = None  # it would count in place, for that average alone
+            norm.num_batches_tracked = None  # would change in place, and only that average needs it

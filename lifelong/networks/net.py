@@ -1,4 +1,4 @@
-"""What a network is: pure functions of its parameters."""
+"""Networks: pure functions of their parameters."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Back = Callable[[Tensor, Collection[str]], Params]
 
 
 class Gate(NamedTuple):
-    """The gate of a network whose features are multiplied by a mask that the network calculates, as in ANML.
+    """The gate of a network whose features are multiplied by a mask that the network computes, as in ANML.
 
     Attributes:
-        mask: (params, x) -> what the features are multiplied by, [B, F].
+        mask: (params, x) -> the mask [B, F] of the features.
         features: (params, x, mask) -> `Net.features` with this mask.
     """
 
@@ -37,23 +37,23 @@ class Net(NamedTuple):
     Attributes:
         init: (generator) -> params.
         apply: (params, x [B, *shape]) -> scores [B, C].
-        features: (params, x) -> the last hidden layer [B, F]; None where the network does not say what that is.
+        features: (params, x) -> the last hidden layer [B, F]; None if the network does not define it.
         head: names of the output layer's parameters, whose first axis is the output units.
-        vjp: `apply` and its derivative by hand, where that is faster than autograd: (params, x [..., B, *shape]) ->
+        vjp: `apply` with a hand-written derivative, if that is faster than autograd: (params, x [..., B, *shape]) ->
             scores [..., B, C], back; back(gradient of scores, names) -> gradients of these params. For one lane, or
-            with a leading axis on everything for a stack of lanes.
-        fresh: (params, x) -> features normalised by the batch's own statistics, and those under their names in
-            `still`; None for networks without batch normalisation. `features` and `apply` use the statistics in
+            with a leading axis on all tensors for a stack of lanes.
+        fresh: (params, x) -> features normalised by the batch's own statistics, and these statistics under their names
+            in `still`; None for networks without batch normalisation. `features` and `apply` use the statistics in
             `params`, so that an example's scores do not depend on its batch.
-        still: names of parameters that no gradient moves: the statistics of batch normalisation.
+        still: names of parameters without gradient: the statistics of batch normalisation.
         train: (params, x [B, *shape], real [B] bool, u [draws] or None) -> scores [B, C] in training, and the
             parameters in `still` after it. Batch normalisation uses the statistics of the batch's real examples, and
-            moves the running ones as torch.nn.BatchNorm2d does by default. In a sum one pass serves the batch and all
-            rehearsed examples, so the statistics are of both together, where some published code passes them one
-            after the other. None: scores in training are those of `apply`.
-        draws: how many uniform numbers, float64 in [0, 1), `train` needs as its `u`, for example for dropout; 0: none.
-        gate: the gate of the features; None where there is none.
-        dtype: the precision of the calculation; None: that of the parameters.
+            updates the running ones as torch.nn.BatchNorm2d does by default. In a sum, the batch and all replayed
+            examples share one pass and its statistics; some published code passes them one after the other. None if
+            scores in training are those of `apply`.
+        draws: number of uniform numbers, float64 in [0, 1), that `train` needs as `u`, for example for dropout.
+        gate: the gate of the features; None if there is none.
+        dtype: the precision of the computation; None for that of the parameters.
     """
 
     init: Callable[[torch.Generator], Params]
@@ -69,24 +69,24 @@ class Net(NamedTuple):
     dtype: torch.dtype | None = None
 
     def passes(self, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Net:
-        """The network in which every pass, a function (params, x, ...), is replaced by `wrap` of it."""
+        """The network with every pass, a function (params, x, ...), replaced by `wrap` of it."""
         every: dict[str, Any] = self._asdict()
         every |= {name: wrap(f) for name, f in every.items() if callable(f) and name != "init"}
         return Net(**every | {"gate": self.gate and Gate(wrap(self.gate.mask), wrap(self.gate.features))})
 
 
 def shapes_of(net: Net) -> dict[str, tuple[int, ...]]:
-    """The shape of every parameter by name, without drawing the parameters where `Net.init` can do without."""
+    """The shape of every parameter by name; the parameters are only drawn if `Net.init` cannot run without."""
     try:
         with torch.device("meta"), _Undrawn():
             params = net.init(generator(0, "init"))
-    except Exception:  # it reads a number out of a tensor, or makes one elsewhere than in torch
+    except Exception:  # it reads a number out of a tensor, or makes a tensor outside torch
         params = net.init(generator(0, "init"))
     return {name: tuple(p.shape) for name, p in params.items()}
 
 
 class _Undrawn(TorchFunctionMode):
-    """Leaves out the generators of random tensors on the meta device, which have no numbers and take none."""
+    """Drops the argument `generator` for tensors on the meta device, which do not accept it."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -99,14 +99,14 @@ def _uniform(shape: tuple[int, ...], fan_in: int, g: torch.Generator) -> Tensor:
 
 
 def layer(params: Params, name: str, outputs: int, shape: tuple[int, ...], g: torch.Generator) -> None:
-    """torch's default: weights and biases uniform in +-1/sqrt(fan in)."""
+    """Adds a layer with torch's default initialisation: weights and biases uniform in +-1/sqrt(fan in)."""
     fan_in = math.prod(shape)
     params[f"{name}.weight"] = _uniform((outputs, *shape), fan_in, g)
     params[f"{name}.bias"] = _uniform((outputs,), fan_in, g)
 
 
 def looped(net: Net) -> Callable[[Params, Tensor], tuple[Tensor, Back]]:
-    """`Net.vjp` of a stack by autograd, lane after lane: convolutions on a CPU are slower when lanes are batched."""
+    """`Net.vjp` of a stack by autograd, lane by lane: convolutions on a CPU are slower when lanes are batched."""
 
     def vjp(params: Params, x: Tensor) -> tuple[Tensor, Back]:
         return _by_lane(params, len(x), lambda i, lane: (net.apply(lane, x[i]), {}))[:2]
@@ -115,7 +115,7 @@ def looped(net: Net) -> Callable[[Params, Tensor], tuple[Tensor, Back]]:
 
 
 def looped_train(net: Net) -> Callable[[Params, Tensor, Tensor, Tensor | None], tuple[Tensor, Back, Params]]:
-    """`Net.train` and its derivative for a stack by autograd, lane after lane.
+    """`Net.train` and its derivative for a stack by autograd, lane by lane.
 
     (params, x, real, u) -> scores, back as in `Net.vjp`, and the parameters in `still` after the pass.
     """
@@ -144,12 +144,12 @@ Through = Callable[..., Tensor]
 
 
 def classifier(init: Callable[[torch.Generator], Params], through: Through, still: tuple[str, ...] = ()) -> Net:
-    """The network whose scores are linear in the features of images.
+    """A network whose scores are linear in the features of images.
 
     Args:
-        init: as of `Net`, with `head.weight` and `head.bias`.
+        init: as in `Net`, with `head.weight` and `head.bias`.
         through: (params, x, own, real) -> features [B, F]; for the last two, which default to None, see `normalised`.
-        still: names of the statistics of batch normalisation; () where there are none.
+        still: names of the statistics of batch normalisation; () if there are none.
     """
     head = ("head.weight", "head.bias")
 
@@ -163,7 +163,7 @@ def classifier(init: Callable[[torch.Generator], Params], through: Through, stil
 
     def train(params: Params, x: Tensor, real: Tensor, u: Tensor | None = None) -> tuple[Tensor, Params]:
         own: Params = {}
-        # Where it costs nothing to know which are real, the others are left out, and torch's fused normalisation does.
+        # On a CPU the check is cheap: padding is left out, so that torch's fused normalisation can be used.
         at = real.nonzero().flatten() if x.device.type == "cpu" and not lifted() else real[:0]
         if len(at) == 0:
             return F.linear(through(params, x, own, real), *(params[k] for k in head)), moved(params, own)

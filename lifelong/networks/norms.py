@@ -11,7 +11,7 @@ from lifelong.vmap import lifted
 Params = dict[str, Tensor]
 
 NORMS = ("group", "batch", "instance", "none")
-MOMENTUM = 0.1  # share of the way that running statistics go towards a batch's
+MOMENTUM = 0.1  # weight of a batch in the running statistics
 _EPS = 1e-5
 
 
@@ -29,12 +29,12 @@ def normalised(params: Params, name: str, x: Tensor, how: str, own: Params | Non
     """Images [B, C, H, W] normalised, scaled and shifted.
 
     Args:
-        params, name: of `norm_layer`.
+        params, name: as in `norm_layer`.
         x: the images.
         how: 'group' (each image over all channels), 'instance' (each channel of each image), 'batch' or 'none'.
-        own: for 'batch': None uses the statistics in `params`; a dict uses the batch's own, and takes them (means and
-            variances, without gradient) and, as `count`, of how many numbers they are.
-        real: [B] bool, the images that the batch's own statistics are of; None: all.
+        own: for 'batch': None uses the statistics in `params`; a dict uses the batch's own and receives them (means and
+            variances, without gradient) and, as `count`, the number of values per channel.
+        real: [B] bool, the images from which the batch's own statistics are computed; None for all.
     """
     if how == "none":
         return x
@@ -55,17 +55,17 @@ def by_batch(x: Tensor, weight: Tensor, bias: Tensor, real: Tensor | None = None
     Args:
         x: images [B, C, H, W].
         weight, bias: [C], scale and shift.
-        real: [B] bool, the images that the statistics are of; None: all.
+        real: [B] bool, the images from which the statistics are computed; None for all.
         eps: added to the variance.
 
     Returns:
-        The images; the mean and the variance [C], without gradient; and of how many numbers a channel they are, 0-d.
+        The images; the mean and the variance [C], without gradient; and the number of values per channel, 0-d.
     """
     count = _count(x, real)
     if real is not None:
         return *_of_some(weight, bias, x, real, eps), count
     if lifted():
-        # Its fused form has wrong second derivatives under vmap (torch 2.14).
+        # torch's fused form has wrong second derivatives under vmap (torch 2.14).
         mean = x.mean((0, 2, 3))
         x = x - mean.view(-1, 1, 1)
         var = x.square().mean((0, 2, 3))
@@ -84,7 +84,7 @@ def _of_some(weight: Tensor, bias: Tensor, x: Tensor, real: Tensor, eps: float) 
     given = x.dtype
     x = x.to(weight.dtype)
     share = (real.to(x.dtype) / real.sum().clamp(min=1)).unsqueeze(-1)
-    # By image first: a weight on every pixel would be one more pass over all of them.
+    # The mean of each image first, because weighting every pixel would be another pass over all of them.
     mean = (x.mean((2, 3)) * share).sum(0)
     x = x - mean.view(-1, 1, 1)
     var = (x.square().mean((2, 3)) * share).sum(0)
@@ -95,23 +95,22 @@ def _of_some(weight: Tensor, bias: Tensor, x: Tensor, real: Tensor, eps: float) 
 def by_running(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None,
                eps: float = _EPS) -> Tensor:
     """A batch [B, C, ...] normalised by running statistics [C], which get no gradient, then scaled and shifted."""
-    mean, var = mean.detach(), var.detach()  # torch has no derivative by these
-    if x.dtype != mean.dtype and lifted():  # nor under vmap precisions that differ
+    mean, var = mean.detach(), var.detach()  # torch has no derivative with respect to these
+    if x.dtype != mean.dtype and lifted():  # nor mixed precisions under vmap
         return F.batch_norm(x.to(mean.dtype), mean, var, weight, bias, eps=eps).to(x.dtype)
     return F.batch_norm(x, mean, var, weight, bias, eps=eps)
 
 
 def followed(mean: Tensor, var: Tensor, own_mean: Tensor, own_var: Tensor, count: Tensor,
              momentum: float = MOMENTUM) -> tuple[Tensor, Tensor]:
-    """Running statistics after a batch, as torch.nn.BatchNorm2d has them, without gradient.
+    """Running statistics after a batch, as in torch.nn.BatchNorm2d, without gradient.
 
-    They go the share `momentum` of the way to the batch's mean and unbiased variance; where no example counted, they
-    stay.
+    They are moving averages of the batches' mean and unbiased variance; a batch of padding only does not change them.
 
     Args:
-        mean, var: before the batch.
-        own_mean, own_var, count: of the batch, as `by_batch` returns them.
-        momentum: in [0, 1]; 0 leaves them as they are.
+        mean, var: running statistics before the batch.
+        own_mean, own_var, count: statistics of the batch, as returned by `by_batch`.
+        momentum: weight of the batch, in [0, 1]; 0 leaves the running statistics unchanged.
     """
     def step(old: Tensor, new: Tensor) -> Tensor:
         old = old.detach()
@@ -121,7 +120,7 @@ def followed(mean: Tensor, var: Tensor, own_mean: Tensor, own_var: Tensor, count
 
 
 def moved(params: Params, own: Params) -> Params:
-    """The running statistics in `params` after a batch whose statistics, as of `normalised`, are `own`."""
+    """The running statistics in `params` after a batch with the statistics `own`, see `normalised`."""
     after: Params = {}
     for name in [key.removesuffix(".count") for key in own if key.endswith(".count")]:
         mean, var = f"{name}.mean", f"{name}.var"

@@ -1,4 +1,4 @@
-"""Residual networks: one that is sized for small images and a processor, and the three that are called ResNet-18."""
+"""Residual networks: one that is sized for small images and a CPU, and the three that are called ResNet-18."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from lifelong.vmap import lifted
 
 
 def resnet(shape: tuple[int, ...], n_classes: int, widths: Sequence[int] = (32, 64, 160, 320)) -> Net:
-    """A residual network: a convolution, then a block of two at every width but the first, then a linear head.
+    """A residual network: a convolution, a block of two convolutions for each further width, and a linear head.
 
-    Everything is of 3x3 with batch normalisation and ReLU; after the first convolution and between blocks the maximum
-    of 2x2 is kept. Features are the last block's output, averaged over places. Around the image, its edge is repeated:
-    paper goes on as paper.
+    Convolutions are 3x3 (1x1 in shortcuts), with batch normalisation and ReLU. 2x2 max pooling follows the first
+    convolution and separates the blocks. Features are the last block's output, averaged over positions. The image is
+    padded by repeating its edge, which continues a plain background.
 
     Args:
-        shape: of one example, [channels, height, width].
-        n_classes: output units.
+        shape: shape of one example, [channels, height, width].
+        n_classes: number of output units.
         widths: channels of the first convolution and of each block, 2 or more numbers.
 
-    Source: He et al. 2016, arXiv:1512.03385, with pooling in place of strides, which a processor has no fast
-        derivative of; batch normalisation is Ioffe & Szegedy 2015, arXiv:1502.03167.
+    Source: He et al. 2016, arXiv:1512.03385, with pooling instead of strides, whose derivative is slow on a CPU; batch
+        normalisation is Ioffe & Szegedy 2015, arXiv:1502.03167.
     """
     widths = tuple(widths)
     if len(shape) != 3 or min(shape[1:]) < 2 ** (len(widths) - 1):
@@ -57,12 +57,12 @@ def resnet(shape: tuple[int, ...], n_classes: int, widths: Sequence[int] = (32, 
             return normalised(params, f"{name}.norm", x, "batch", own, real)
 
         x = F.pad(x, (1, 1, 1, 1), "replicate")
-        x = x if lifted() else x.contiguous(memory_format=torch.channels_last)  # vmap knows no other formats
+        x = x if lifted() else x.contiguous(memory_format=torch.channels_last)  # vmap supports no other format
         x = F.max_pool2d(layer("conv0", x).relu(), 2)
         for i in range(1, len(widths)):
             x = F.max_pool2d(x, 2) if i > 1 else x
             x = (layer(f"conv{i}b", layer(f"conv{i}a", x).relu()) + layer(f"short{i}", x)).relu()
-        # A mean of many numbers in bfloat16 would be rounded at every addition.
+        # In bfloat16 a mean of many numbers would be rounded at every addition.
         return x.float().mean((2, 3)).to(params["head.weight"].dtype) if x.dtype == torch.bfloat16 else x.mean((2, 3))
 
     return classifier(init, through, tuple(f"{name}.norm.{k}" for name in layers for k in ("mean", "var")))
@@ -70,27 +70,27 @@ def resnet(shape: tuple[int, ...], n_classes: int, widths: Sequence[int] = (32, 
 
 def resnet18(shape: tuple[int, ...], n_classes: int, width: int = 20, norm: str = "batch", stem: str = "small",
              pool: int = 4) -> Net:
-    """ResNet-18 for small images: a convolution, eight blocks of two, of which three halve the image, a linear head.
+    """ResNet-18 for small images: a convolution, eight blocks of two, three of which halve the image, a linear head.
 
-    Convolutions are of 3x3 without biases, with normalisation and ReLU; a block whose input differs in shape adds it
-    through a convolution of 1x1. By its arguments it is each of the networks that papers call so:
+    Convolutions are 3x3 without biases, with normalisation and ReLU; a block whose input and output differ in shape
+    adds the input through a 1x1 convolution. The arguments give the networks that papers call ResNet-18:
 
-        resnet18                                  the reduced one of GEM: of 84x84 (and of 64x64) 2x2 squares of 160
-                                                  channels, 640 features; of 32x32 160
+        resnet18                                  the reduced one of GEM: 640 features (2x2 squares of 160 channels)
+                                                  for 84x84 and 64x64 pixels, 160 for 32x32
         resnet18(width=64, pool=0)                that of DER on Tiny-ImageNet: 512 features
         resnet18(width=64, pool=0, stem='large')  that of A-GEM and ORTHOG-SUBSPACE on mini-ImageNet: 512 features
 
     Args:
-        shape: of one example, [channels, height, width].
-        n_classes: output units.
+        shape: shape of one example, [channels, height, width].
+        n_classes: number of output units.
         width: channels of the first convolution and the first two blocks; 2, 4 and 8 times as many after each halving.
         norm: 'batch' (see `Net.train`), 'group', 'instance' or 'none'.
-        stem: the first convolution, of stride 1: 'small' is of 3x3, 'large' of 7x7; no maximum is taken after it.
-        pool: side of the squares that are averaged, side by side, each to a feature a channel; what is left over at
-            the edge is left out. 0: the average over all places.
+        stem: the first convolution, of stride 1: 'small' is 3x3, 'large' is 7x7; no pooling follows it.
+        pool: side of the squares of average pooling, which do not overlap; a remainder at the edge is left out. 0
+            averages over all positions.
 
     Source: He et al. 2016, arXiv:1512.03385; reduced in the code of Lopez-Paz & Ranzato 2017, arXiv:1706.08840. Weights
-        begin as torch's default has them, as in that code.
+        have torch's default initialisation, as in that code.
     """
     if len(shape) != 3:
         raise ValueError(f"resnet18 needs images [channels, height, width], got examples of shape {tuple(shape)}")

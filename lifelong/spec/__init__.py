@@ -1,1 +1,1 @@
-"""What was asked for, as data: expressions, the catalogue, a run; no torch."""
+"""Specifications as data, without torch: expressions, the catalogue, and runs."""

@@ -35,7 +35,7 @@ def below(high: float, **values: Any) -> None:
 
 
 def one_of(name: str, value: str, choices: Iterable[str]) -> str:
-    """`value`, or ValueError where it is none of `choices`."""
+    """`value`; raises ValueError if it is not one of `choices`."""
     if value not in (choices := list(choices)):
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
     return value

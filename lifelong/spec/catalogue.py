@@ -17,15 +17,15 @@ from typing import Any, NamedTuple
 
 KINDS = ("streams", "strategies", "starts", "sources", "models", "optimizers", "augmentations")
 
-# Filled in by the framework where a factory names them; everything else is a hyper-parameter.
+# Parameters that the framework provides if a factory names them; all others are hyper-parameters.
 CONTEXT = ("net", "shape", "n_classes", "n_tasks", "seed", "seeds", "data", "device", "training", "learned")
 
 
 def hyper_parameters(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """The parameters of a factory that a user may set, by name; those the framework fills in are left out.
+    """The parameters of a factory that a user may set, by name; those that the framework provides are left out.
 
     Raises:
-        TypeError: where one of them has no default.
+        TypeError: one of them has no default.
     """
     found = {}
     for name, p in inspect.signature(factory).parameters.items():
@@ -38,7 +38,7 @@ def hyper_parameters(factory: Callable[..., Any]) -> dict[str, inspect.Parameter
 
 
 def is_real(factory: Callable[..., Any], name: str) -> bool:
-    """Whether a hyper-parameter is a real number, and so may differ from lane to lane; never of a start's learning."""
+    """Whether a hyper-parameter is a real number, which may differ between lanes; False for those of pretraining."""
     if getattr(factory, "pretrained", False):
         return False
     p = hyper_parameters(factory)[name]
@@ -67,7 +67,7 @@ def catalogue(kind: str) -> dict[str, Any]:
 
 
 def bridge(name: str) -> Bridge:
-    """The bridge that a dotted name belongs to; LookupError where there is none of that prefix."""
+    """The bridge that a dotted name belongs to; LookupError if no bridge has this prefix."""
     known, prefix = catalogue("bridges"), name.partition(".")[0]
     if prefix not in known:
         raise LookupError(f"there is no framework called {prefix!r} whose {name!r} could be used; known: "
@@ -80,7 +80,7 @@ def lookup(kind: str, name: str) -> Callable[..., Any]:
     """The factory called `name`.
 
     Raises:
-        LookupError: for an unknown name, with the nearest ones.
+        LookupError: unknown name; the message suggests the nearest ones.
     """
     if "." in name:
         return bridge(name).factory(kind, name.partition(".")[2])
@@ -99,7 +99,7 @@ def lookup(kind: str, name: str) -> Callable[..., Any]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The names most like `name`, joined by "or"; empty where none is."""
+    """The names most similar to `name`, joined by "or"; empty if none is similar."""
     known = list(known)
     return " or ".join(difflib.get_close_matches(name, known, 3, 0.5) or [k for k in known if k.startswith(name)][:3])
 
@@ -114,12 +114,12 @@ _TRUSTED: ContextVar[frozenset[Path] | None] = ContextVar("trusted", default=Non
 class Untrusted(PermissionError):
     """A record names a Python file that the user did not name."""
 
-    field, fields = "trust", ("trust",)  # the option that the sentence names
+    field, fields = "trust", ("trust",)  # the option that the message names
 
 
 @contextmanager
 def trusting(paths: Iterable[str]) -> Iterator[None]:
-    """Runs no Python file of the user's but those at `paths` while it is entered, whatever a record names."""
+    """A context in which only the user's Python files at `paths` may be run, whatever a record names."""
     token = _TRUSTED.set(frozenset(Path(path).resolve() for path in paths))
     try:
         yield
@@ -128,7 +128,7 @@ def trusting(paths: Iterable[str]) -> Iterator[None]:
 
 
 def check_trusted(path: str) -> None:
-    """Raises Untrusted where the Python file at `path` may not be run here, see `trusting`."""
+    """Raises Untrusted if the Python file at `path` must not be run here, see `trusting`."""
     trusted = _TRUSTED.get()
     if trusted is not None and Path(path).resolve() not in trusted:
         raise Untrusted(f"{path} is named in a record, and no Python file is run because a record names it: read "
@@ -136,19 +136,19 @@ def check_trusted(path: str) -> None:
 
 
 def load_file(path: str, name: str) -> Callable[..., Any]:
-    """The object called `name` in a Python file of the user's.
+    """The object called `name` in a Python file of the user.
 
     Raises:
-        LookupError: where the file does not exist or lacks the name.
-        Untrusted: where the file may not be run, see `trusting`.
-        ImportError: where running the file fails, with the reason.
+        LookupError: the file does not exist or lacks the name.
+        Untrusted: the file must not be run, see `trusting`.
+        ImportError: running the file failed; the message gives the reason.
     """
     file = Path(path)
     check_trusted(path)
     if not file.is_file():
         raise LookupError(f"there is no file {path}")
-    # By content too: a file that was changed is another module. It is compiled here, for Python's own loader would take
-    # the bytecode of a former content of equal size that was written in the same second.
+    # The module name depends on the content, so a changed file is another module. It is compiled here, because Python's
+    # loader would use the bytecode of an earlier content of equal size that was written in the same second.
     code = file.read_bytes()
     content = hashlib.sha256(code).hexdigest()
     unique = "lifelong_file_" + hashlib.sha256(f"{file.resolve()}\0{content}".encode()).hexdigest()[:16]
@@ -159,7 +159,7 @@ def load_file(path: str, name: str) -> Callable[..., Any]:
         module = importlib.util.module_from_spec(spec)
         sys.modules[unique] = module
         try:
-            # Not with the __future__ of this file, which would make strings of its annotations.
+            # Without this file's __future__ import, which would turn the annotations into strings.
             exec(compile(code, str(file), "exec", dont_inherit=True), module.__dict__)
         except BaseException as error:
             del sys.modules[unique]
@@ -177,7 +177,7 @@ def load_file(path: str, name: str) -> Callable[..., Any]:
 
 
 def file_digest(path: str) -> str:
-    """sha256 of a plug-in file: another content is another strategy."""
+    """sha256 of a plug-in file; a changed file is another strategy."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 

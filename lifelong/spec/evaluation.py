@@ -1,22 +1,22 @@
-"""Which tasks are evaluated after which task, and how that is written."""
+"""Schedules of evaluation: the tasks that are evaluated after each task."""
 
 from __future__ import annotations
 
 import re
 from typing import NamedTuple
 
-SCOPES = ("all", "seen", "current")  # each holds the tasks of those after it
+SCOPES = ("all", "seen", "current")  # each includes the tasks of the scopes after it
 _TERM = re.compile(rf"({'|'.join(SCOPES)})(?::(\d+))?")
 
 
 class Evaluation(NamedTuple):
-    """A schedule of evaluations: for every scope, after every how many tasks it is evaluated; 0 is never.
+    """A schedule of evaluations: for every scope, the number of tasks between evaluations; 0 means never.
 
-    It is written as a sum of scopes, each with `:K` where it is evaluated only after every K-th task and the last one:
+    It is written as a sum of scopes, each with `:K` if it is evaluated only after every K-th task and the last one:
     `all`, `seen`, `all:10`, `current + all:100`.
 
     Attributes:
-        all: all tasks of the stream, those not learned yet too; also before the first task.
+        all: all tasks of the stream, including those not learned yet; also before the first task.
         seen: the tasks learned so far.
         current: the task just learned.
     """
@@ -30,7 +30,7 @@ class Evaluation(NamedTuple):
         """The schedule that `text` describes.
 
         Raises:
-            ValueError: where `text` is not a sum of scopes.
+            ValueError: `text` is not a sum of scopes.
         """
         found: dict[str, int] = {}
         for term in str(text).split("+"):
@@ -46,7 +46,7 @@ class Evaluation(NamedTuple):
                           for scope, every in zip(SCOPES, self, strict=True) if every)
 
     def tasks(self, learned: int, n_tasks: int) -> range:
-        """The tasks, counted from 0, that are evaluated once `learned` of the `n_tasks` tasks have been learned."""
+        """The tasks, counted from 0, that are evaluated after `learned` of the `n_tasks` tasks."""
         due = [scope for scope, every in zip(SCOPES, self, strict=True)
                if every and (learned % every == 0 or learned == n_tasks)]
         if not due:

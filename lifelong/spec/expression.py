@@ -1,4 +1,4 @@
-"""Names to objects: the catalogue, and expressions such as `er(capacity=200) + ewc(strength=50)`."""
+"""Parses expressions such as `er(capacity=200) + ewc(strength=50)`, and builds their objects."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Term:
     """One call of an expression.
 
     Attributes:
-        name: as typed, without the file: `er`, or `my_strategy`.
-        factory: what builds the object.
-        given: the hyper-parameters that were typed; lists are kept as lists.
-        path: the file it comes from; None: the catalogue.
+        name: name as typed, without the file: `er`, or `my_strategy`.
+        factory: the function or class that builds the object.
+        given: the typed hyper-parameters; lists stay lists.
+        path: the file of the factory; None for the catalogue.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Term:
 
     @property
     def findable(self) -> bool:
-        """Whether the name leads back to the factory: it is in the catalogue or in a file."""
+        """Whether the factory can be found again by its name, in the catalogue or in a file."""
         return self.path is not None or "." in self.name or any(
             self.name in catalogue(kind) and catalogue(kind)[self.name].load() is self.factory for kind in KINDS)
 
@@ -52,12 +52,12 @@ class Term:
         return getattr(self.factory, "pretrained", False)
 
     def resolved(self) -> dict[str, Any]:
-        """Every hyper-parameter with its value, defaults filled in."""
+        """All hyper-parameters with their values, including defaults."""
         return {k: p.default for k, p in hyper_parameters(self.factory).items()} | dict(self.given)
 
     def __str__(self) -> str:
         defaults = {k: p.default for k, p in hyper_parameters(self.factory).items()}
-        # In the factory's order, so that however it was typed it is one and the same run.
+        # In the factory's order, so that the order of typing does not change the run.
         args = ", ".join(f"{k}={literal(self.given[k])}" for k, v in defaults.items()
                          if k in self.given and self.given[k] != v)
         where = f"{self.path}:" if self.path else ""
@@ -65,7 +65,7 @@ class Term:
 
 
 def literal(value: Any) -> str:
-    """A value as an expression has it, the shortest that reads back as the same number."""
+    """A value as written in an expression; the shortest text that reads back as the same number."""
     if isinstance(value, list):
         return "[" + ", ".join(map(literal, value)) + "]"
     return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else repr(value)
@@ -75,12 +75,12 @@ def build(term: Term, context: Mapping[str, Any], **hyper: Any) -> Any:
     """The object of a term.
 
     Args:
-        term: with single values, no lists.
+        term: a term with single values, no lists.
         context: values for the parameters in `CONTEXT` that the factory names.
         hyper: values that replace the term's, for example one lane's tensor.
 
     Raises:
-        ValueError: with the term's name in front, for whatever the factory refuses.
+        ValueError: the factory refuses its arguments; the message starts with the term's name.
     """
     named = inspect.signature(term.factory).parameters
     wanted = {k: v for k, v in context.items() if k in named}
@@ -104,22 +104,22 @@ def digests(terms: Iterable[Term]) -> dict[str, str]:
 
 # ---- expressions
 
-# What stands in quotes is a value, such as the model of a start, and stays as it is.
+# Quoted text is a value, such as the model of a start, and stays unchanged.
 _FILE = re.compile(r"""(?P<path>[^\s+()=,'"][^\s+()=,]*\.py):(?P<name>[A-Za-z_]\w*)"""
                    r"""|'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
 _HYPHENS = re.compile(r"^\s*[A-Za-z][\w-]*")
 
 
 def parse(text: str, kind: str = "strategies") -> list[Term]:
-    """The terms of an expression `name(key=literal, ...) + ...`; it is read, never evaluated.
+    """The terms of an expression `name(key=literal, ...) + ...`, which is parsed and never evaluated.
 
     Args:
-        text: names come from the catalogue or, as `./file.py:name`, from a file.
-        kind: which part of the catalogue; a strategy's terms may also be starts.
+        text: the expression; names are in the catalogue or, as `./file.py:name`, in a file.
+        kind: the part of the catalogue; terms of a strategy may also be starts.
 
     Raises:
-        ValueError: for text that is no such expression, or an argument of the wrong type.
-        LookupError: for an unknown name or hyper-parameter, with the nearest ones.
+        ValueError: the text is not such an expression, or an argument has the wrong type.
+        LookupError: unknown name or hyper-parameter; the message suggests the nearest ones.
     """
     files: list[tuple[str, str]] = []
 
@@ -133,7 +133,7 @@ def parse(text: str, kind: str = "strategies") -> list[Term]:
     if kind in ("streams", "sources"):
         plain = _HYPHENS.sub(lambda m: m[0].replace("-", "_"), plain)
     try:
-        if "\0" in plain:  # of which ast.parse says another error in each Python
+        if "\0" in plain:  # ast.parse raises different errors in different Pythons
             raise SyntaxError
         nodes = _summands(ast.parse(plain.strip(), mode="eval").body)
         return [_term(node, files, kind) for node in nodes]
@@ -198,7 +198,7 @@ _TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
 
 
 def _typed(name: str, p: inspect.Parameter, value: Any) -> Any:
-    """`value` as the parameter's annotation, or else its default, says."""
+    """`value` in the type of the parameter's annotation, or else of its default; ValueError for another type."""
     options = [part.strip() for part in type_name(p).split("|")]
     if value is None and ("None" in options or p.default is None):
         return None
@@ -222,10 +222,10 @@ def _typed(name: str, p: inspect.Parameter, value: Any) -> Any:
 
 
 def single(text: str, kind: str) -> list[Term]:
-    """The terms of an expression that names one thing of a kind, one for every combination of the values in lists.
+    """The terms of an expression of one object of a kind, one term for every combination of listed values.
 
     Raises:
-        ValueError: for a sum; and as `parse`.
+        ValueError: the expression is a sum; and as in `parse`.
     """
     terms = parse(text, kind)
     if len(terms) > 1:
@@ -234,7 +234,7 @@ def single(text: str, kind: str) -> list[Term]:
 
 
 def settings(terms: list[Term]) -> list[list[Term]]:
-    """Every combination of the values in lists, each as terms with single values."""
+    """Every combination of listed values, each as terms with single values."""
     choices = []
     for term in terms:
         keys = list(term.given)
@@ -245,5 +245,5 @@ def settings(terms: list[Term]) -> list[list[Term]]:
 
 
 def written(terms: Iterable[Term]) -> str:
-    """The expression of some terms, without what is default: the label of a curve and the row of a table."""
+    """The expression of some terms without default values, used as label in figures and tables."""
     return " + ".join(map(str, terms))

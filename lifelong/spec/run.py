@@ -1,4 +1,4 @@
-"""A run as data: everything that identifies it, in JSON and back; and the options that it is asked for with."""
+"""Runs as data: the spec that identifies a run, its conversion to and from JSON, and the options of runs."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from lifelong.spec import bounds, catalogue, expression
 from lifelong.spec.evaluation import Evaluation
 from lifelong.spec.expression import Term
 
-FORMAT = 2  # the number grows whenever the same run gets another JSON
+FORMAT = 2  # incremented whenever the JSON of a run changes
 
 
 class OptionError(ValueError):
-    """An option has a wrong value; the sentence names it as Python does.
+    """An option has an invalid value; the message names the option as in Python.
 
     Attributes:
         field: the option's name, for example `batch_size`.
-        fields: all the options that the sentence names.
+        fields: all options that the message names.
     """
 
     def __init__(self, sentence: str, *names: str) -> None:
@@ -37,7 +37,7 @@ def at_least(low: float, **options: float) -> None:
 
 
 def one_of(name: str, value: str, choices: Iterable[str]) -> str:
-    """`value`, or OptionError where it is none of `choices`."""
+    """`value`; raises OptionError if it is not one of `choices`."""
     _check(name, lambda: bounds.one_of(name, value, choices))
     return value
 
@@ -51,26 +51,26 @@ def _check(name: str, check: Any) -> None:
 
 @dataclass(frozen=True)
 class Options:
-    """How runs are made; None stands for the stream's own default.
+    """Options of runs; None stands for the stream's default.
 
     Attributes:
-        seeds: how many: 0..seeds-1.
+        seeds: number of seeds, 0..seeds-1.
         epochs: passes over each task's data.
-        steps: steps a task, in place of epochs.
-        batch_size: examples a step.
+        steps: steps per task, instead of epochs.
+        batch_size: examples per step.
         optimizer, model: expressions.
-        eval_every: also measure every this many steps inside a task.
+        eval_every: number of steps between additional evaluations inside a task; 0 for none.
         device: 'auto', 'cpu' or 'cuda'.
         dtype: 'float32' or 'float64'; 'bfloat16' is float32 with the network's forward and backward pass in bfloat16.
         data: folder of the raw data.
-        save_every: seconds between checkpoints; 0: one after every step and every task.
+        save_every: seconds between checkpoints; 0 makes one after every step and every task.
         overlap: whether a start may have been learned on classes that the stream tests on.
-        memory: GiB that training may take; None: what is free. Lanes that do not fit together are trained in turn.
-        augment: how images are changed at random where they are learned, an expression, or 'none'.
-        evaluate: which tasks are evaluated after which task, see `Evaluation`; None: as the stream has it.
+        memory: GiB that training may use; None uses 80 % of what is free. Lanes that do not fit are trained in turns.
+        augment: random augmentation of training images, an expression, or 'none'.
+        evaluate: tasks to evaluate after each task, see `Evaluation`.
 
     Raises:
-        OptionError: where a number is out of range or a name is unknown.
+        OptionError: a number is out of range or a name is unknown.
     """
 
     seeds: int = 5
@@ -109,28 +109,28 @@ def _check_budget(asked: Options | Spec) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """One run as data: JSON values, so that it comes from a file, a record, the command line or Python alike.
+    """One run as JSON values, which may come from a file, a record, the command line or Python.
 
-    What a user writes has a stream, a strategy and options; None stands for the stream's own default. `prepare` fills
-    in everything else, and then the spec identifies the run: equal specs are the same run.
+    A user gives a stream, a strategy and options; None stands for the stream's default. `prepare` fills in all other
+    fields, and then the spec identifies the run: equal specs are the same run.
 
     Attributes:
         stream, strategy, model, optimizer, augment: expressions, with single values.
         epochs, steps, batch_size, seeds, eval_every, dtype, evaluate: see `Options`.
-        overlap: how many of the classes that are tested on the start was learned on, or 'unknown'. In a spec that a
-            user writes, true allows them.
+        overlap: number of test classes that the start was learned on, or 'unknown'. In a spec written by a user, true
+            allows such classes.
         boundaries: whether the learner is told where a task ends.
         stream_name: the stream's name with its version.
-        stream_options: every option of the stream, with its value.
+        stream_options: all options of the stream, with their values.
         data: digest of the stream's examples, units and tasks.
-        hyper: every hyper-parameter of `strategy` (a mapping a term), `model` and `optimizer`, with its value.
-        start: of a start that was learned before, the digest of its weights; else what it is learned from and how.
-        code: digest of every file of the user's that the run depends on, by path; version of every bridged package.
-        terms_given: terms of the strategy that was given as Python objects, which its expression cannot name.
+        hyper: all hyper-parameters of `strategy` (one mapping per term), `model` and `optimizer`, with their values.
+        start: digest of the weights of a start that was learned before; otherwise the source and recipe of the start.
+        code: digest of every user file that the run depends on, by path; version of every bridged package.
+        terms_given: terms of a strategy that was given as Python objects, which its expression cannot name.
         tuned: how the hyper-parameters were chosen; it does not identify the run.
 
     Raises:
-        OptionError: where a number is out of range or a name is unknown.
+        OptionError: a number is out of range or a name is unknown.
     """
 
     stream: str
@@ -162,16 +162,16 @@ class Spec:
     # ---- JSON
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values, from which `from_json` makes an equal spec; what is None is left out."""
+        """JSON values from which `from_json` makes an equal spec; fields that are None are left out."""
         values = {name: getattr(self, name) for name in _KINDS}
         return {"format": FORMAT} | {name: value for name, value in values.items() if value is not None}
 
     @classmethod
     def from_json(cls, values: object) -> Spec:
-        """The spec of JSON values, which `to_json`, a record of format 1 or 2, or a user wrote.
+        """The spec of JSON values written by `to_json`, a record of format 1 or 2, or a user.
 
         Raises:
-            ValueError: for another format, a missing or an unknown key, or a value of the wrong type.
+            ValueError: another format, a missing or unknown key, or a value of the wrong type.
         """
         if not isinstance(values, Mapping):
             raise ValueError(f"a spec is a JSON object with a stream and a strategy, got a {type(values).__name__}")
@@ -202,30 +202,30 @@ class Spec:
 
     @cached_property
     def model_term(self) -> Term:
-        """The model's one term."""
+        """The term of the model."""
         return expression.parse(self.model or "", "models")[0]
 
     @cached_property
     def optimizer_term(self) -> Term:
-        """The optimizer's one term."""
+        """The term of the optimizer."""
         return expression.parse(self.optimizer or "", "optimizers")[0]
 
     @property
     def start_term(self) -> Term | None:
-        """The start among the terms that must be learned first; None where there is none."""
+        """The start among the terms that must be learned first; None if there is none."""
         return next((term for term in self.terms if term.learned), None)
 
     # ---- stacks
 
     @cached_property
     def reals(self) -> dict[tuple[Any, str], float]:
-        """The real-valued hyper-parameters by (place, name): they may differ between the lanes of a stack."""
+        """The real-valued hyper-parameters by (place, name), which may differ between the lanes of a stack."""
         return {(place, name): value for place, term in self._places() for name, value in term.resolved().items()
                 if catalogue.is_real(term.factory, name) and isinstance(value, float)}
 
     @cached_property
     def frame(self) -> str:
-        """Everything else: specs with equal frames fit into one stack."""
+        """Everything else, as text: specs with equal frames fit into one stack."""
         fixed = [[term.path, term.name, {k: v for k, v in term.resolved().items() if (place, k) not in self.reals}]
                  for place, term in self._places()]
         others = {k: v for k, v in self.to_json().items() if k not in ("strategy", "optimizer", "hyper")}
@@ -237,7 +237,7 @@ class Spec:
 
 
 def digest(spec: Any) -> str:
-    """Sixteen hexadecimal digits that identify JSON values, whatever the order of their keys."""
+    """Sixteen hexadecimal digits that identify JSON values, independent of the order of their keys."""
     text = json.dumps(spec, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -245,12 +245,12 @@ def digest(spec: Any) -> str:
 _TYPES: dict[str, tuple[type, str]] = {"str": (str, "a string"), "int": (int, "an integer"),
                                        "bool": (bool, "true or false"), "Mapping[str, Any]": (dict, "an object"),
                                        "Mapping[str, str]": (dict, "an object"), "None": (type(None), "null")}
-# The keys of the JSON, and the types that their values may have.
+# The keys of the JSON, and the allowed types of their values.
 _KINDS = {one.name: str(one.type).split(" | ") for one in fields(Spec) if one.compare}
 
 
 def _check_value(name: object, value: object) -> None:
-    """Raises ValueError where a spec has no such key, or another type of value."""
+    """Raises ValueError if a spec has no such key, or the value has a wrong type."""
     if name not in _KINDS:
         near = catalogue.nearest(str(name), _KINDS)
         raise ValueError(f"a spec has no key {name!r}; " + (f"did you mean {near}?" if near
@@ -266,7 +266,7 @@ def _check_value(name: object, value: object) -> None:
 
 
 def _of_format_1(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A spec of format 1 as one of format 2: a stream's name and options become its expression."""
+    """A spec of format 1 converted to format 2: the stream's name and options become its expression."""
     own = {name: value for name, value in values.items() if name not in ("format", "sources", "stream")}
     options = own.get("stream_options")
     if not isinstance(options, Mapping) or not isinstance(values.get("stream"), str):
@@ -281,7 +281,7 @@ def _of_format_1(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _renamed(hyper: Any) -> Any:
-    """Hyper-parameters of format 1, with `views` of a start under its present name."""
+    """Hyper-parameters of format 1, with `views` of a start renamed to `quarter_turns`."""
     if isinstance(hyper, list):
         return [_renamed(one) for one in hyper]
     if isinstance(hyper, Mapping):

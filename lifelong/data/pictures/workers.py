@@ -1,4 +1,4 @@
-"""Child processes that decode: one for each core, with bounds on memory and time, and a bar that tells how far."""
+"""Child processes that decode pictures: one per core, with limits on memory and time, and a progress bar."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ import numpy as np
 import lifelong.progress
 from lifelong.data.pictures.decoding import Job, Place, called, write
 
-FEW = 256  # pictures that are decoded sooner than a process starts
+FEW = 256  # pictures that are decoded faster than a process starts
 _MOST = 16
-# By the file, for where the package lies need not be on the path of a new process.
+# The path is an argument, because the package need not be on the path of a new process.
 _BEGIN = "import sys; sys.path.insert(0, sys.argv[1]); from lifelong.data.pictures.decoding import main; main()"
 
 
@@ -27,7 +27,7 @@ def describe(title: str, places: Sequence[Place], kind: str) -> list[Any]:
     """The result of `pictures.decoding.describe`, computed in a child process.
 
     Raises:
-        ValueError: where a table is refused or its reading fails.
+        ValueError: a table is refused or cannot be read.
     """
     return _run(title, 0, [_bounded({"task": "describe", "places": list(places), "kind": kind}, places, 0)])[0]
 
@@ -36,7 +36,7 @@ def decode(title: str, file: Path, offset: int, shape: tuple[int, ...], jobs: Se
     """Decodes the pictures of `jobs` (see `pictures.decoding`) into the array of `shape` [N, 3, side, side] in a file.
 
     Raises:
-        ValueError: for the first picture that cannot be decoded, by name.
+        ValueError: a picture cannot be decoded; the message names the first one.
     """
     pictures = [job for job in jobs if job["kind"] == "picture"]
     if len(pictures) == len(jobs) and len(jobs) <= FEW:
@@ -55,7 +55,7 @@ def _cores() -> int:
 
 
 def _bounded(asked: dict[str, Any], places: Sequence[Place], out: int) -> dict[str, Any]:
-    """The request with what its process may take: by the size of its largest file, for text is held twice as bytes."""
+    """The request with limits on memory and time; the memory depends on the largest file, which may be held twice."""
     largest = max(Path(path).stat().st_size for path, _ in places)
     return asked | {"memory": 3_000_000_000 + 5 * largest + out,
                     "seconds": 120 + len(places) + int(sum(Path(path).stat().st_size for path in
@@ -63,7 +63,7 @@ def _bounded(asked: dict[str, Any], places: Sequence[Place], out: int) -> dict[s
 
 
 def _run(title: str, total: int, requests: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """What each of some child processes found; all are ended where one fails."""
+    """The results of some child processes; if one fails, all are ended."""
     env = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     home = str(Path(__file__).resolve().parents[3])
     running: list[subprocess.Popen[str]] = []
@@ -99,7 +99,7 @@ def _run(title: str, total: int, requests: Sequence[Mapping[str, Any]]) -> list[
 
 def _follow(running: Sequence[subprocess.Popen[str]], i: int, request: Mapping[str, Any], answers: list[Any],
             tell: Callable[[int], None]) -> None:
-    """Talks to one child until it ends; where it fails, the others are ended, for their work is in vain."""
+    """Communicates with one child until it ends; if it fails, the others are ended too."""
     process = running[i]
     assert process.stdin is not None
     assert process.stdout is not None
@@ -112,7 +112,7 @@ def _follow(running: Sequence[subprocess.Popen[str]], i: int, request: Mapping[s
             if "found" in said or "error" in said:
                 answers[i] = said
     except (OSError, ValueError):
-        pass  # it died: what it was to do is told by its exit
+        pass  # it died; `_failed` reports its exit
     process.wait()
     if answers[i] is None or "error" in answers[i]:
         if answers[i] is not None and answers[i]["error"] == "memory":
@@ -132,7 +132,7 @@ def _failed(request: Mapping[str, Any], code: int) -> None:
 
 @contextmanager
 def _bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Draws a bar on a terminal, for what takes long, unless `lifelong.progress.shown` is false."""
+    """Shows a progress bar on a terminal for long work, unless `lifelong.progress.shown` is false."""
     from rich import progress
     from rich.console import Console
 
