@@ -294,6 +294,43 @@ def test_constants_follow_the_examples_and_are_the_same_in_every_process() -> No
     torch.testing.assert_close(low, net.apply(params, x.float()), rtol=0.1, atol=0.1)
 
 
+class Adapter(nn.Module):
+    """A frozen layer below one that is trained, and a trained scale without axes."""
+
+    def __init__(self, frozen: bool = True) -> None:
+        super().__init__()
+        self.body, self.head, self.scale = nn.Linear(8, 12), nn.Linear(12, 6), nn.Parameter(torch.tensor(1.0))
+        self.body.requires_grad_(not frozen)
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.body(x.flatten(1)).relu()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * self.head(self.features(x))
+
+
+def test_frozen_parameters_are_constants_that_no_strategy_sees() -> None:
+    net = from_module(Adapter, some(3, 8, dtype=torch.float32))
+    module, params = loaded(Adapter, net)
+    assert set(params) == {"head.weight", "head.bias", "scale"} and net.head == ("head.weight", "head.bias")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module.body.load_state_dict(Adapter().body.state_dict())  # drawn once, whatever the seed of the run
+    x = some(5, 8)
+    torch.testing.assert_close(net.apply(params, x), module(x), rtol=1e-12, atol=1e-12)
+    got = torch.func.grad(lambda p: net.apply(p, x).square().sum())(params)
+    module(x).square().sum().backward()
+    torch.testing.assert_close(got["scale"], module.scale.grad, rtol=1e-12, atol=1e-12)
+
+    class Still(Adapter):
+        def __init__(self) -> None:
+            super().__init__()
+            self.requires_grad_(False)
+
+    with pytest.raises(ValueError, match="Still has nothing to train: none of its parameters has requires_grad=True"):
+        from_module(Still, some(3, 8, dtype=torch.float32))
+
+
 def test_a_network_knows_the_shapes_of_its_parameters() -> None:
     for net in (from_module(resnet, some(2, 3, 32, 32, dtype=torch.float32)), from_module(Twice, torch.ones(2, 8))):
         params = net.init(generator(0))

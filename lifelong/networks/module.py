@@ -28,17 +28,19 @@ def from_module(make: Callable[[], nn.Module], x: Tensor) -> Net:
     - Dropout uses the random numbers of the step instead of torch's global generator, so that a run can be stacked and
       resumed. This holds for all dropout functions of `torch.nn.functional`, for the layers that call them, and for
       the dropout of attention.
-    - All other buffers are constants shared by all lanes. They follow the device and the precision of the examples;
-      integers stay integers. Random buffers are drawn once, from a fixed seed.
+    - All other buffers, and parameters with `requires_grad=False`, are constants shared by all lanes: they stay as they
+      are, and strategies do not see them. They follow the device and the precision of the examples; integers stay
+      integers. Random ones are drawn once, from a fixed seed.
 
     Args:
         make: builds the module, with weights drawn from torch's global generator.
         x: two or more examples [B, *shape] to try the module on.
 
     Raises:
-        ValueError: the module needs more than a batch of examples, or does not return scores; its training changes
-            buffers other than by batch normalisation, or draws random numbers other than by dropout; or its batch
-            normalisation keeps no running statistics, or averages them over all batches (`momentum=None`).
+        ValueError: the module needs more than a batch of examples, or does not return scores; all its parameters are
+            frozen; its training changes buffers other than by batch normalisation, or draws random numbers other than
+            by dropout; or its batch normalisation keeps no running statistics, or averages them over all batches
+            (`momentum=None`).
     """
     training = _drawn(make, 0).train()
     name = type(training).__name__
@@ -47,8 +49,10 @@ def from_module(make: Callable[[], nn.Module], x: Tensor) -> Net:
     learned, tried = _tried(training, x, name, u=torch.tensor([0.5], dtype=torch.float64))
     answered, _ = _tried(answering, x, name)
     still = tuple(k for k, _ in training.named_buffers() if k in tried.statistics)
-    buffers = {k for k, _ in training.named_buffers()}
-    owned = [k for k, _ in _tensors(training) if k in still or k not in buffers]
+    trained = {k: p.requires_grad for k, p in training.named_parameters()}
+    owned = [*(k for k, moves in trained.items() if moves), *still]
+    if trained and not any(trained.values()):
+        raise ValueError(f"{name} has nothing to train: none of its parameters has requires_grad=True")
     linear = [layer for layer, m in training.named_modules() if isinstance(m, nn.Linear)]
     head = tuple(k for k in owned if linear and k.rpartition(".")[0] == linear[-1])
     hidden = _Features(answering) if _has_features(answering, x, name) else None
@@ -106,9 +110,9 @@ def _called(module: nn.Module, this: Pass, x: Tensor) -> Tensor:
     prefix = "module." if isinstance(module, _Features) else ""
     dtype = x.dtype if x.is_floating_point() else next(p.dtype for k, p in this.params.items() if k not in this.still)
     tensors = {prefix + k: p for k, p in this.params.items()}
-    for name, buffer in module.named_buffers():
+    for name, constant in _tensors(module):
         if name not in tensors:
-            tensors[name] = buffer.to(x.device, dtype if buffer.is_floating_point() else buffer.dtype)
+            tensors[name] = constant.to(x.device, dtype if constant.is_floating_point() else constant.dtype)
     with this:
         return torch.func.functional_call(module, tensors, (x,))
 
