@@ -74,7 +74,7 @@ def gem(capacity: int = 1000, margin: float = 0.5) -> Part:
             return torch.func.grad(lambda trained: loss(view.params | trained))({k: view.params[k] for k in grads})
 
         rows = view.state["rows"]
-        earlier = {k: g.flatten(1) for k, g in torch.func.vmap(gradient)(rows).items()}
+        earlier = {k: g.reshape(len(rows), -1) for k, g in torch.func.vmap(gradient)(rows).items()}
         held = (torch.arange(len(rows), device=rows.device) < view.task) & (rows >= 0).any(-1)
         gram = torch.stack([g @ g.mT for g in earlier.values()]).sum(0)
         dots = torch.stack([earlier[k] @ g.flatten() for k, g in grads.items()]).sum(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -535,3 +536,34 @@ def test_a_module_that_only_scales_in_training_is_trained_so() -> None:
     assert net.train is not None and net.draws == 0 and net.still == ()
     assert torch.equal(net.train({}, torch.ones(2, 3), everyone(2), None)[0], torch.full((2, 3), 2.0))
     assert torch.equal(net.apply({}, torch.ones(2, 3)), torch.ones(2, 3))
+
+
+SCALED = """
+import math
+import torch
+from torch import nn
+
+class Scaled(nn.Module):
+    def __init__(self, d, c, scale):
+        super().__init__()
+        self.body, self.head, self.scale = nn.Linear(d, 12), nn.Linear(12, c), nn.Parameter(scale)
+
+    def features(self, x):
+        return self.body(x.flatten(1)).relu()
+
+    def forward(self, x):
+        return self.scale * self.head(self.features(x))
+
+def without_axes(shape, n_classes): return Scaled(math.prod(shape), n_classes, torch.tensor(0.9))
+def with_one(shape, n_classes): return Scaled(math.prod(shape), n_classes, torch.tensor([0.9]))
+"""
+
+
+@pytest.mark.parametrize("strategy", ["gem", "gss", "agem", "mir", "ewc", "mas", "si", "rwalk", "la_maml", "packnet", "mer"])
+def test_a_parameter_without_axes_is_one_with_a_single_entry(strategy: str, tmp_path: Any) -> None:
+    (tmp_path / "scaled.py").write_text(SCALED)
+    scenario = "task" if strategy == "packnet" else "class"
+    one, other = (lifelong.run(f"split-digits(tasks=2, scenario='{scenario}')", strategy, seeds=2, steps=3, dtype="float64",
+                               model=f"{tmp_path}/scaled.py:{name}") for name in ("without_axes", "with_one"))
+    np.testing.assert_allclose(one.logs["loss"], other.logs["loss"], rtol=1e-12)
+    np.testing.assert_array_equal(one.accuracy, other.accuracy)

@@ -248,7 +248,8 @@ def gradient_products(net: Net, params: Params, pool: Pool, rows: Tensor) -> Ten
             total = total + (a @ a.mT + (bias is not None)) * (d @ d.mT)
         return total
     for g in _example_grads(net, params, x, rivals, y, log_probabilities).values():
-        total = total + g.flatten(1) @ g.flatten(1).mT
+        flat = g.reshape(len(y), -1)
+        total = total + flat @ flat.mT
     return total
 
 
