@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lifelong.data.source import Source
-from lifelong.data.stream import SCENARIOS, Stream
+from lifelong.data.stream import SCENARIOS, Stream, as_tensors
 from lifelong.randomness import generator
 
 
@@ -36,6 +36,19 @@ class Images:
     test: Tensor
     scale: float = 1.0
     names: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        as_tensors(self, ("x", "y", "train", "test"))
+        if self.y.dtype in (torch.uint8, torch.int8, torch.int16, torch.int32):
+            object.__setattr__(self, "y", self.y.long())
+        if self.y.dtype != torch.int64 or self.y.dim() != 1 or len(self.y) != len(self.x):
+            raise ValueError(f"y must be the class of each of the {len(self.x)} images, whole numbers from 0 on, got "
+                             f"{list(self.y.shape)} of {self.y.dtype}")
+        for name in ("train", "test"):
+            if getattr(self, name).dtype != torch.int64:
+                raise ValueError(f"{name} must be the indices of images, int64, got {getattr(self, name).dtype}"
+                                 + ("; a mask has them as mask.nonzero().squeeze(1)"
+                                    if getattr(self, name).dtype == torch.bool else ""))
 
     @property
     def n_classes(self) -> int:

@@ -16,6 +16,15 @@ from lifelong.spec.evaluation import Evaluation
 from lifelong.spec.run import OptionError
 
 SCENARIOS = ("task", "domain", "class")
+_ROWS = 2**14  # examples that are checked at once
+
+
+def as_tensors(thing: Any, names: Sequence[str]) -> None:
+    """Makes tensors of those fields of a frozen dataclass that are numpy arrays or lists of numbers."""
+    for name in names:
+        value = getattr(thing, name)
+        if value is not None and not isinstance(value, Tensor):
+            object.__setattr__(thing, name, torch.as_tensor(value))
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,7 @@ class Stream:
     problem: Problem = CLASSIFICATION
 
     def __post_init__(self) -> None:
+        as_tensors(self, ("x", "y", "train", "test", "classes", "warp", "label"))
         Evaluation.parse(self.evaluation)
         if self.scenario not in SCENARIOS:
             raise ValueError(f"{self.name}: scenario {self.scenario!r} is none of {', '.join(SCENARIOS)}")
@@ -150,6 +160,7 @@ class Stream:
         if len(self.x) != len(self.y) or len(self.y) == 0:
             raise ValueError(f"{self.name}: needs as many targets as examples, got {len(self.x)} examples and "
                              f"{len(self.y)} targets")
+        self._check_finite()
         if self.problem.classes:
             self._check_classes()
         else:
@@ -158,6 +169,14 @@ class Stream:
             pixels = self.x.shape[1] - 1
             if self.warp.shape[2] != pixels or int(self.warp.min()) < 0 or int(self.warp.max()) > pixels:
                 raise ValueError(f"{self.name}: the warp must hold {pixels} pixel numbers from 0 to {pixels}")
+
+    def _check_finite(self) -> None:
+        for first, some in enumerate(self.x.split(_ROWS) if self.x.is_floating_point() else ()):
+            if bool((bad := ~some.isfinite()).any()):
+                row, *at = bad.nonzero()[0].tolist()
+                value = float(some[(row, *at)])
+                raise ValueError(f"{self.name}: example {first * _ROWS + row} has the value {value} at {at}; values must "
+                                 "be finite, so remove or repair such examples")
 
     def _check_classes(self) -> None:
         if self.y.dtype != torch.int64 or self.y.dim() != 1:

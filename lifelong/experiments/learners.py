@@ -19,7 +19,7 @@ from lifelong.learning.learner import Initialization, Learner
 from lifelong.learning.schedule import Budget
 from lifelong.machine import free
 from lifelong.networks.mlp import mlp
-from lifelong.networks.module import from_module
+from lifelong.networks.module import check_outputs, from_module
 from lifelong.networks.net import Net, Params, shapes_of
 from lifelong.networks.precision import in_bfloat16
 from lifelong.randomness import generator
@@ -121,9 +121,12 @@ class Learners:
             # Examples that are not scaled, such as tokens, cannot be random numbers.
             examples = (torch.randn(3, *self.stream.shape, generator=generator("examples"))
                         if self.stream.problem.scaled else self.stream.x[:3])
-            model = from_module(lambda: expression.build(term, facts), examples)
+            model = from_module(lambda: expression.build(term, facts), examples, self.stream.n_classes)
         if not isinstance(model, Net):
             raise ValueError(f"{term.name} makes a {type(model).__name__}, not a torch module")
+        if term.path:
+            x = self.stream.pool().fetch(torch.arange(2))[0]
+            check_outputs(model.apply(model.init(generator("outputs")), x), term.name, self.stream.n_classes)
         if model.still and model.train is None:
             raise ValueError(f"{term}: {model.still[0]} is moved by no gradient, and the network does not say "
                              "by what: give its Net a `train`, or use norm='group'")

@@ -16,7 +16,7 @@ from lifelong.networks.net import Net, Params
 from lifelong.vmap import lifted
 
 
-def from_module(make: Callable[[], nn.Module], x: Tensor) -> Net:
+def from_module(make: Callable[[], nn.Module], x: Tensor, outputs: int | None = None) -> Net:
     """The network that `make()` builds; every lane gets its own weights, drawn as the module draws them.
 
     The module is called with a batch [B, *shape] and returns scores [B, C]. A method `features(x)` may return its last
@@ -35,6 +35,7 @@ def from_module(make: Callable[[], nn.Module], x: Tensor) -> Net:
     Args:
         make: builds the module, with weights drawn from torch's global generator.
         x: two or more examples [B, *shape] to try the module on.
+        outputs: number of scores that the module must return for each example; None for any number.
 
     Raises:
         ValueError: the module needs more than a batch of examples, or does not return scores; all its parameters are
@@ -46,8 +47,8 @@ def from_module(make: Callable[[], nn.Module], x: Tensor) -> Net:
     name = type(training).__name__
     _check(training, name)
     answering = copy.deepcopy(training).eval()
-    learned, tried = _tried(training, x, name, u=torch.tensor([0.5], dtype=torch.float64))
-    answered, _ = _tried(answering, x, name)
+    learned, tried = _tried(training, x, name, outputs, torch.tensor([0.5], dtype=torch.float64))
+    answered, _ = _tried(answering, x, name, outputs)
     still = tuple(k for k, _ in training.named_buffers() if k in tried.statistics)
     trained = {k: p.requires_grad for k, p in training.named_parameters()}
     owned = [*(k for k, moves in trained.items() if moves), *still]
@@ -132,7 +133,8 @@ class _Trial(Pass):
         return out
 
 
-def _tried(module: nn.Module, x: Tensor, name: str, u: Tensor | None = None) -> tuple[Tensor, Pass]:
+def _tried(module: nn.Module, x: Tensor, name: str, outputs: int | None = None,
+           u: Tensor | None = None) -> tuple[Tensor, Pass]:
     """The scores of some examples, and the pass; ValueError if the module does something that a network cannot do."""
     before = {k: (b, b._version) for k, b in module.named_buffers()}
     this = _Trial({k: b for k, (b, _) in before.items()}, before, torch.ones(len(x), dtype=torch.bool), u)
@@ -152,7 +154,15 @@ def _tried(module: nn.Module, x: Tensor, name: str, u: Tensor | None = None) -> 
     if not isinstance(scores, Tensor) or scores.dim() != 2 or len(scores) != len(x):
         said = f"a tensor {list(scores.shape)}" if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
         raise ValueError(f"{name} must return scores [{len(x)}, classes] for {len(x)} examples, and returned {said}")
+    check_outputs(scores, name, outputs)
     return scores, this
+
+
+def check_outputs(scores: Tensor, name: str, outputs: int | None) -> None:
+    """Refuses scores [B, C] of another number of classes than `outputs`."""
+    if outputs is not None and scores.shape[-1] != outputs:
+        raise ValueError(f"{name} returns {scores.shape[-1]} scores for each example, but the stream has {outputs} "
+                         f"output units: make the last layer of size n_classes")
 
 
 def _has_features(module: nn.Module, x: Tensor, name: str) -> bool:

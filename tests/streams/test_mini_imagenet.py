@@ -160,7 +160,26 @@ def parquet(names: bool = True, kind: str = "label") -> dict[str, bytes]:
     return files
 
 
+def leftovers() -> dict[str, bytes]:
+    """Folders with what notebooks, file managers and archivers leave there."""
+    first = png(0, 0)
+    return folders() | {
+        "train/.ipynb_checkpoints/a-checkpoint.png": first, "train/@eaDir/a.png": first, "__MACOSX/train/n1/a.png": first,
+        f"train/{NAMES[0]}/.ipynb_checkpoints/{NAMES[0]}_9-checkpoint.JPEG": first, f"train/{NAMES[0]}/._a.JPEG": first,
+        "train/.DS_Store": b"", f"val/{NAMES[3]}/Thumbs.db": b"", "desktop.ini": b""}
+
+
+def spreadsheets() -> dict[str, bytes]:
+    """Tables as spreadsheets write them: a byte-order mark, semicolons, quotes, spaces, and lines that end in two bytes."""
+    def saved(table: bytes) -> bytes:
+        rows = [line.split(",") for line in table.decode().splitlines()]
+        return "\r\n".join(f'"{name}" ;  {label} ' for name, label in rows).encode("utf-8-sig")
+
+    return {name: saved(content) if name.endswith(".csv") else content for name, content in tables().items()}
+
+
 LAYOUTS: dict[str, Callable[[], dict[str, bytes]]] = {
+    "leftovers of tools": leftovers, "tables of a spreadsheet": spreadsheets,
     "tables": tables, "tables of folders": tables_of_folders, "folders": folders, "folders without splits": flat, "folders by image": by_image,
     "a pickle for each split": cached, "numbered pickles": labelled, "one pickle": whole, "one pickle by split": whole_by_split,
     "pickles by image": split_by_image, "parquet": parquet,
@@ -201,6 +220,22 @@ def nothing_kept(tmp_path: Path) -> bool:
     return not kept(tmp_path)
 
 
+@pytest.mark.parametrize(("mode", "made", "expected"), [
+    ("I;16", lambda grey: grey, lambda grey: np.stack([(grey + 128.0) // 257] * 3)),
+    ("L", lambda grey: (grey // 257).astype(np.uint8), lambda grey: np.stack([grey // 257] * 3)),
+    ("P", lambda grey: (grey // 257).astype(np.uint8), lambda grey: np.stack([grey // 257] * 3)),
+    ("LA", lambda grey: np.stack([grey // 257, grey % 200], -1).astype(np.uint8), lambda grey: np.stack([grey // 257] * 3)),
+])
+def test_pictures_of_every_depth_are_the_same_picture_in_eight_bits(mode: str, made: Any, expected: Any) -> None:
+    grey, file = (np.arange(64, dtype=np.uint16) * 1000).reshape(8, 8), io.BytesIO()
+    image = Image.fromarray(made(grey))
+    if mode == "P":
+        image.putpalette([level for level in range(256) for _ in range(3)])
+    assert image.mode == mode
+    image.save(file, "PNG")
+    np.testing.assert_array_equal(decoding.picture(memoryview(file.getvalue()), 8, False, "a.png"), expected(grey))
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_is_read_to_the_same_array(tmp_path: Path, layout: str, inside: None) -> None:
     put(tmp_path / "mini-imagenet", LAYOUTS[layout]())
@@ -213,7 +248,7 @@ def test_every_layout_is_read_to_the_same_array(tmp_path: Path, layout: str, ins
 
 
 @pytest.mark.parametrize(("layout", "where"), [
-    ("tables", "miniImageNet.zip"), ("tables", "."), ("folders", "miniImagenet.zip"), ("folders", "mini_imagenet/all.zip"),
+    ("tables", "miniImageNet.zip"), ("tables", "."), ("folders", "miniImagenet.zip"), ("folders", "mini_imagenet/all.zip"), ("leftovers of tools", "mini_imagenet/all.zip"),
     ("a pickle for each split", "mini_imagenet/all.zip"), ("parquet", "MiniImageNet.zip")])
 def test_it_is_found_in_zips_and_in_the_folder_itself(tmp_path: Path, layout: str, where: str, inside: None) -> None:
     root = tmp_path / "data"

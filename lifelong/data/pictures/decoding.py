@@ -72,6 +72,9 @@ def called(place: Place) -> str:
 def picture(content: memoryview, side: int, resize: bool, name: str) -> np.ndarray:
     """A decoded picture, uint8 [3, side, side].
 
+    Pictures of 16 bits are divided by 257. Palettes, grey pictures and CMYK are converted to RGB. Transparency and the
+    orientation in EXIF data are ignored, as by torchvision's loader.
+
     Args:
         content: the bytes of a JPEG or PNG file.
         side: width and height in pixels.
@@ -89,7 +92,7 @@ def picture(content: memoryview, side: int, resize: bool, name: str) -> np.ndarr
             if width * height > PIXELS:
                 raise Image.DecompressionBombError
             fits = resize or (width, height) == (side, side)
-            colours = image.convert("RGB") if fits else None
+            colours = _eight_bits(image).convert("RGB") if fits else None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ValueError(f"{name} claims to have more than {PIXELS:,} pixels, which no picture of this data has; "
                          f"download it again") from None
@@ -101,6 +104,15 @@ def picture(content: memoryview, side: int, resize: bool, name: str) -> np.ndarr
     if (width, height) != (side, side):
         colours = colours.resize((side, side), Image.Resampling.LANCZOS)
     return np.asarray(colours).transpose(2, 0, 1)
+
+
+def _eight_bits(image: Any) -> Any:
+    """A picture of 16-bit grey values as one of 8 bits; Pillow itself would cut them off at 255."""
+    from PIL import Image
+
+    if image.mode != "I" and not image.mode.startswith("I;16"):
+        return image
+    return Image.fromarray(((np.asarray(image).astype(np.int64) + 128) // 257).clip(0, 255).astype(np.uint8))
 
 
 def write(out: np.ndarray, jobs: Sequence[Job], resize: bool, tell: Callable[[int], None]) -> None:

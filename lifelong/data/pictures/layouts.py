@@ -21,6 +21,8 @@ _PICTURES = (".jpg", ".jpeg", ".png")
 _PICKLES = (".pkl", ".pickle", ".p")
 _CLASS = re.compile(r"(?:.*?/)??(?:(train|val|validation|test)/)?(n\d{8})/(?:images/)?[^/]+", re.IGNORECASE)
 _NAMED = re.compile(r"(?:.*?/)??(train|val|validation|test)/([^/]+)/(?:images/)?[^/]+", re.IGNORECASE)
+# Hidden files and folders, and those that file managers and archivers leave behind.
+_TOOLS = re.compile(r"\..+|__MACOSX|@eaDir|\$RECYCLE\.BIN|lost\+found|Thumbs\.db|desktop\.ini", re.IGNORECASE)
 _MANY = 2_000_000  # files in a folder, at most
 
 
@@ -87,7 +89,8 @@ def is_collection(root: Path) -> bool:
 def walk(root: Path) -> Iterator[str]:
     """The files below a folder, sorted; every folder once, also if links lead to it.
 
-    They are strings because making 60,000 `Path`s takes a second.
+    Hidden files and the leftovers of tools are skipped. The names are strings, because making 60,000 `Path`s takes a
+    second.
     """
     seen, count = set(), 0
     for place, folders, names in os.walk(root, followlinks=True):
@@ -96,11 +99,11 @@ def walk(root: Path) -> Iterator[str]:
             folders.clear()
             continue
         seen.add((stat.st_dev, stat.st_ino))
-        folders.sort()
+        folders[:] = sorted(folder for folder in folders if not _TOOLS.fullmatch(folder))
         count += len(names)
         if count > _MANY:
             raise ValueError(f"{root} has more than {_MANY:,} files; give the folder that has only the pictures")
-        yield from (os.path.join(place, name) for name in sorted(names) if not name.startswith("."))
+        yield from (os.path.join(place, name) for name in sorted(names) if not _TOOLS.fullmatch(name))
 
 
 def classes(what: Collection, root: Path, files: Sequence[str]) -> list[tuple[str, str, list[Any]]]:
@@ -134,7 +137,7 @@ def _listed(root: Path, files: Sequence[str]) -> list[File]:
                 if isinstance(problem, ValueError) and path in str(problem):
                     raise
                 raise ValueError(f"{path} is damaged ({problem}); download it again") from problem
-    return [file for file in found if "__MACOSX/" not in file.name and "/._" not in file.name]
+    return [file for file in found if not any(map(_TOOLS.fullmatch, file.name.split("/")))]
 
 
 def _groups(what: Collection, root: Path, files: Sequence[File]) -> Groups:
@@ -169,7 +172,9 @@ def _by_table(root: Path, tables: Mapping[str, File], pictures: Sequence[File]) 
     reader, groups, absent, used = Files(), Groups(), [], set[str]()
     for split, table in tables.items():
         try:
-            rows = list(csv.reader(io.StringIO(str(reader.read(table.place, PICTURE), "utf-8"))))
+            text = str(reader.read(table.place, PICTURE), "utf-8-sig")
+            separator = max(",;\t", key=text.partition("\n")[0].count)
+            rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text), delimiter=separator)]
         except (UnicodeError, csv.Error) as problem:
             raise ValueError(f"{called(table.place)} is not a table ({problem}); download it again") from problem
         for row in rows:
