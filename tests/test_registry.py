@@ -19,7 +19,7 @@ from lifelong.learning.learner import Initialization
 from lifelong.learning.optim import sgd
 from lifelong.learning.parts import Part
 from lifelong.networks.mlp import mlp
-from lifelong.spec import catalogue, expression
+from lifelong.spec import catalogue, expression, plugins
 from lifelong.spec.expression import Term, parse, written
 from lifelong.spec.run import Options
 
@@ -289,12 +289,54 @@ def test_a_hyper_parameter_without_a_default_is_refused(tmp_path):
 def test_a_file_that_changed_is_read_again(tmp_path):
     code = "from lifelong import Part\ndef mine():\n    return Part(draws={})\n"
     file = a_file(tmp_path, code.format(1))
-    before = catalogue.file_digest(str(file))
+    before = plugins.file_digest(str(file))
     assert expression.build(parse(f"{file}:mine")[0], {}).draws == 1
     a_file(tmp_path, code.format(22))
     os.utime(file, (1, 1))
-    assert catalogue.file_digest(str(file)) != before
+    assert plugins.file_digest(str(file)) != before
     assert expression.build(parse(f"{file}:mine")[0], {}).draws == 22
+
+
+@pytest.mark.parametrize("statement", ["import {0} as h; SIZE = h.SIZE", "from {0} import SIZE", "from {0} import one; SIZE = one.SIZE",
+                                       "def mine():\n    from {0} import SIZE\nmine()\nfrom {0} import SIZE"])
+def test_modules_that_a_file_imports_are_part_of_it(statement, tmp_path, monkeypatch, request):
+    name = f"helper_{abs(hash(request.node.name))}"
+    monkeypatch.syspath_prepend(tmp_path / "lib")
+    (tmp_path / "lib" / name).mkdir(parents=True)
+    inner, top = tmp_path / "lib" / name / "one.py", tmp_path / "lib" / name / "__init__.py"
+    inner.write_text("import json, torch\nSIZE = 1\n")
+    top.write_text("from .one import SIZE\n")
+    file = a_file(tmp_path, statement.format(name) + "\nfrom lifelong import Part\ndef mine(): return Part(draws=SIZE)\n")
+
+    def drawn() -> int:
+        return expression.build(parse(f"{file}:mine")[0], {}).draws
+
+    assert drawn() == 1
+    before, joint = plugins.digests(str(file)), plugins.file_digest(str(file))
+    assert [*before] == [str(file), *(str(tmp_path / "lib" / name / each) for each in ("__init__.py", "one.py"))]
+    assert drawn() == 1 and plugins.file_digest(str(file)) == joint
+    inner.write_text("import json, torch\nSIZE = 22\n")
+    assert drawn() == 22, "it is not what was imported before the module changed"
+    after = plugins.digests(str(file))
+    assert {path for path in before if before[path] != after[path]} == {str(inner)} and plugins.file_digest(str(file)) != joint
+
+
+@pytest.mark.parametrize("folder", ["my files", "a+b", "f(1)", "x=1,2", "Grüße", "it's", "C:"])
+@pytest.mark.parametrize("quoted", ["{path}:mine", "{path!r}:mine", "'{path}:mine'", "er + {path}:mine(strength=2.0)"])
+def test_a_file_may_be_in_any_folder(folder, quoted, tmp_path, monkeypatch):
+    if "'" in folder and "'{" in quoted:
+        pytest.skip("quotes within the same quotes")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / "mine.py").write_text("def mine(strength: float = 1.0): ...\n")
+    path = f"./{folder}/mine.py"
+    terms = parse(quoted.format(path=path))
+    assert (terms[-1].path, terms[-1].name) == (path, "mine")
+    os.chdir("/")  # what a record has can be read where there is no such file
+    with pytest.raises(LookupError, match="there is no file"):
+        parse(written(terms))
+    os.chdir(tmp_path)
+    assert written(parse(written(terms))) == written(terms)
 
 
 # ---- sums

@@ -20,7 +20,7 @@ from lifelong.experiments import contract, learners
 from lifelong.experiments.again import again, read
 from lifelong.experiments.prepare import prepare
 from lifelong.learning.parts import Part
-from lifelong.spec import catalogue
+from lifelong.spec import plugins
 from lifelong.spec.run import OptionError, Options, Spec, digest
 
 QUICK: dict[str, Any] = {"seeds": 2, "steps": 4}
@@ -157,9 +157,9 @@ def test_a_record_runs_no_file_until_it_is_trusted(record: Path, lifelong: Comma
 
 
 def test_a_file_that_is_gone_or_has_changed_is_named_with_its_digests(record: Path, lifelong: Command, tmp_path: Path):
-    was = catalogue.file_digest(str(tmp_path / "mine.py"))
+    was = plugins.file_digest(str(tmp_path / "mine.py"))
     (tmp_path / "mine.py").write_text("raise SystemExit('the changed file ran')")
-    now = catalogue.file_digest(str(tmp_path / "mine.py"))
+    now = plugins.file_digest(str(tmp_path / "mine.py"))
     refused(lifelong("run", "--from", record, "--trust"), "./mine.py has changed", was, now)
     (tmp_path / "mine.py").unlink()
     refused(lifelong("run", "--from", record, "--trust"), "needs the file ./mine.py", was)
@@ -239,7 +239,7 @@ def test_an_object_is_built_once_for_each_setting_and_seed(values: str, seeds: i
                     "    def observe(self, x, y, task): ...\n    def end_task(self): ...\n"
                     "    def predict(self, x): return x.flatten(1)[:, :self.n]\n")
     experiment = prepare(STREAM, [f"{file}:Mine(lr={values})"], Options(seeds=seeds, steps=1))
-    built = catalogue.load_file(str(file), "Mine").__init__.__globals__["BUILT"]  # type: ignore[misc]
+    built = plugins.load_file(str(file), "Mine").__init__.__globals__["BUILT"]  # type: ignore[misc]
     assert experiment.run().failures == []
     assert sorted(built) == sorted((spec.reals[0, "lr"], seed) for spec in experiment.specs for seed in range(seeds))
     assert experiment.run().failures == [], "a second time with new objects"

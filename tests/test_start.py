@@ -22,7 +22,7 @@ from lifelong.experiments.prepare import Options, prepare
 from lifelong.learning.learner import Initialization
 from lifelong.learning.optim import sgd
 from lifelong.networks.mlp import mlp
-from lifelong.spec import catalogue
+from lifelong.spec import catalogue, plugins
 from lifelong.starts import recipe as start
 from lifelong.starts.install import installed, only_head
 from lifelong.starts.pretrain import Pretraining, make_source, parse
@@ -392,12 +392,12 @@ def test_a_network_of_ones_own_is_as_good_as_one_of_the_catalogue(network, sourc
                                                    dtype="float64").run().runs])
     for a, b in zip(*runs, strict=True):
         np.testing.assert_array_equal(a, b)
-    assert todo.spec["sources"] == {"./net.py": catalogue.file_digest("./net.py")}
+    assert todo.spec["sources"] == {"./net.py": plugins.file_digest("./net.py")}
     (setting,) = asked("own.safetensors", ("",)).specs
     assert setting.code == todo.spec["sources"]
     network.write_text(network.read_text() + "# other\n")
     assert Pretraining(parse("supervised(model='./net.py:renamed')"), source).spec["sources"] != todo.spec["sources"]
-    with pytest.raises(ValueError, match=r"learned with the network in ./net.py, which has changed since"):
+    with pytest.raises(ValueError, match=r"learned with the network in ./net.py, and ./net.py has changed since"):
         asked("own.safetensors", ("",))
     network.unlink()
     with pytest.raises(LookupError, match=r"supervised was learned as ./net.py:renamed: there is no file ./net.py; paths"):

@@ -58,10 +58,10 @@ def _entries(name: str | None) -> list[dict[str, Any]]:
     Raises:
         LookupError: where there is none, with the names that are spelled like it.
     """
-    from lifelong.spec import catalogue
+    from lifelong.spec import catalogue, plugins
 
     if name is not None and ".py:" in name:
-        catalogue.load_file(*name.rsplit(":", 1))  # raises for a file that does not import
+        plugins.load_file(*name.rsplit(":", 1))  # raises for a file that does not import
         return [_entry("plug-ins", name)]
     if name is not None and "." in name:
         catalogue.lookup("strategies", name)
@@ -77,10 +77,10 @@ def _entries(name: str | None) -> list[dict[str, Any]]:
 
 def _entry(kind: str, name: str) -> dict[str, Any]:
     """What is known of one entry of the catalogue; the reason, where it cannot be imported."""
-    from lifelong.spec import catalogue
+    from lifelong.spec import catalogue, plugins
 
     try:
-        factory = catalogue.load_file(*name.rsplit(":", 1)) if kind == "plug-ins" else catalogue.lookup(kind, name)
+        factory = plugins.load_file(*name.rsplit(":", 1)) if kind == "plug-ins" else catalogue.lookup(kind, name)
         text = (inspect.getdoc(factory) or "") + (_every_start() if getattr(factory, "pretrained", False) else "")
         hyper = {k: {"default": p.default, "type": catalogue.type_name(p)}
                  for k, p in catalogue.hyper_parameters(factory).items()}

@@ -175,8 +175,8 @@ class Stream:
             if bool((bad := ~some.isfinite()).any()):
                 row, *at = bad.nonzero()[0].tolist()
                 value = float(some[(row, *at)])
-                raise ValueError(f"{self.name}: example {first * _ROWS + row} has the value {value} at {at}; values must "
-                                 "be finite, so remove or repair such examples")
+                raise ValueError(f"{self.name}: example {first * _ROWS + row} has the value {value} at {at}; values "
+                                 "must be finite, so remove or repair such examples")
 
     def _check_classes(self) -> None:
         if self.y.dtype != torch.int64 or self.y.dim() != 1:

@@ -12,7 +12,7 @@ from typing import Any
 from lifelong.experiments.complete import RECORDED, SHARED, completed
 from lifelong.experiments.experiment import Experiment
 from lifelong.experiments.prepare import asked_for, named_stream
-from lifelong.spec import catalogue
+from lifelong.spec import plugins
 from lifelong.spec.run import OptionError, Options, Spec
 
 
@@ -70,7 +70,7 @@ def again(specs: Sequence[Spec], options: Options | None = None, *, trust: bool 
     groups: dict[tuple[Any, ...], list[Spec]] = {}
     for spec in specs:
         groups.setdefault((spec.stream, *(getattr(spec, name) for name in SHARED)), []).append(spec)
-    with nullcontext() if trust else catalogue.trusting(()):
+    with nullcontext() if trust else plugins.trusting(()):
         for spec in specs:
             _check_code(spec)
         return [_experiment(group, options) for group in groups.values()]
@@ -84,11 +84,11 @@ def _check_code(spec: Spec) -> None:
     for path, was in (spec.code or {}).items():
         if not path.endswith(".py"):
             continue  # the version of a package
-        catalogue.check_trusted(path)
+        plugins.check_trusted(path)
         if not Path(path).is_file():
             raise LookupError(f"{spec.strategy} on {spec.stream} needs the file {path}, which is not here (its digest "
                               f"was {was}): paths are from the folder that the command is typed in")
-        if (now := catalogue.file_digest(path)) != was:
+        if (now := plugins.digests(path)[path]) != was:
             raise ValueError(f"{path} has changed since {spec.strategy} on {spec.stream} was run: its digest was {was} "
                              f"and is {now}")
 

@@ -20,7 +20,7 @@ from lifelong.learning.imperative import train_object
 from lifelong.learning.room import state_bytes, training_bytes
 from lifelong.progress import Watcher
 from lifelong.provenance import commit, environment
-from lifelong.spec import catalogue
+from lifelong.spec import plugins
 from lifelong.spec.run import Options, Spec
 from lifelong.starts.weights import Weights
 from lifelong.store.checkpoints import Busy, Workshop
@@ -188,7 +188,7 @@ class Experiment:
         A record by itself must not run code.
         """
         own = {spec.digest: spec for spec in self.specs}
-        with catalogue.trusting(path for spec in self.specs for path in spec.code or {}):
+        with plugins.trusting(path for spec in self.specs for path in spec.code or {}):
             try:
                 stack = [own.get(store.digest(record)) or Spec.from_json(record) for record in records]
                 return stack if len({spec.frame for spec in stack}) == 1 else []

@@ -13,7 +13,7 @@ from lifelong.experiments.complete import device as device
 from lifelong.experiments.experiment import Experiment
 from lifelong.learning.learner import Initialization, Learner
 from lifelong.learning.parts import Part, Sum
-from lifelong.spec import catalogue, expression
+from lifelong.spec import catalogue, expression, plugins
 from lifelong.spec.expression import Term
 from lifelong.spec.run import OptionError, Options, Spec
 
@@ -45,7 +45,7 @@ def named_stream(text: str, options: Options, extra: Mapping[str, Any] | None = 
     if not isinstance(stream, Stream):
         raise ValueError(f"{term.name} makes a {type(stream).__name__}, not a Stream")
     if term.path:
-        stream = replace(stream, options={**stream.options, "file": catalogue.file_digest(term.path)[:10]})
+        stream = replace(stream, options={**stream.options, "file": plugins.file_digest(term.path)[:10]})
     elif term.name not in (re.sub(r"-v\d+$", "", term.name), stream.name):
         raise LookupError(f"there is no {term.name} here: this version of lifelong has {stream.name}")
     return canonical(text, extra, stream), stream

@@ -22,7 +22,7 @@ from lifelong.experiments.held_out import FIRST, TESTED, search_stream, tuning_s
 from lifelong.experiments.prepare import asked_for, canonical, make_stream, named_stream, prepare
 from lifelong.progress import Watcher
 from lifelong.provenance import commit
-from lifelong.spec import catalogue, expression
+from lifelong.spec import expression, plugins
 from lifelong.spec.run import OptionError, Options, Spec
 from lifelong.version import __version__
 
@@ -148,7 +148,7 @@ def chosen(file: Path, stream: str, others: Sequence[str], options: Options, ext
     text, built = named_stream(stream, options, extra)
     asked = [spec for other in others for spec in asked_for(text, built, other, options)]
     typed = [term for spec in asked for term in spec.terms] + expression.parse(stream, "streams")
-    with nullcontext() if trust else catalogue.trusting(term.path for term in typed if term.path):
+    with nullcontext() if trust else plugins.trusting(term.path for term in typed if term.path):
         for one in record["choices"]:
             best = one["chosen"]
             learned = any(term.learned for term in expression.parse(best["strategy"]))

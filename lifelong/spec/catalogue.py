@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
-import importlib.util
 import inspect
-import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Iterable
 from functools import cache
 from importlib.metadata import entry_points
-from pathlib import Path
 from typing import Any, NamedTuple
 
 KINDS = ("streams", "strategies", "starts", "sources", "models", "optimizers", "augmentations")
@@ -106,79 +100,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 _SINGULAR = {"streams": "stream", "strategies": "strategy", "starts": "start", "sources": "source",
              "models": "model", "optimizers": "optimizer", "augmentations": "augmentation"}
-
-
-_TRUSTED: ContextVar[frozenset[Path] | None] = ContextVar("trusted", default=None)  # None: every file
-
-
-class Untrusted(PermissionError):
-    """A record names a Python file that the user did not name."""
-
-    field, fields = "trust", ("trust",)  # the option that the message names
-
-
-@contextmanager
-def trusting(paths: Iterable[str]) -> Iterator[None]:
-    """A context in which only the user's Python files at `paths` may be run, whatever a record names."""
-    token = _TRUSTED.set(frozenset(Path(path).resolve() for path in paths))
-    try:
-        yield
-    finally:
-        _TRUSTED.reset(token)
-
-
-def check_trusted(path: str) -> None:
-    """Raises Untrusted if the Python file at `path` must not be run here, see `trusting`."""
-    trusted = _TRUSTED.get()
-    if trusted is not None and Path(path).resolve() not in trusted:
-        raise Untrusted(f"{path} is named in a record, and no Python file is run because a record names it: read "
-                        f"{path}, and use trust if it may be run")
-
-
-def load_file(path: str, name: str) -> Callable[..., Any]:
-    """The object called `name` in a Python file of the user.
-
-    Raises:
-        LookupError: the file does not exist or lacks the name.
-        Untrusted: the file must not be run, see `trusting`.
-        ImportError: running the file failed; the message gives the reason.
-    """
-    file = Path(path)
-    check_trusted(path)
-    if not file.is_file():
-        raise LookupError(f"there is no file {path}")
-    # The module name depends on the content, so a changed file is another module. It is compiled here, because Python's
-    # loader would use the bytecode of an earlier content of equal size that was written in the same second.
-    code = file.read_bytes()
-    content = hashlib.sha256(code).hexdigest()
-    unique = "lifelong_file_" + hashlib.sha256(f"{file.resolve()}\0{content}".encode()).hexdigest()[:16]
-    if unique not in sys.modules:
-        spec = importlib.util.spec_from_file_location(unique, file)
-        if spec is None or spec.loader is None:
-            raise LookupError(f"{path} is not a Python file")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[unique] = module
-        try:
-            # Without this file's __future__ import, which would turn the annotations into strings.
-            exec(compile(code, str(file), "exec", dont_inherit=True), module.__dict__)
-        except BaseException as error:
-            del sys.modules[unique]
-            if isinstance(error, KeyboardInterrupt):
-                raise
-            raise ImportError(f"{path} does not import: {type(error).__name__}: {error}") from error
-    found = getattr(sys.modules[unique], name, None)
-    if not callable(found):
-        names = [n for n, v in vars(sys.modules[unique]).items() if callable(v) and not n.startswith("_")
-                 and getattr(v, "__module__", unique) == unique]
-        near = difflib.get_close_matches(name, names, 3, 0.4) or names
-        raise LookupError(f"{path} has no {name!r}" + (f"; it has {', '.join(near)}" if near else ""))
-    factory: Callable[..., Any] = found
-    return factory
-
-
-def file_digest(path: str) -> str:
-    """sha256 of a plug-in file; a changed file is another strategy."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def type_name(p: inspect.Parameter) -> str:

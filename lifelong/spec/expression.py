@@ -7,18 +7,18 @@ import difflib
 import inspect
 import itertools
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from lifelong.spec import plugins
 from lifelong.spec.catalogue import (
     KINDS,
     _is_sequence,
     catalogue,
-    file_digest,
     hyper_parameters,
-    load_file,
     lookup,
     type_name,
 )
@@ -60,7 +60,7 @@ class Term:
         # In the factory's order, so that the order of typing does not change the run.
         args = ", ".join(f"{k}={literal(self.given[k])}" for k, v in defaults.items()
                          if k in self.given and self.given[k] != v)
-        where = f"{self.path}:" if self.path else ""
+        where = "" if not self.path else f"{self.path}:" if _PLAIN.fullmatch(self.path) else f"{self.path!r}:"
         return f"{where}{self.name}({args})" if args else f"{where}{self.name}"
 
 
@@ -98,15 +98,23 @@ def build(term: Term, context: Mapping[str, Any], **hyper: Any) -> Any:
 
 
 def digests(terms: Iterable[Term]) -> dict[str, str]:
-    """`file_digest` of the files that some terms come from, by path."""
-    return {path: file_digest(path) for path in sorted({t.path for t in terms if t.path})}
+    """The digests of the files that some terms come from and of what they import, by path; see `plugins.digests`."""
+    found: dict[str, str] = {}
+    for path in sorted({t.path for t in terms if t.path}):
+        found |= plugins.digests(path)
+    return found
 
 
 # ---- expressions
 
-# Quoted text is a value, such as the model of a start, and stays unchanged.
-_FILE = re.compile(r"""(?P<path>[^\s+()=,'"][^\s+()=,]*\.py):(?P<name>[A-Za-z_]\w*)"""
+# A path with other characters than these is quoted, 'my files/mine.py':name, unless there is such a file.
+_PLAIN = re.compile(r"""[^\s+()=,'"][^\s+()=,'"]*\.py""")
+_NAME = r"(?P<name{}>[A-Za-z_]\w*)"
+# All other quoted text is a value, such as the model of a start, and stays unchanged.
+_FILE = re.compile(rf"""(?P<path1>{_PLAIN.pattern}):{_NAME.format(1)}"""
+                   rf"""|(?P<path2>'[^']+\.py'|"[^"]+\.py"):{_NAME.format(2)}"""
                    r"""|'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
+_QUOTED_TERM = re.compile(rf"""((?:^|\+)\s*)(['"])([^'"]+\.py):{_NAME.format("")}\2""")
 _HYPHENS = re.compile(r"^\s*[A-Za-z][\w-]*")
 
 
@@ -124,12 +132,12 @@ def parse(text: str, kind: str = "strategies") -> list[Term]:
     files: list[tuple[str, str]] = []
 
     def stand_in(match: re.Match[str]) -> str:
-        if match["path"] is None:
+        if match["path1"] is None and match["path2"] is None:
             return match[0]
-        files.append((match["path"], match["name"]))
+        files.append((match["path1"] or match["path2"][1:-1], match["name1"] or match["name2"]))
         return f"__file{len(files) - 1}__"
 
-    plain = _FILE.sub(stand_in, text)
+    plain = _FILE.sub(stand_in, _QUOTED_TERM.sub(r"\1\2\3\2:\4", _quoted(text)))
     if kind in ("streams", "sources"):
         plain = _HYPHENS.sub(lambda m: m[0].replace("-", "_"), plain)
     try:
@@ -140,6 +148,18 @@ def parse(text: str, kind: str = "strategies") -> list[Term]:
     except (SyntaxError, RecursionError, MemoryError):
         raise ValueError(f"cannot read {text!r}: write name(key=value) + name, for example "
                          "\"er(capacity=200) + ewc(strength=50)\"") from None
+
+
+def _quoted(text: str) -> str:
+    """`text` with quotes around the paths of existing files whose characters would otherwise have to be quoted."""
+    out, done = "", 0
+    for end in re.finditer(r"\.py(?=:[A-Za-z_])", text):
+        for start in (done, *(plus.end() for plus in re.finditer(r"\+\s*", text[:end.end()]) if plus.end() > done)):
+            path = text[start:end.end()].strip()
+            if not _PLAIN.fullmatch(path) and not re.search(r"""['"]$|^['"]""", path) and os.path.isfile(path):
+                out, done = f"{out}{text[done:start]}{path!r}", end.end()
+                break
+    return out + text[done:]
 
 
 def _summands(node: ast.expr) -> list[ast.expr]:
@@ -160,7 +180,7 @@ def _term(node: ast.expr, files: list[tuple[str, str]], kind: str) -> Term:
     if call.args or any(k.arg is None for k in call.keywords):
         raise ValueError(f"{name}: write arguments as name=value")
     if path:
-        factory = load_file(path, name)
+        factory = plugins.load_file(path, name)
     elif kind in ("streams", "sources"):
         name = name.replace("_", "-")
         factory = lookup(kind, re.sub(r"-v\d+$", "", name))

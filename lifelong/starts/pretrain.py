@@ -18,7 +18,7 @@ from lifelong.learning.learner import Initialization
 from lifelong.progress import Watcher
 from lifelong.provenance import commit, environment
 from lifelong.randomness import generator
-from lifelong.spec import catalogue, expression
+from lifelong.spec import catalogue, expression, plugins
 from lifelong.spec.expression import Term
 from lifelong.spec.run import OptionError, one_of
 from lifelong.starts.recipe import Diverged, learn
@@ -69,7 +69,7 @@ def make_source(text: str, data: str | None = None) -> Source:
     if not isinstance(source, Source):
         raise ValueError(f"{terms[0].name} makes a {type(source).__name__}, not a Source")
     file = terms[0].path
-    return replace(source, options={**source.options, "file": catalogue.file_digest(file)[:10]}) if file else source
+    return replace(source, options={**source.options, "file": plugins.file_digest(file)[:10]}) if file else source
 
 
 def from_file(term: Term) -> Weights | None:

@@ -15,7 +15,7 @@ from safetensors.torch import save as packed
 
 from lifelong import store
 from lifelong.networks.net import Net, Params, shapes_of
-from lifelong.spec import catalogue, expression
+from lifelong.spec import expression, plugins
 
 FORMAT = 1
 ADAPT = ("head", "ungated", "all")
@@ -42,9 +42,10 @@ class Weights:
             ValueError: where that file is no longer what it was.
         """
         term, was = here("model", self.about)[0], self.about.get("sources", {})
-        if term.path and term.path in was and catalogue.file_digest(term.path) != was[term.path]:
-            raise ValueError(f"{self.about['start']} was learned with the network in {term.path}, which has changed "
-                             "since: put it back as it was, or learn the start anew")
+        now = plugins.digests(term.path) if term.path and term.path in was else {}
+        for path in [path for path, digest in now.items() if was.get(path) != digest]:
+            raise ValueError(f"{self.about['start']} was learned with the network in {term.path}, and {path} has "
+                             "changed since: put it back as it was, or learn the start anew")
         return network(self.about["model"], tuple(self.about["shape"]), n_classes)
 
 
