@@ -337,3 +337,39 @@ def test_an_object_with_randomness_of_its_own_is_caught(tmp_path):
 def test_an_object_that_raises_is_a_failure_and_not_a_crash(tmp_path, part, value, words):
     said = failures(an_object(tmp_path, "Raises", **{part: value}))
     assert any(words in s for s in said)
+
+
+LAYERS = """
+import torch
+from torch import nn
+
+class Layers:
+    def __init__(self, shape, n_classes):
+        self.net = nn.Sequential(nn.Linear(shape[0], 30), {layer}, nn.ReLU(), nn.Linear(30, n_classes))
+        self.optimizer = torch.optim.SGD(self.net.parameters(), 0.3)
+    def observe(self, x, y, task):
+        self.net.train()
+        loss = nn.functional.cross_entropy(self.net(x), y)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return loss.item() {times}
+    def end_task(self):
+        pass
+    def predict(self, x):
+        {first}
+        return self.net(x)
+"""
+
+
+@pytest.mark.parametrize(("layer", "first", "times", "said"), [
+    ("nn.Dropout(0.5)", "pass", "", ["predicts_scores", "two answers", "dropout", "eval()"]),
+    ("nn.BatchNorm1d(30)", "pass", "", ["predicts_scores", "the examples beside it", "batch normalisation", "eval()"]),
+    ("nn.Dropout(0.1)", "self.net.eval()", "", []),
+    ("nn.BatchNorm1d(30)", "self.net.eval()", "", []),
+    ("nn.Identity()", "pass", "* float('nan')", ["learns: its loss or a score is not finite at task 0, step 0"]),
+])
+def test_an_object_answers_each_example_by_itself(tmp_path, layer, first, times, said):
+    (tmp_path / "mine.py").write_text(LAYERS.format(layer=layer, first=first, times=times))
+    found = failures(f"{tmp_path / 'mine.py'}:Layers")
+    assert len(found) == bool(said) and all(word in found[0] for word in said)

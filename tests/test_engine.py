@@ -280,6 +280,45 @@ def test_a_run_whose_only_lane_diverges_stops_within_a_step(stacked):
     assert measured.accuracy[0, :2].isfinite().all() and measured.accuracy[0, 2:].isnan().all()
 
 
+def flawed(**hooks: Any) -> Any:
+    """finetune with hooks that do something in lanes where `boom` is 1; `hooks` take a view and `boom`."""
+    from lifelong import Part
+    from lifelong.spec.expression import Term
+
+    def strategy(boom: float = 0.0) -> Part:
+        return Part(init=lambda view: {"n": torch.zeros((), dtype=torch.int64)}, step=lambda view: {"n": view.state["n"] + 1},
+                    **{name: partial(hook, boom) for name, hook in hooks.items()})
+
+    return lambda hyper: compose([Term("boom", strategy)], {"net": NET}, sgd(0.1), hyper)
+
+
+def infinite_gradient(boom: Any, view: Any, grads: Any) -> Any:
+    now = (view.state["n"] == 7) & (boom > 0)
+    last = torch.arange(6) == 5  # of the unit of a class that comes later: the loss stays finite until then
+    return grads | {"head.bias": torch.where(now & last, -torch.inf, grads["head.bias"])}
+
+
+@pytest.mark.parametrize("stacked", [True, False])
+def test_an_infinite_gradient_is_found_before_the_task_ends(stacked):
+    stack = Lanes(tiny([0]), [0], [0, 0] if stacked else [0], flawed(grads=infinite_gradient),
+                  {(0, "boom"): [1.0, 0.0][:1 + stacked]}, dtype=torch.float64, stacked=stacked)
+    measured = train(stack, BUDGET)
+    steps = int(trained(lanes("finetune", [0]))[0].steps[0, 0])
+    assert measured.diverged[0, 0] == 0 and 7 <= measured.diverged[0, 1] <= steps, "it was noticed in a later task"
+    assert measured.accuracy[0, 1:].isnan().all() and (not stacked or measured.diverged[1].tolist() == [-1, -1])
+
+
+@pytest.mark.parametrize(("value", "lost"), [(torch.inf, True), (torch.nan, True), (-torch.inf, False)])
+def test_one_infinite_score_is_divergence_unless_it_says_that_a_class_is_unknown(value, lost):
+    def predict(boom: Any, view: Any, x: Tensor) -> Tensor:
+        first = torch.arange(len(x)).unsqueeze(1) + torch.arange(6) == 0
+        return torch.where(first & (boom > 0) & (view.state["n"] > 0), value, view.net.apply(view.params, x))
+
+    stack = Lanes(tiny([0]), [0], [0, 0], flawed(predict=predict), {(0, "boom"): [1.0, 0.0]}, dtype=torch.float64)
+    measured = train(stack, BUDGET)
+    assert bool(measured.diverged[0, 0] == 0) == lost and measured.diverged[1].tolist() == [-1, -1]
+
+
 def test_a_huge_step_size_leaves_the_neighbours_alone():
     stack = replace(lanes("er + ewc", [0, 0, 0], tiny([0]), hyper=HUGE), seeds=[0], at=[0, 0, 0])
     measured, states = trained(stack)

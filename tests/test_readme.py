@@ -58,7 +58,7 @@ def ci(name: str) -> str:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A working folder that holds the README's two files, and nothing else."""
-    for name in ("mine.py", "plain.py", "start.py", "net.py"):
+    for name in ("mine.py", "plain.py", "start.py", "resnet.py"):
         (tmp_path / name).write_text(block(f"# {name}\n"))
     monkeypatch.chdir(tmp_path)
     loaded = set(sys.modules)
@@ -89,7 +89,7 @@ def test_parts_add_up_in_python_and_a_list_is_a_comparison(folder, monkeypatch):
 
 
 def test_a_torchvision_network_learns(folder):
-    run = lifelong.run("split-digits(tasks=2)", "er", model="./net.py:resnet18", seeds=1, steps=2)
+    run = lifelong.run("split-digits(tasks=2)", "er", model="./resnet.py:resnet18", seeds=1, steps=2)
     assert run.accuracy.shape == (1, 3, 2) and np.isfinite(run.logs["loss"]).all()
 
 

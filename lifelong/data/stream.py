@@ -171,7 +171,7 @@ class Stream:
                 raise ValueError(f"{self.name}: the warp must hold {pixels} pixel numbers from 0 to {pixels}")
 
     def _check_finite(self) -> None:
-        for first, some in enumerate(self.x.split(_ROWS) if self.x.is_floating_point() else ()):
+        for first, some in enumerate(self.x.split(_ROWS) if self.x.dtype.is_floating_point else ()):
             if bool((bad := ~some.isfinite()).any()):
                 row, *at = bad.nonzero()[0].tolist()
                 value = float(some[(row, *at)])

@@ -17,9 +17,10 @@ from torch import Tensor
 from lifelong.data.pool import Pool
 from lifelong.data.stream import Stream
 from lifelong.experiments.compose import compose
+from lifelong.experiments.objects import object_checks
 from lifelong.learning.composition import GradientLearner, gradient_learner
 from lifelong.learning.engine import Measured, Rhythm, evaluate, train
-from lifelong.learning.imperative import Training, train_object
+from lifelong.learning.imperative import Training
 from lifelong.learning.lanes import Lanes
 from lifelong.learning.learner import Initialization, Learner, State
 from lifelong.learning.schedule import Budget, batches, plan, whole_task
@@ -28,7 +29,6 @@ from lifelong.networks.net import Net
 from lifelong.randomness import generator
 from lifelong.spec import catalogue, expression
 from lifelong.spec.expression import Term
-from lifelong.store.checkpoints import plain
 from lifelong.vmap import resolved, tree
 
 
@@ -436,37 +436,6 @@ CHECKS: tuple[Callable[[Subject], str | None], ...] = (
 )
 
 
-# ---- the contract of objects
-
-
-def object_checks(subject: Subject) -> Iterator[tuple[str, str | None]]:
-    """(name of the check, error or None) for the checks of an imperative learner."""
-    net = mlp((8,), 6)
-
-    def go(rhythm: Rhythm = Rhythm(), resume: dict[str, Any] | None = None) -> Measured:
-        return train_object(lambda: subject.make(net, 0)({}), tiny([0]), 0, 0, BUDGET, rhythm, resume=resume)
-
-    taken: list[dict[str, Any]] = []
-    whole = go(Rhythm(save_every=0.0, save=lambda c: taken.append(_frozen(c))))
-    good = float(whole.accuracy[0, 1, 0]) >= 0.6
-    yield "learns", None if good else "after task 0 it answers little better than chance"
-    same = torch.equal(go().accuracy, whole.accuracy)
-    yield "same_seed_same_result", None if same else "the same seed gives two results: is there randomness of its own?"
-    again = go(resume=_frozen(taken[len(taken) // 2]))
-    yield "resumes_to_the_same_bits", (None if torch.equal(again.accuracy, whole.accuracy)
-                                       else "resumed from state_dict() it ends differently: something is not in it")
-
-
-def _frozen(checkpoint: Any) -> Any:
-    """A copy, made by saving and loading as a store does."""
-    import io
-
-    plain(checkpoint["object"], "state_dict()")
-    buffer = io.BytesIO()
-    torch.save(checkpoint, buffer)
-    return torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)
-
-
 def run_checks(strategy: str | list[Term]) -> Iterator[tuple[str, str | None]]:
     """(name of the check, error or None) for every check of the contract.
 
@@ -476,7 +445,7 @@ def run_checks(strategy: str | list[Term]) -> Iterator[tuple[str, str | None]]:
     subject = Subject(expression.parse(strategy) if isinstance(strategy, str) else strategy)
     if not isinstance(subject.make(mlp((8,), 6))({}), Learner):
         try:
-            yield from object_checks(subject)
+            yield from object_checks(lambda: subject.make(mlp((8,), 6), 0)({}), tiny([0]), BUDGET)
         except Exception as error:
             yield "trains_and_resumes", explain(error)
         return

@@ -61,5 +61,5 @@ def fate(diverged: torch.Tensor) -> dict[str, Any]:
     if not bad:
         return {"status": "done", "note": ""}
     where = "; ".join(f"seed {seed} at task {task}, step {step}" for seed, (task, step) in bad.items())
-    note = f"loss or scores not finite: {where}; a smaller step size or strength may help"
+    note = f"loss, scores or parameters not finite: {where}; a smaller step size or strength may help"
     return {"status": "diverged", "note": note}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lifelong.learning.lanes import Lanes
-from lifelong.learning.learner import State
+from lifelong.learning.learner import State, out_of_range
 from lifelong.learning.schedule import Budget, batches, plan, whole_task
 from lifelong.vmap import tree
 
@@ -35,7 +35,8 @@ class Measured:
         values: [K, L, M] float64, accuracies: in the stream's scenario, with the task given, and, if the stream has
             `retention` (K = 3), on the task's training rows. Tasks that are not evaluated take no memory.
         loss: [L, T], mean training loss of each task.
-        diverged: [L, 2], task and step of the first loss or score that was not finite; -1 if there was none.
+        diverged: [L, 2], task and step at which the first loss, score or parameter was found that is not finite; -1 if
+            there was none.
         curve: [E, L, T] accuracies inside tasks, for the tasks that are evaluated after the task; NaN for the others.
         curve_step: [E, 2], the task and the number of its steps after which each entry of `curve` was measured.
         steps: [L, T], steps made on each task; 0 if it was not learned to its end.
@@ -108,7 +109,8 @@ class Measured:
 def evaluate(lanes: Lanes, state: State, tasks: range | None = None, learned: bool = False) -> tuple[Tensor, Tensor]:
     """Accuracies of all lanes on some tasks, in the stream's scenario and with the task given: [L, len(tasks)] each.
 
-    They are NaN where scores are NaN. The evaluation draws no random numbers, so it cannot change training.
+    They are NaN where a score is NaN or infinite; minus infinity is accepted from learners that are no network, for
+    classes that they do not know. The evaluation draws no random numbers, so it cannot change training.
 
     Args:
         lanes, state: the lanes and their state.
@@ -141,7 +143,7 @@ def evaluate(lanes: Lanes, state: State, tasks: range | None = None, learned: bo
         told = answered = torch.where(real, score(scores, y), 0.0)
         if stream.scenario != "domain":
             told = torch.where(real, score(scores.masked_fill(~classes[:, which], -torch.inf), y), 0.0)
-        bad |= scores.isnan().flatten(1).any(1)
+        bad |= (~scores.isfinite() if lanes.answers_by_network else out_of_range(scores)).flatten(1).any(1)
         free.append(told if stream.scenario == "task" else answered)
         given.append(told)
     count = (rows >= 0).unflatten(1, (n_tasks, m)).sum(-1)
@@ -242,6 +244,7 @@ def _one_task(lanes: Lanes, budget: Budget, rhythm: Rhythm, state: State, measur
         bad = ~losses.isfinite()
         for i in bad.any(1).nonzero().flatten().tolist():
             measured.lost(bad[i], task, step - len(unread) + 1 + i)
+        measured.lost(~lanes.finite(state), task, step)
         for row in losses:  # one by one, so that the sum does not depend on the checkpoints
             total.add_(row)
         unread.clear()

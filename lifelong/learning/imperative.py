@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lifelong.data.stream import Stream
 from lifelong.learning.engine import Measured, Rhythm
+from lifelong.learning.learner import out_of_range
 from lifelong.learning.schedule import Budget, plan
 from lifelong.randomness import generator
 from lifelong.spec.expression import Term
@@ -219,19 +220,20 @@ def _accuracy(learner: Any, stream: Stream, asked: Tensor, tasks: range, at: int
         hits = torch.zeros(2, dtype=torch.float64)
         for part in rows.split(4096):
             x, y = pool.fetch(part)
-            scores = _scores(learner, x, stream.n_classes, task if stream.scenario == "task" else None)
+            scores = object_scores(learner, x, stream.n_classes, task if stream.scenario == "task" else None)
             score = stream.problem.score
             own = score(scores.masked_fill(~pool.classes[task], -torch.inf), y)
             anything = own if stream.scenario == "task" else score(scores, y)
             hits += torch.stack([anything.double().sum(), own.double().sum()]).cpu()
-            if bool(scores.isnan().any()):
+            if bool(out_of_range(scores).any()):
                 hits += torch.nan
         free[i], told[i] = hits / len(rows)
     set_generators(before)
     return free, told
 
 
-def _scores(learner: Any, x: Tensor, n_classes: int, task: int | None) -> Tensor:
+def object_scores(learner: Any, x: Tensor, n_classes: int, task: int | None) -> Tensor:
+    """The scores [n, C] that an object predicts for `x`; raises TypeError for anything else."""
     told = {"task": task} if "task" in inspect.signature(learner.predict).parameters else {}
     scores = torch.as_tensor(learner.predict(x, **told)).to(x.device)
     if scores.shape != (len(x), n_classes):

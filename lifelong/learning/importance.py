@@ -22,7 +22,7 @@ def chunks(rows: Tensor, weight: Tensor, size: int) -> Iterator[tuple[Tensor, Te
     yield from zip(rows.split(size), weight.split(size), strict=True)
 
 
-AT_ONCE = 2**26  # numbers in the gradients of single examples that are kept at once, for each lane
+AT_ONCE = 2**26  # numbers in the gradients of single examples kept at once, for each lane
 LABELS = ("exact", "sampled", "empirical", "batched")
 
 

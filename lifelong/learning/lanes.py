@@ -215,9 +215,8 @@ class Lanes:
     @cached_property
     def predict(self) -> Callable[[State, Tensor, Tensor], Tensor]:
         """(state, x [L, n, *shape], task 0-d) -> scores [L, n, C] of all lanes; without L if not stacked."""
-        forward, learner, net = self.forward, self.learner, self.net
-        if forward and net and isinstance(learner, GradientLearner) and not any(
-                part.predict for part in learner.parts.values()):
+        forward, net = self.forward, self.net
+        if forward and net and self.answers_by_network:
             if net.vjp is None:  # lane by lane, and without storing anything for derivatives
                 return lambda state, x, task: torch.stack(
                     [net.apply({k: p[i] for k, p in state["params"].items()}, x[i]) for i in range(len(x))])
@@ -228,6 +227,18 @@ class Lanes:
 
         every = self.each(one)
         return lambda state, x, task: every(state, x, task.expand(self.n) if self.stacked else task)
+
+    @cached_property
+    def answers_by_network(self) -> bool:
+        """Whether scores are those of a network, and not of a learner or a part that predicts in its own way."""
+        learner = self.learner
+        return isinstance(learner, GradientLearner) and not any(part.predict for part in learner.parts.values())
+
+    def finite(self, state: State) -> Tensor:
+        """The lanes [L] bool, on the processor, whose trained parameters are all finite."""
+        params = [*state["params"].values()] if self.net else []
+        every = [p.isfinite().reshape(self.n, -1).all(1) for p in params]
+        return torch.stack(every).all(0).cpu() if every else torch.ones(self.n, dtype=torch.bool)
 
     def rivals(self, y: Tensor) -> Tensor | None:
         """`Pool.rivals` for all lanes."""

@@ -82,3 +82,8 @@ class Initialization:
     recipe: Any = None
     use: Mapping[str, Any] = field(default_factory=dict)
     learned: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def out_of_range(scores: Tensor) -> Tensor:
+    """Where scores are NaN or plus infinity, of the shape of `scores`."""
+    return scores.isnan() | scores.isposinf()
