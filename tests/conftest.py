@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -72,3 +73,13 @@ def value_of(loss: Loss, *examples: Slice, competing: Tensor | None = None) -> T
         if one.name in loss.entropies:
             total = total + (F.cross_entropy(scores, one.y, reduction="none") * loss.entropies[one.name]).sum()
     return total
+
+
+def mnist_files(sizes: dict[str, int]) -> dict[str, bytes]:
+    """Four files in MNIST's format with random images and labels 0, 1, ..., 9, 0, ..."""
+    found, draw = {}, np.random.default_rng(0)
+    for part, n in sizes.items():
+        for kind, array in (("images-idx3", draw.integers(0, 256, (n, 28, 28))), ("labels-idx1", np.arange(n) % 10)):
+            header = np.array([2048 + array.ndim, *array.shape], dtype=">i4").tobytes()
+            found[f"{part}-{kind}-ubyte"] = header + array.astype(np.uint8).tobytes()
+    return found

@@ -82,13 +82,17 @@ def command(folder: Path, smoke: str = "") -> Iterator[Path]:
 
 
 def _abridged(sizes: str) -> None:
-    """For smoke tests of long commands: MNIST has as many images as `sizes` ("training,test") says, and figures are laid
-    out but not encoded."""
-    from lifelong.streams import mnist
+    """For smoke tests of long commands, data sets are small, as `sizes` says in JSON: MNIST has so many training and test
+    images, the parts of tiny-imagenet-100 so many classes of so many images; and figures are laid out but not encoded."""
+    from dataclasses import replace
+
+    from lifelong.streams import mnist, tiny_imagenet
 
     from lifelong.report import canvas
 
-    mnist._SIZES = dict(zip(mnist._SIZES, map(int, sizes.split(",")), strict=True))
+    small = json.loads(sizes)
+    mnist._SIZES, mnist._SHA256 = small["mnist"], small["sha256"]
+    tiny_imagenet._PART = replace(tiny_imagenet._PART, parts=small["tiny"], images=small["images"])
     canvas.encoded = lambda figure, kind: b"<svg/>"
 
 

@@ -28,7 +28,7 @@ LAYERS = {
     "streams": "spec data",
     "cli": "spec store report starts experiments",
 }
-GROUND = {"files", "machine", "metrics", "randomness", "vmap", "progress", "provenance", "version"}
+GROUND = {"files", "machine", "surroundings", "metrics", "randomness", "vmap", "progress", "provenance", "version"}
 
 LIGHT = ("lifelong/__init__.py", "lifelong/files.py", "lifelong/metrics.py",
          *(p for p in FILES if p.startswith(("lifelong/cli/", "lifelong/report/", "lifelong/spec/", "lifelong/store/"))))

@@ -1,20 +1,27 @@
 """The commands in reports/ still work: each is run with a budget that says nothing about its numbers."""
 
+import hashlib
+import itertools
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import forking
 import numpy as np
 import pytest
+from conftest import mnist_files
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = sorted(ROOT.glob("reports/*/run.sh"))
-NEEDS_DATA = {"omniglot": "omniglot", "o600": "omniglot", "g600": "omniglot", "tiny-imagenet-100": "tiny-imagenet-100",
-              "few-shot": "omniglot"}
-IMAGES = {"train": 2000, "t10k": 1000}  # of the MNIST that these tests see
+NEEDS_OMNIGLOT = ("omniglot", "o600", "g600", "few-shot")
+# The MNIST and the tiny-imagenet-100 that these tests see: random images.
+SIZES: dict[str, Any] = {"mnist": {"train": 2000, "t10k": 1000}, "tiny": {"train": 20, "val": 2, "test": 4}, "images": 12}
+SIZES["sha256"] = {name: hashlib.sha256(content).hexdigest() for name, content in mnist_files(SIZES["mnist"]).items()}
 SMALL = ["--steps", "2", "--seeds", "2", "--tasks", "2", "--quiet"]
 # Where lengths of time are no options of `lifelong run`, a script takes them from the environment.
 OWN: dict[str, tuple[list[str], dict[str, str]]] = {"o600": (["--steps", "2"], {
@@ -34,33 +41,35 @@ OWN: dict[str, tuple[list[str], dict[str, str]]] = {"o600": (["--steps", "2"], {
 
 @pytest.fixture(scope="module")
 def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with forking.command(tmp_path_factory.mktemp("command"), ",".join(map(str, IMAGES.values()))) as folder:
+    with forking.command(tmp_path_factory.mktemp("command"), json.dumps(SIZES)) as folder:
         yield folder
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data sets that LIFELONG_DATA has, and in place of MNIST random images in its format."""
+    """The Omniglot that LIFELONG_DATA has, and random images in the formats of MNIST and tiny-imagenet-100."""
     folder, g = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
     raw = folder / "mnist" / "MNIST" / "raw"
     raw.mkdir(parents=True)
-    for part, n in IMAGES.items():
-        for kind, values in (("images-idx3", g.integers(0, 256, (n, 28, 28))), ("labels-idx1", np.arange(n) % 10)):
-            header = np.array([8 << 8 | values.ndim, *values.shape], dtype=">i4").tobytes()
-            (raw / f"{part}-{kind}-ubyte").write_bytes(header + values.astype(np.uint8).tobytes())
-    if given := os.environ.get("LIFELONG_DATA"):
-        for name in {*NEEDS_DATA.values()}:
-            if (found := Path(given).resolve() / name).exists():
-                (folder / name).symlink_to(found)
+    for name, content in mnist_files(SIZES["mnist"]).items():
+        (raw / name).write_bytes(content)
+    names = (f"n{c:08}" for c in itertools.count())
+    for part, classes in SIZES["tiny"].items():
+        for name in itertools.islice(names, classes):
+            (own := folder / "tiny-imagenet-100" / part / name).mkdir(parents=True)
+            for i, image in enumerate(g.integers(0, 256, (SIZES["images"], 64, 64, 3), np.uint8)):
+                Image.fromarray(image).save(own / f"{i}.png", compress_level=0)
+    omniglot = Path(os.environ.get("LIFELONG_DATA", ".")).resolve() / "omniglot"
+    if omniglot.exists():
+        (folder / "omniglot").symlink_to(omniglot)
     return folder
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.parent.name)
 def test_a_reports_command_runs(script: Path, tmp_path: Path, command: Path, data: Path) -> None:
-    for word, name in NEEDS_DATA.items():
-        if word in script.parent.name and not (data / name).exists():
-            pytest.skip(f"needs {name} in the folder that LIFELONG_DATA names")
-    environment = os.environ | {"LIFELONG_DATA": str(data), "PATH": os.pathsep.join([str(command), str(Path(sys.executable).parent),
+    if any(word in script.parent.name for word in NEEDS_OMNIGLOT) and not (data / "omniglot").exists():
+        pytest.skip("needs Omniglot in the folder that LIFELONG_DATA names")
+    environment = os.environ | {"LIFELONG_DATA": str(data), "LIFELONG_CACHE": str(data / "cache"), "PATH": os.pathsep.join([str(command), str(Path(sys.executable).parent),
                                                          os.environ["PATH"]])}
     small, more = OWN.get(script.parent.name, (SMALL, {}))
     done = subprocess.run(["sh", str(script), str(tmp_path / "runs"), *small],

@@ -135,6 +135,13 @@ class Stream:
         own = {"classes": self.classes, "warp": self.warp, "label": self.label}
         return {name: value[at].to(device) for name, value in own.items() if value is not None}
 
+    def fingerprint(self) -> list[tuple[int, int]]:
+        """For each tensor how often it was written into, and the sum of its bits: they change when somebody writes."""
+        integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+        tensors = (self.x, self.y, self.train, self.test, self.classes, self.warp, self.label)
+        return [(t._version, int(t.contiguous().view(integers[t.element_size()]).sum(dtype=torch.int64)))
+                for t in tensors if t is not None and t.element_size() in integers]
+
     def evaluated(self, learned: int) -> range:
         """The tasks, counted from 0, that are evaluated once `learned` tasks have been learned."""
         return Evaluation.parse(self.evaluation).tasks(learned, self.n_tasks)

@@ -26,6 +26,7 @@ from lifelong.spec.expression import Term
 from lifelong.spec.run import OptionError, Options, Spec, one_of
 from lifelong.starts.pretrain import Pretraining, from_file, make_source
 from lifelong.starts.weights import Weights, here
+from lifelong.surroundings import kept
 
 # Options that all specs of an experiment have in common.
 SHARED = ("epochs", "steps", "batch_size", "seeds", "eval_every", "dtype", "augment", "evaluate")
@@ -196,8 +197,9 @@ def _checked(specs: Sequence[Spec], learners: Learners) -> frozenset[str]:
     """
     groups: dict[str, list[Spec]] = {}
     for spec in specs:
-        if _fits(spec, learners):
-            groups.setdefault(spec.frame, []).append(spec)
+        with kept():
+            if _fits(spec, learners):
+                groups.setdefault(spec.frame, []).append(spec)
     alone = {spec.frame for spec in specs} - set(groups)
     for frame, group in groups.items():
         try:
@@ -212,7 +214,8 @@ def _checked(specs: Sequence[Spec], learners: Learners) -> frozenset[str]:
 def _probe(stack: Sequence[Spec], learners: Learners) -> None:
     n = len(stack) * learners.stream.n_seeds
     try:
-        checks.probe(learners.lanes(stack, sorted({0, n - 1})), learners.budget)
+        with kept():
+            checks.probe(learners.lanes(stack, sorted({0, n - 1})), learners.budget)
     except checks.Impure as error:
         raise checks.Impure(f"{stack[0].strategy}: {error}") from error
 
@@ -235,6 +238,10 @@ def _fits(spec: Spec, learners: Learners) -> bool:
     if stream.augment != NONE and net is None:
         raise OptionError(f"{name} fetches its examples itself, as they are, so {stream.augment} would not reach it: "
                           "use augment='none'", "augment")
+    if net and isinstance(learner, GradientLearner) and learners.budget.batch_size == 1 and not any(
+            part.recall for part in learner.parts.values()) and not all(map(learner.start.frozen, net.still)):
+        raise OptionError(f"{name} trains batch normalisation, which needs several examples in a batch: batch_size "
+                          "must be 2 or more, or the network without it, for example norm='group'", "batch_size")
     if learner and learner.told and stream.scenario != "task":
         raise OptionError(f"{name} must be told the task to answer, and this stream is {stream.scenario}-incremental: "
                           "use scenario='task'", "scenario")

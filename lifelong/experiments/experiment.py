@@ -26,10 +26,20 @@ from lifelong.starts.weights import Weights
 from lifelong.store.checkpoints import Busy, Workshop
 from lifelong.store.files import StoreError
 from lifelong.store.records import Run
+from lifelong.surroundings import kept
 from lifelong.version import __version__
 
 # Bytes of parameters that a processor's cache holds; beyond this, more lanes at once take longer each (reports/speed).
 CACHED = 6 * 2**20
+
+
+class Spoilt(RuntimeError):
+    """A strategy wrote into the stream that all strategies share."""
+
+
+def _of_the_user(stack: list[Spec]) -> bool:
+    """Whether a stack runs code of the user."""
+    return any(term.path or not term.findable for term in (*stack[0].terms, stack[0].optimizer_term))
 
 
 @dataclass
@@ -99,11 +109,20 @@ class Experiment:
         outcome = Outcome()
         ready, missing = self._found(root, watcher, outcome)
         missing = self._learned(missing, starts or root, watcher, outcome)
-        for stack in self._stacks(missing, root):
+        spoilt = ""
+        for stack in sorted(self._stacks(missing, root), key=_of_the_user):  # what could harm others comes last
+            if spoilt:
+                outcome.failures.append(f"{stack[0].strategy} was not trained, because {spoilt} changed the examples")
+                continue
             try:
-                for run in self._train(stack, root, watcher):
+                with kept():  # and the folder by its full name, for code of the user may change the working folder
+                    finished = self._train(stack, root and root.absolute(), watcher)
+                for run in finished:
                     ready[store.digest(run.spec)] = run
                     watcher.made(run)
+            except Spoilt as error:
+                spoilt = stack[0].strategy
+                outcome.failures.append(self._failed(stack, error, root))
             except Busy as error:
                 outcome.failures.append(str(error))
             except StoreError:
@@ -227,6 +246,7 @@ class Experiment:
         """Trains the lanes of a stack: together if they fit, otherwise in turns; objects one by one."""
         learners, pure = self.learners, self.learners.learner(stack[0]) is not None
         n, n_tasks = len(stack) * self.stream.n_seeds, self.stream.n_tasks
+        before = self.stream.fingerprint() if _of_the_user(stack) else []
         most = resume["most"] if resume else self._together(stack, watcher) if pure else 1
         done: list[dict[str, Any]] = list(resume["done"]) if resume else []
         current = resume["current"] if resume else None
@@ -251,6 +271,9 @@ class Experiment:
                                         learners.budget, rhythm, learners.device, current, learners.dtype)
             done.append(dict(vars(measured)))
             current = None
+        if before != (self.stream.fingerprint() if before else []):
+            raise Spoilt("it changed the examples, the labels or the tasks of the stream, which all strategies share: "
+                         "make new tensors")
         return joined(done)
 
     def _together(self, stack: list[Spec], watcher: Watcher) -> int:

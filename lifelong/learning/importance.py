@@ -43,9 +43,8 @@ def fisher(net: Net, params: Params, pool: Pool, rows: Tensor, weight: Tensor, l
     Returns:
         Importance >= 0, in the shape of each parameter.
 
-    In regression the predictive distribution is Gaussian around the K outputs with variance K / 2, because its negative
-    log-likelihood is the mean squared error. 'exact' is then the sum over outputs of 2 / K times the squared gradient
-    of the output.
+    In regression the prediction is a Gaussian around the K outputs with variance K / 2, whose negative log-likelihood
+    is the mean squared error: 'exact' sums 2 / K times the squared gradient of each output.
 
     Source: Kirkpatrick et al. 2017, arXiv:1612.00796; Martens 2020, arXiv:1412.1193 for the expectations. 'batched' is
         the estimate of Avalanche. It shrinks as the batch grows, so a suitable strength depends on the batch size.

@@ -97,9 +97,12 @@ def _module(path: str) -> ModuleType:
         raise LookupError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[unique] = module
+    from lifelong.surroundings import kept
+
     try:
-        # Without this file's __future__ import, which would turn the annotations into strings.
-        exec(compile(code, str(file), "exec", dont_inherit=True), module.__dict__)
+        with kept():
+            # Without this file's __future__ import, which would turn the annotations into strings.
+            exec(compile(code, str(file), "exec", dont_inherit=True), module.__dict__)
     except BaseException as error:
         del sys.modules[unique]
         if isinstance(error, KeyboardInterrupt):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import mnist_files
 from lifelong.streams import mnist
 from PIL import Image
 
@@ -28,24 +30,26 @@ real = pytest.mark.skipif("LIFELONG_DATA" not in os.environ, reason="LIFELONG_DA
 
 
 def write(folder: Path, sizes: dict[str, int], ending: str = "") -> Path:
-    """Four files in MNIST's format with random images and labels 0, 1, ..., 9, 0, ..."""
     folder.mkdir(parents=True, exist_ok=True)
-    draw = np.random.default_rng(0)
-    for part, n in sizes.items():
-        for kind, array in (("images-idx3", draw.integers(0, 256, (n, 28, 28))), ("labels-idx1", np.arange(n) % 10)):
-            header = np.array([2048 + array.ndim, *array.shape], dtype=">i4").tobytes()
-            content = header + array.astype(np.uint8).tobytes()
-            opened = gzip.open if ending == ".gz" else open
-            with opened(folder / f"{part}-{kind}-ubyte{ending}", "wb") as file:
-                file.write(content)
+    for name, content in mnist_files(sizes).items():
+        opened = gzip.open if ending == ".gz" else open
+        with opened(folder / f"{name}{ending}", "wb") as file:
+            file.write(content)
     return folder
+
+
+def passes_for_mnist(monkeypatch: pytest.MonkeyPatch, sizes: dict[str, int]) -> None:
+    """The files of these sizes are taken for those of MNIST."""
+    monkeypatch.setattr(mnist, "_SIZES", sizes)
+    monkeypatch.setattr(mnist, "_SHA256", {name: hashlib.sha256(content).hexdigest()
+                                           for name, content in mnist_files(sizes).items()})
 
 
 @pytest.fixture
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A data folder with 200 + 60 images that pass for all of MNIST."""
     sizes = {"train": 200, "t10k": 60}
-    monkeypatch.setattr(mnist, "_SIZES", sizes)
+    passes_for_mnist(monkeypatch, sizes)
     write(tmp_path / "mnist/MNIST/raw", sizes)
     yield tmp_path
 
@@ -71,7 +75,7 @@ def test_training_images_are_the_first_and_test_images_the_last(name: str, small
 @pytest.mark.parametrize("ending", ["", ".gz"])
 def test_mnist_is_found_where_people_have_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str,
                                              ending: str) -> None:
-    monkeypatch.setattr(mnist, "_SIZES", {"train": 20, "t10k": 10})
+    passes_for_mnist(monkeypatch, {"train": 20, "t10k": 10})
     write(tmp_path / layout, {"train": 20, "t10k": 10}, ending)
     stream = mnist.split([0], data=tmp_path)
     assert stream.x.shape == (30, 1, 28, 28)
@@ -118,6 +122,29 @@ def test_a_damaged_gzip_file_is_named(small: Path) -> None:
         mnist.split([0], data=small)
 
 
+@pytest.mark.parametrize("name", MAKERS)
+def test_another_data_set_under_mnists_file_names_is_used_only_where_one_insists(name: str, small: Path) -> None:
+    raw = small / "mnist/MNIST/raw"
+    known = MAKERS[name]([0], data=small, **SMALL[name])
+    content = (raw / LABELS).read_bytes()
+    (raw / LABELS).write_bytes(content[:-2] + content[:-3:-1])  # the last two labels change places
+    with pytest.raises(ValueError, match=f"{LABELS} is not MNIST's {LABELS}: .*Fashion-MNIST.*unverified=True"):
+        MAKERS[name]([0], data=small, **SMALL[name])
+    stream = MAKERS[name]([0], data=small, **SMALL[name], unverified=True)
+    assert stream.content == frozenset() and known.content, "classes of MNIST have been claimed for another data set"
+    assert stream.options == known.options | {"unverified": True}
+    again = MAKERS[name]([0], data=small, **stream.options)
+    assert torch.equal(again.x, stream.x) and torch.equal(again.train, stream.train)
+
+
+@pytest.mark.parametrize("source", [mnist.rotations, mnist.permutations])
+def test_a_source_of_another_data_set_is_used_only_where_one_insists(source: Any, small: Path) -> None:
+    (raw := small / "mnist/MNIST/raw" / IMAGES).write_bytes(raw.read_bytes()[:-1] + b"!")
+    with pytest.raises(ValueError, match="unverified=True"):
+        source(data=small, domains=2)
+    assert source(data=small, domains=2, unverified=True).options == {"domains": 2, "unverified": True}
+
+
 def test_without_mnist_the_way_to_it_is_told(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=f"^MNIST's {IMAGES} is not in {re.escape(str(tmp_path))} .*the option data"):
         mnist.rotated_gem([0], data=tmp_path)
@@ -126,7 +153,7 @@ def test_without_mnist_the_way_to_it_is_told(tmp_path: Path) -> None:
 def test_a_user_who_named_no_folder_gets_a_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LIFELONG_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(mnist, "_SIZES", {"train": 20, "t10k": 10})
+    passes_for_mnist(monkeypatch, {"train": 20, "t10k": 10})
     monkeypatch.setattr("torchvision.datasets.MNIST",
                         lambda root, download: write(root / "MNIST/raw", {"train": 20, "t10k": 10}))
     assert mnist.split([0]).n_classes == 10
