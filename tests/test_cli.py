@@ -329,7 +329,7 @@ def test_run_and_tune_share_their_options(lifelong):
     assert {"epochs", "steps", "batch_size", "scenario", "data", "overlap"} <= shared <= set(run) & set(tune)
     assert all(run[name].help == tune[name].help and run[name].default == tune[name].default for name in shared)
     assert {field.name for field in fields(Options)} == shared - {"scenario", "tasks", "classes_per_task", "boundaries"} | {
-        "seeds", "evaluate", "eval_every"}
+        "seeds", "evaluate", "eval_every", "trust"}
 
 
 def test_every_option_reaches_the_run_under_its_own_name(lifelong, monkeypatch):
@@ -339,11 +339,11 @@ def test_every_option_reaches_the_run_under_its_own_name(lifelong, monkeypatch):
         lifelong("run", "split-digits", "er", "--seeds", "2", "--steps", "3", "--batch-size", "4", "--optimizer", "adam",
                  "--model", "conv4", "--eval-every", "5", "--evaluate", "seen", "--device", "cpu", "--dtype", "float64", "--data", "there",
                  "--save-every", "6", "--memory", "7", "--overlap", "--augment", "flip", "--scenario", "task", "--tasks", "8",
-                 "--classes-per-task", "9", "--no-boundaries")
+                 "--classes-per-task", "9", "--no-boundaries", "--trust")
     ((stream, strategies, options, extra),) = seen
     assert (stream, strategies) == ("split-digits", ["er"])
     assert options == Options(seeds=2, steps=3, batch_size=4, optimizer="adam", model="conv4", eval_every=5, evaluate="seen", device="cpu",
-                              dtype="float64", data="there", save_every=6.0, memory=7.0, overlap=True, augment="flip")
+                              dtype="float64", data="there", save_every=6.0, memory=7.0, overlap=True, augment="flip", trust=True)
     assert extra == {"scenario": "task", "tasks": 8, "classes_per_task": 9, "boundaries": False}
 
 

@@ -37,8 +37,8 @@ def start(model: str = "mlp(hidden=())", shape: tuple[int, ...] = (1,), content:
     about: dict[str, Any] = {"start": strategy.split("(")[0], "strategy": strategy, "model": model, "units": units,
                              "shape": list(shape), "content": list(content), "source": "elsewhere-v1",
                              "source_options": {}, "steps": 1, "domains": 1}
-    net = Weights({}, about).net(units)
-    return Weights(net.init(torch.Generator().manual_seed(0)), about)
+    net = Weights({}, about, trusted=True).net(units)
+    return Weights(net.init(torch.Generator().manual_seed(0)), about, trusted=True)
 
 
 def evaluation(source: Source, weights: Weights, **options: Any) -> Evaluation:

@@ -6,12 +6,13 @@ import copy
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from conftest import refused
+from conftest import Command, refused
 from lifelong.strategies.starts import supervised
 from lifelong.streams.glyphs import drawings
 
@@ -596,3 +597,71 @@ def blows(steps: int = 400, lr: float = 1.3):
     checkpoint = torch.load(tmp_path / named, weights_only=True)["content"]["inner"]
     assert checkpoint["logs"]["loss"][:checkpoint["step"]].isfinite().all()
     assert json.loads((tmp_path / named).with_name("stack.json").read_text())["specs"][0]["strategy"]
+
+
+# ---- files from strangers
+
+
+EVIL = "open('ran', 'w').close()\nfrom lifelong.networks.mlp import mlp\ndef net(shape, n_classes): return mlp(shape, n_classes)\n"
+
+
+def rewritten(file: Path, **changes: Any) -> dict[str, Any]:
+    """Writes a start's file anew with other facts about it, as somebody who knows how would; returns the facts before."""
+    weights = load(file)
+    save(file, Weights(weights.params, {**weights.about, **changes}))
+    return dict(weights.about)
+
+
+@pytest.fixture
+def learned(lifelong: Command) -> Path:
+    assert lifelong("pretrain", "glyphs", "supervised(steps=2, batch=4, model='mlp')", "--out", "own.safetensors", "--quiet").code == 0
+    Path("evil.py").write_text(EVIL)
+    return Path("own.safetensors")
+
+
+USES = {"run": ["run", "split-glyphs", "supervised(file='own.safetensors')", "--seeds", "1", "--steps", "1", "--quiet"],
+        "fewshot": ["fewshot", "glyphs(first=500, classes=50)", "own.safetensors", "--episodes", "2"],
+        "pretrain": ["pretrain", "glyphs", "supervised(steps=1, batch=4, begin='own.safetensors')", "--quiet"],
+        "list": ["list", "own.safetensors"]}
+
+
+@pytest.mark.parametrize("changes", [{"model": "./evil.py:net"}, {"strategy": "./evil.py:net"}])
+@pytest.mark.parametrize("use", USES)
+def test_the_file_of_a_start_runs_no_python_file_until_it_is_trusted(use: str, changes: dict[str, str], learned: Path,
+                                                                     lifelong: Command) -> None:
+    rewritten(learned, **changes)
+    said = lifelong(*USES[use])
+    assert not Path("ran").exists(), "a file that only a record names has been run"
+    if said.code:
+        refused(said, "./evil.py is named in a record", "--trust")
+    if use in ("run", "pretrain") and "model" in changes:
+        assert said.code == 2 and lifelong(*USES[use], "--trust").code == 0 and Path("ran").exists()
+
+
+def test_what_a_start_says_of_itself_is_covered_by_a_digest(learned: Path) -> None:
+    content, about = bytearray(learned.read_bytes()), dict(load(learned).about)
+    end, noticed, tried = 8 + int.from_bytes(content[:8], "little"), 0, range(8, 2000, 7)
+    assert tried.stop < end
+    for at in tried:
+        content[at] ^= 1
+        learned.write_bytes(content)
+        try:
+            assert dict(load(learned).about) == about, f"the byte {at} is not covered"
+        except ValueError:
+            noticed += 1
+        content[at] ^= 1
+    assert noticed > 0.9 * len(tried)  # the others are white space
+
+
+@pytest.mark.parametrize("use", ["run", "pretrain"])
+def test_a_network_of_another_size_is_refused_before_it_takes_memory(use: str, learned: Path, lifelong: Command) -> None:
+    rewritten(learned, model="mlp(hidden=(1000000000,))")
+    refused(lifelong(*USES[use]), "hidden0.weight", "1000000000")
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_not_finite_are_refused(value: float, learned: Path, lifelong: Command) -> None:
+    weights = load(learned)
+    weights.params["head.bias"][0] = value
+    save(learned, weights)
+    refused(lifelong(*USES["run"]), "own.safetensors", "head.bias", "not finite")

@@ -39,6 +39,9 @@ Data = Annotated[str | None, typer.Option(
     help="Folder of the raw data. Default: $LIFELONG_DATA, or the user's cache folder where that is not set.",
     rich_help_panel=MACHINE)]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.", rich_help_panel=MACHINE)]
+Trust = Annotated[bool, typer.Option(
+    "--trust", help="Run Python files that are named only in a file: of --from, of --tuned, or of a start. Read them "
+                    "first: they can do whatever you can.")]
 SaveEvery = Annotated[float, typer.Option(help="Seconds between checkpoints.", rich_help_panel=MACHINE)]
 Scenario = Annotated[str | None, typer.Option(help="task, domain or class: the kind of incremental learning.",
                                               rich_help_panel=STREAM)]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lifelong.cli.errors import flag, say
-from lifelong.cli.options import Quiet, Shared, Store, with_shared
+from lifelong.cli.options import Quiet, Shared, Store, Trust, with_shared
 from lifelong.cli.progress import progress_bar
 from lifelong.cli.tables import print_results
 
@@ -38,9 +38,6 @@ From = Annotated[Path | None, typer.Option(
     "--from", help="Repeat the runs of a file instead of those of STREAM and STRATEGIES. The file is the run.json of a "
                    "run, or JSON with one spec or a list of specs. Python files that it names are run only with "
                    "--trust.")]
-Trust = Annotated[bool, typer.Option(
-    "--trust", help="Run the Python files that the file of --from or --tuned names. Read them first: they can do "
-                    "whatever you can.")]
 
 
 @with_shared
@@ -55,7 +52,7 @@ def run(stream: OptionalStream = None, strategies: Strategies = None, *, store: 
     from lifelong.experiments.experiment import run_all
     from lifelong.store.loggers import Loggers
 
-    options = shared.options(seeds=seeds, eval_every=eval_every, evaluate=evaluate)
+    options = shared.options(seeds=seeds, eval_every=eval_every, evaluate=evaluate, trust=trust)
     if from_ is None:
         experiments = [_experiment(stream, strategies or [], tuned, trust, shared, options)]
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lifelong.cli.errors import say
-from lifelong.cli.options import Data, Device, Json, SaveEvery, Store, quiet_option
+from lifelong.cli.options import Data, Device, Json, SaveEvery, Store, Trust, quiet_option
 from lifelong.cli.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def pretrain(
     data: Data = None,
     device: Device = "auto",
     save_every: SaveEvery = 30.0,
+    trust: Trust = False,
     quiet: Quiet = False,
 ) -> None:
     """Learn a start, from which many runs can begin.
@@ -43,13 +45,15 @@ def pretrain(
     was interrupted.
     """
     from lifelong.experiments import prepare
+    from lifelong.spec import plugins
     from lifelong.starts.pretrain import Pretraining, make_source, parse
     from lifelong.starts.recipe import Diverged
     from lifelong.starts.weights import save
 
     term = parse(start)
-    pretraining = Pretraining(term, make_source(source, data), seed=seed, device=prepare.device(device),
-                              precision=precision)
+    with plugins.trusting_records() if trust else nullcontext():
+        pretraining = Pretraining(term, make_source(source, data), seed=seed, device=prepare.device(device),
+                                  precision=precision)
     if out is not None:
         _check_file(out)
     try:
@@ -96,6 +100,7 @@ def fewshot(
     transductive: Annotated[bool, typer.Option(
         help="For networks with batch normalisation, also classify all queries of an episode together. This takes most "
              "of the time.")] = True,
+    trust: Trust = False,
     store: Store = Path("runs"),
     data: Data = None,
     device: Device = "auto",
@@ -110,13 +115,15 @@ def fewshot(
     """
     from lifelong import store as stores
     from lifelong.experiments import prepare
+    from lifelong.spec import plugins
     from lifelong.starts.fewshot import Evaluation, find
     from lifelong.starts.pretrain import Pretraining, make_source
 
     where, quiet = prepare.device(device), quiet or as_json
     evaluation = partial(Evaluation, make_source(source, data), way=way, shots=shots, queries=queries,
                          episodes=episodes, seed=seed, device=where, overlap=overlap, together=transductive)
-    weights = find(start, where, data, store)
+    with plugins.trusting_records() if trust else nullcontext():
+        weights = find(start, where, data, store)
     if isinstance(weights, Pretraining):
         evaluation(weights.untrained()).tried()
         weights = _learned(weights, store, quiet)

@@ -167,7 +167,8 @@ def _begun(term: Term, stream: Stream, options: Options, where: torch.device,
     if stream.mean is not None:
         raise ValueError(f"{term} was learned on pixels as they are, and {stream.name} normalises their channels: use "
                          "a stream that does not")
-    return {"model": str(about["model"]), "start": said, "code": expression.digests(here("model", about)),
+    model = here("model", start) if isinstance(start, Weights) else expression.parse(str(start.model), "models")
+    return {"model": str(about["model"]), "start": said, "code": expression.digests(model),
             "overlap": (len(both) if seen else "unknown") if both or not seen else None}
 
 

@@ -23,7 +23,7 @@ def run(stream: str | Stream, strategies: Strategy, *, store: str | Path | None 
         epochs: int | None = None, steps: int | None = None, batch_size: int | None = None,
         optimizer: str | None = None, model: str | None = None, eval_every: int = 0, device: str = "auto",
         dtype: str = "float32", data: str | None = None, save_every: float = 30.0, memory: float | None = None,
-        overlap: bool = False, augment: str | None = None, evaluate: str | None = None) -> Run: ...
+        overlap: bool = False, augment: str | None = None, evaluate: str | None = None, trust: bool = False) -> Run: ...
 
 
 @overload
@@ -31,14 +31,15 @@ def run(stream: str | Stream, strategies: list[Any] | tuple[Any, ...], *, store:
         seeds: int | None = None, epochs: int | None = None, steps: int | None = None, batch_size: int | None = None,
         optimizer: str | None = None, model: str | None = None, eval_every: int = 0, device: str = "auto",
         dtype: str = "float32", data: str | None = None, save_every: float = 30.0, memory: float | None = None,
-        overlap: bool = False, augment: str | None = None, evaluate: str | None = None) -> list[Run]: ...
+        overlap: bool = False, augment: str | None = None, evaluate: str | None = None,
+        trust: bool = False) -> list[Run]: ...
 
 
 def run(stream: str | Stream, strategies: Any, *, store: str | Path | None = None, seeds: int | None = None,
         epochs: int | None = None, steps: int | None = None, batch_size: int | None = None,
         optimizer: str | None = None, model: str | None = None, eval_every: int = 0, device: str = "auto",
         dtype: str = "float32", data: str | None = None, save_every: float = 30.0, memory: float | None = None,
-        overlap: bool = False, augment: str | None = None, evaluate: str | None = None,
+        overlap: bool = False, augment: str | None = None, evaluate: str | None = None, trust: bool = False,
         **unknown: Any) -> Run | list[Run]:
     """Trains one strategy on a stream, all seeds at once; returns its run, or a list of runs for a list of strategies.
 
@@ -62,6 +63,7 @@ def run(stream: str | Stream, strategies: Any, *, store: str | Path | None = Non
         overlap: whether to allow a start that was learned on classes in the test data.
         augment: random augmentation of training images, or 'none'; None uses the stream's default.
         evaluate: tasks to evaluate after each task, such as 'seen' or 'all:10'; None uses the stream's default.
+        trust: whether to run Python files that are named only in the file of a start, as its network; read them first.
 
     Raises:
         TypeError: unknown option; the message suggests the nearest one.
@@ -79,7 +81,7 @@ def run(stream: str | Stream, strategies: Any, *, store: str | Path | None = Non
         seeds = stream.n_seeds if isinstance(stream, Stream) else Options.seeds
     options = Options(seeds=seeds, epochs=epochs, steps=steps, batch_size=batch_size, optimizer=optimizer, model=model,
                       eval_every=eval_every, device=device, dtype=dtype, data=data, save_every=save_every,
-                      memory=memory, overlap=overlap, augment=augment, evaluate=evaluate)
+                      memory=memory, overlap=overlap, augment=augment, evaluate=evaluate, trust=trust)
     several = isinstance(strategies, (list, tuple))
     experiment = prepare(stream, strategies if several else [strategies], options)
     if not several and len(experiment.specs) > 1:

@@ -17,6 +17,8 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 _TRUSTED: ContextVar[frozenset[Path] | None] = ContextVar("trusted", default=None)  # None: every file
+_RECORDS: ContextVar[bool] = ContextVar("records", default=False)  # whether records may name files, as with --trust
+_NAMED: set[Path] = set()  # the files that the user named in this process
 
 
 class Untrusted(PermissionError):
@@ -29,6 +31,31 @@ class Untrusted(PermissionError):
 def trusting(paths: Iterable[str]) -> Iterator[None]:
     """A context in which only the user's Python files at `paths` may be run, whatever a record names."""
     token = _TRUSTED.set(frozenset(Path(path).resolve() for path in paths))
+    try:
+        yield
+    finally:
+        _TRUSTED.reset(token)
+
+
+@contextmanager
+def trusting_records() -> Iterator[None]:
+    """A context in which start files may name Python files, as with the option --trust."""
+    token = _RECORDS.set(True)
+    try:
+        yield
+    finally:
+        _RECORDS.reset(token)
+
+
+def records_trusted() -> bool:
+    """Whether this is called inside `trusting_records`."""
+    return _RECORDS.get()
+
+
+@contextmanager
+def of_record(trusted: bool) -> Iterator[None]:
+    """A context for what a record names: only files that the user named too are run, unless the record is trusted."""
+    token = _TRUSTED.set(frozenset(_NAMED) if _TRUSTED.get() is None and not trusted else _TRUSTED.get())
     try:
         yield
     finally:
@@ -65,6 +92,8 @@ def load_file(path: str, name: str) -> Callable[..., Any]:
         ImportError: running the file failed; the message gives the reason.
     """
     check_trusted(path)
+    if _TRUSTED.get() is None:
+        _NAMED.add(Path(path).resolve())
     if not Path(path).is_file():
         raise LookupError(f"there is no file {path}")
     module = _module(path)

@@ -68,6 +68,7 @@ class Options:
         memory: GiB that training may use; None uses 80 % of what is free. Lanes that do not fit are trained in turns.
         augment: random augmentation of training images, an expression, or 'none'.
         evaluate: tasks to evaluate after each task, see `Evaluation`.
+        trust: whether Python files that only the file of a start names may be run.
 
     Raises:
         OptionError: a number is out of range or a name is unknown.
@@ -88,6 +89,7 @@ class Options:
     overlap: bool = False
     augment: str | None = None
     evaluate: str | None = None
+    trust: bool = False
 
     def __post_init__(self) -> None:
         _check_budget(self)

@@ -90,7 +90,7 @@ class Evaluation:
     def question(self) -> dict[str, Any]:
         """The JSON values that identify the evaluation in a store; `together` is not one of them."""
         about = self.weights.about
-        terms = [*here("strategy", about), *here("model", about)]
+        terms = [*here("strategy", self.weights), *here("model", self.weights)]
         return {"format": store.EVALUATIONS, "start": about["strategy"], "sha256": checksum(self.weights.params),
                 "source": self.source.name, "source_options": dict(self.source.options), "way": self.way,
                 "shots": self.shots, "queries": self.queries, "episodes": self.episodes, "seed": self.seed,
@@ -219,7 +219,7 @@ def own_answer(weights: Weights) -> Answer | None:
     Raises:
         LookupError: the file that defines the start is missing.
     """
-    term = here("strategy", weights.about)[0]
+    term = here("strategy", weights)[0]
     answer: Answer | None = expression.build(term, {}).recipe.answer
     return answer
 

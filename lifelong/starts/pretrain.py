@@ -122,7 +122,9 @@ class Pretraining:
         self.begin = load(Path(start.use["begin"])) if start.use["begin"] is not None else None
         self.model = str(start.use["model"] or (self.begin.about["model"] if self.begin else self.recipe.model))
         self.units = self.recipe.units(source)
-        self.net = network(self.model, source.shape, self.units)
+        with plugins.of_record(not self.begin or start.use["model"] is not None or self.begin.trusted):
+            self.net = network(self.model, source.shape, self.units)
+            model_terms = expression.parse(self.model, "models")
         if self.begin:
             same = ("source", "source_options")
             known = [self.begin.about.get(k) for k in same] == [source.name, dict(source.options)]
@@ -137,7 +139,7 @@ class Pretraining:
         self.spec: Mapping[str, Any] = json.loads(json.dumps({
             "format": 1, "stream": f"pretrain-{source.name}", "strategy": str(recipe_term),
             "source_options": dict(source.options), "model": self.model, "hyper": hyper, "seed": seed,
-            "precision": precision, "sources": expression.digests([term, *expression.parse(self.model, "models")]),
+            "precision": precision, "sources": expression.digests([term, *model_terms]),
             } | self._begun()))
 
     def _begun(self) -> dict[str, Any]:

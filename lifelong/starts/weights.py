@@ -17,7 +17,7 @@ from lifelong import store
 from lifelong.networks.net import Net, Params, shapes_of
 from lifelong.spec import expression, plugins
 
-FORMAT = 1
+FORMAT = 2  # of format 1, nothing proves what a file says of itself
 ADAPT = ("head", "ungated", "all")
 HEADS = ("auto", "new", "zero", "kept")
 
@@ -29,34 +29,41 @@ class Weights:
     Attributes:
         params: by name.
         about: what it was learned from, how, and by which version; JSON values.
+        trusted: whether Python files that `about` names may be run though the user did not name them.
     """
 
     params: Params
     about: Mapping[str, Any]
+    trusted: bool = False
 
     def net(self, n_classes: int) -> Net:
         """Its network with `n_classes` output units.
 
         Raises:
             LookupError: where its network is in a file that is not here.
+            PermissionError: where it is in a file that the user did not name.
             ValueError: where that file is no longer what it was.
         """
-        term, was = here("model", self.about)[0], self.about.get("sources", {})
+        term, was = here("model", self)[0], self.about.get("sources", {})
         now = plugins.digests(term.path) if term.path and term.path in was else {}
         for path in [path for path, digest in now.items() if was.get(path) != digest]:
             raise ValueError(f"{self.about['start']} was learned with the network in {term.path}, and {path} has "
                              "changed since: put it back as it was, or learn the start anew")
-        return network(self.about["model"], tuple(self.about["shape"]), n_classes)
+        with plugins.of_record(self.trusted):
+            return network(self.about["model"], tuple(self.about["shape"]), n_classes)
 
 
-def here(what: str, about: Mapping[str, Any]) -> list[expression.Term]:
+def here(what: str, weights: Weights) -> list[expression.Term]:
     """The terms of the 'model' or the 'strategy' of a start.
 
     Raises:
         LookupError: where they are in a file that is not here.
+        PermissionError: where they are in a file that the user did not name.
     """
+    about = weights.about
     try:
-        return expression.parse(str(about[what]), "models" if what == "model" else "strategies")
+        with plugins.of_record(weights.trusted):
+            return expression.parse(str(about[what]), "models" if what == "model" else "strategies")
     except LookupError as error:
         raise LookupError(f"{about['start']} was learned as {about[what]}: {error.args[0]}; paths are from the folder "
                           "that the command is typed in") from None
@@ -81,6 +88,7 @@ def save(path: Path, weights: Weights) -> None:
         StoreError: where that cannot be done.
     """
     about = dict(weights.about) | {"format": FORMAT, "sha256": checksum(weights.params)}
+    about["about_sha256"] = _digest(about)
     params = {k: p.contiguous() for k, p in weights.params.items()}
     store.write(path, packed(params, {"lifelong": json.dumps(about, allow_nan=False)}))
 
@@ -101,13 +109,24 @@ def load(path: Path) -> Weights:
     except (SafetensorError, ValueError, OSError, RecursionError) as error:
         raise ValueError(f"{path} is damaged or no start ({error}); move it away and make it anew with `lifelong "
                          "pretrain`") from None
-    if not isinstance(about, dict) or about.get("format") != FORMAT:
+    if not isinstance(about, dict) or about.get("format") not in (1, FORMAT):
         raise ValueError(f"{path} holds weights, but not those of a start of this version of lifelong: make it with "
                          "`lifelong pretrain`")
+    if about["format"] == FORMAT and about.pop("about_sha256", None) != _digest(about):
+        raise ValueError(f"{path} is damaged (what it says of itself is not what was written); move it away and make "
+                         "it anew with `lifelong pretrain`")
     if about.get("sha256") != checksum(params):
         raise ValueError(f"{path} is damaged (its weights are not those that were written); move it away and make it "
                          "anew with `lifelong pretrain`")
-    return Weights(params, about)
+    for name, p in params.items():
+        if not p.is_floating_point() or not bool(p.isfinite().all()):
+            raise ValueError(f"{path}: the parameter {name} is of {p.dtype} or not finite; make the start anew with "
+                             "`lifelong pretrain`")
+    return Weights(params, about, plugins.records_trusted())
+
+
+def _digest(about: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
 def checksum(params: Params) -> str:
