@@ -23,7 +23,7 @@ from lifelong.networks.conv import conv4
 from lifelong.networks.net import Net
 from lifelong.networks.precision import in_bfloat16
 from lifelong.randomness import generator
-from lifelong.spec.run import Options
+from lifelong.spec.run import OptionError, Options
 
 NET = conv4((1, 4, 4), 4, 3, norm="batch")
 
@@ -156,3 +156,16 @@ def test_in_bfloat16_the_statistics_stay_in_full():
 def test_what_cannot_have_it_is_refused(strategy: str, words: str):
     with pytest.raises(ValueError, match=words):
         prepare(small(), [strategy], Options(seeds=2, model="conv4(width=3, norm='batch')"))
+
+
+def test_it_is_refused_where_a_batch_is_one_example():
+    def asked(strategy: str, norm: str = "batch", size: int = 1) -> None:
+        prepare(small(), [strategy], Options(seeds=2, model=f"conv4(width=3, norm='{norm}')", batch_size=size))
+
+    for strategy in ("finetune", "ewc", "joint"):
+        with pytest.raises(OptionError, match="batch_size must be 2 or more") as error:
+            asked(strategy)
+        assert error.value.field == "batch_size"
+    asked("finetune", size=2)
+    asked("finetune", norm="group")
+    asked("er(capacity=9)")  # what is rehearsed shares the pass
