@@ -25,6 +25,15 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture
+def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are laid out, but only tests that are marked `drawn` encode them, which takes longer than all the rest."""
+    if not request.node.get_closest_marker("drawn"):
+        from lifelong.report import canvas
+
+        monkeypatch.setattr(canvas, "encoded", lambda figure, kind: b"<svg/>")
+
+
 class Said(NamedTuple):
     code: int
     out: str

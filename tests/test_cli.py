@@ -25,6 +25,8 @@ from lifelong.experiments import experiment
 from lifelong.experiments.prepare import prepare
 from lifelong.spec.run import OptionError, Options
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 SMALL = ("--seeds", "2", "--steps", "2", "--tasks", "2")
 
 
@@ -182,6 +184,7 @@ def test_an_object_that_raises_fails_its_check_in_a_sentence(lifelong, tmp_path)
 # ---- what it prints
 
 
+@pytest.mark.drawn
 def test_a_run_prints_a_table_and_where_everything_is(lifelong, tmp_path):
     said = lifelong("run", "split-digits", "er(capacity=20) + ewc(strength=[1,2])", *SMALL)
     assert said.code == 0 and said.err == ""

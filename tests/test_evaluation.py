@@ -30,6 +30,8 @@ from lifelong.spec.run import Options
 from lifelong.store.records import Run
 from lifelong.vmap import tree
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 # What is evaluated of five tasks, row by row: before the first task, and after each.
 ROWS = {
     "all": ["01234"] * 6,

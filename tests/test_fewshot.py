@@ -22,6 +22,8 @@ from lifelong.starts.fewshot import Evaluation, transductive
 from lifelong.starts.recipe import nearest_mean
 from lifelong.starts.weights import Weights, save
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def points(values: list[list[float]], name: str = "points-v1") -> Source:
     """Examples of one number; `values` are those of each class."""

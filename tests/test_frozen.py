@@ -16,6 +16,8 @@ from lifelong import store
 from lifelong.experiments.again import again, read
 from lifelong.spec.run import Spec
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 FROZEN = Path(__file__).parent / "frozen"
 RUNS = sorted(path.parent.name for path in (FROZEN / "format-1").glob("*/run.json"))
 

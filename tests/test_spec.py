@@ -23,6 +23,8 @@ from lifelong.learning.parts import Part
 from lifelong.spec import plugins
 from lifelong.spec.run import OptionError, Options, Spec, digest
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 QUICK: dict[str, Any] = {"seeds": 2, "steps": 4}
 STREAM = "split-digits(tasks=2)"
 

@@ -84,6 +84,27 @@ def test_saving_again_replaces_and_clears_an_earlier_error(tmp_path):
 # ---- damage
 
 
+def test_every_byte_of_a_record_is_covered(tmp_path):
+    place = store.save(tmp_path, a_run(format=2))
+    file, whole = place / "run.json", store.load(place)
+    content, noticed = bytearray(file.read_bytes()), 0
+    for at in range(len(content)):
+        content[at] ^= 1
+        file.write_bytes(content)
+        try:
+            run = store.load(place)
+            assert run.spec == whole.spec and run.about == whole.about, f"the byte {at} is not covered"
+        except StoreError:
+            noticed += 1
+        content[at] ^= 1
+    assert noticed > len(content) / 2  # the others are white space
+
+
+def test_a_noted_run_is_whole(tmp_path):
+    run = store.load(store.save(tmp_path, a_run(format=2)))
+    assert records.note(run, choice={"by": "tune"}).about["choice"] == {"by": "tune"}
+
+
 def truncated(place: Path) -> None:
     file = place / "accuracy.npz"
     file.write_bytes(file.read_bytes()[:-20])

@@ -69,11 +69,16 @@ def save(root: Path, run: Run) -> Path:
     arrays = io.BytesIO()
     np.savez_compressed(arrays, allow_pickle=False, accuracy=run.accuracy, **run.logs)
     about = dict(run.about) | {"sha256": hashlib.sha256(arrays.getvalue()).hexdigest()}
-    text = json.dumps({"spec": run.spec, "about": about}, indent=2, allow_nan=False)
-    write_all([(place / "accuracy.npz", arrays.getvalue()), (place / "run.json", text.encode() + b"\n")])
+    write_all([(place / "accuracy.npz", arrays.getvalue()), (place / "run.json", _written(run.spec, about))])
     with contextlib.suppress(OSError):
         (place / "error.txt").unlink()
     return place
+
+
+def _written(spec: Mapping[str, Any], about: Mapping[str, Any]) -> bytes:
+    """The content of run.json. Its digest of `about` completes what the name of the folder says of the spec."""
+    record = {"spec": spec, "about": about, "about_digest": digest(about)}
+    return json.dumps(record, indent=2, allow_nan=False).encode() + b"\n"
 
 
 def load(place: Path) -> Run:
@@ -90,10 +95,14 @@ def load(place: Path) -> Run:
         spec, about = record["spec"], record["about"]
         data = (place / "accuracy.npz").read_bytes()
         named = place.name.endswith(digest(spec))
+        # Records of format 1 have no digest of `about`.
+        known = spec["format"] == 1 or record["about_digest"] == digest(about)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise damaged(f"{type(error).__name__}: {error}") from None
     if not isinstance(spec, dict) or not isinstance(about, dict) or not named:
         raise damaged("run.json does not describe the run that the folder is named after")
+    if not known:
+        raise damaged("what run.json says about the run is not what was written")
     if about.get("status") not in ("done", "diverged"):
         raise damaged("run.json does not say how the run ended")
     if hashlib.sha256(data).hexdigest() != about.get("sha256"):
@@ -135,8 +144,7 @@ def note(run: Run, **more: Any) -> Run:
         return replace(run, about={**run.about, **more})
     place = Path(run.about["folder"])
     record = json.loads((place / "run.json").read_bytes())
-    record["about"] |= more
-    write(place / "run.json", json.dumps(record, indent=2, allow_nan=False).encode() + b"\n")
+    write(place / "run.json", _written(record["spec"], record["about"] | more))
     return load(place)
 
 
