@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from lifelong.learning.parts import Part
 from lifelong.learning.room import training_bytes
 from lifelong.progress import Watcher
 from lifelong.spec.run import Options, Spec
+from lifelong.store.checkpoints import Workshop
 from lifelong.store.records import Run
 
 QUICK: dict[str, Any] = {"seeds": 2, "steps": 4}
@@ -763,3 +765,54 @@ def test_an_optimizer_may_ask_for_the_network_and_the_facts_of_the_stream(tmp_pa
     own = lifelong.run("rotated-digits(tasks=2)", "finetune", optimizer=f"{tmp_path}/own.py:by_units", **options)
     plain = lifelong.run("rotated-digits(tasks=2)", "finetune", optimizer="sgd(lr=0.1)", **options)  # ten classes
     assert np.array_equal(own.accuracy, plain.accuracy)
+
+
+# ---- several processes on one store
+
+
+class Heard(Watcher):
+    """What a run says, and an event for the first sentence."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.spoken = threading.Event()
+
+    def say(self, sentence: str) -> None:
+        self.said.append(sentence)
+        self.spoken.set()
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_what_another_process_trains_is_waited_for_and_taken_from_it(stored, tmp_path, monkeypatch):
+    monkeypatch.setattr("lifelong.experiments.experiment.WAIT", 0.01)
+    asked = ["ewc(strength=[2.0,1.0])", "finetune"]
+    alone = prepare("split-digits(tasks=2)", asked, Options(**QUICK)).run()
+    one, heard, results = prepare("split-digits(tasks=2)", asked, Options(**QUICK)), Heard(), []
+    stack = sorted(one.specs[:2], key=lambda spec: spec.digest)
+    trained = []
+    measure = type(one)._measure
+    monkeypatch.setattr(type(one), "_measure", lambda self, stack, *more: trained.append(len(stack)) or measure(
+        self, stack, *more))
+    with Workshop(tmp_path, [spec.to_json() for spec in stack]).open() as shop:
+        thread = threading.Thread(target=lambda: results.append(one.run(tmp_path, heard)))
+        thread.start()
+        assert heard.spoken.wait(60) and "waiting for it" in heard.said[0] and "ewc" in heard.said[0]
+        if stored:
+            for run in alone.runs[:2]:
+                store.save(tmp_path, run)
+            shop.close()
+    thread.join(60)
+    (outcome,) = results
+    assert outcome.failures == [] and len(heard.said) == 1, "it says so once"
+    assert trained == ([1] if stored else [1, 2]), "finetune is trained while ewc is waited for"
+    for run, other in zip(outcome.runs, alone.runs, strict=True):
+        np.testing.assert_array_equal(run.accuracy, other.accuracy)
+
+
+def test_the_same_settings_in_another_order_are_one_stack(tmp_path):
+    def stacks(asked: list[str]) -> list[list[str]]:
+        made_of = prepare("split-digits(tasks=2)", asked, Options(**QUICK))
+        return [[spec.strategy for spec in stack] for stack in made_of._stacks(made_of.specs, tmp_path)]
+
+    one, other = stacks(["ewc(strength=[1.0,2.0])", "er"]), stacks(["er", "ewc(strength=2.0)", "ewc(strength=1.0)"])
+    assert one == other[::-1] and len(one) == 2, "strategies are trained in the order in which they are asked for"

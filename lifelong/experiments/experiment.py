@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,6 +23,7 @@ from lifelong.progress import Watcher
 from lifelong.provenance import commit, environment
 from lifelong.spec import plugins
 from lifelong.spec.run import Options, Spec
+from lifelong.starts.pretrain import Pretraining
 from lifelong.starts.weights import Weights
 from lifelong.store.checkpoints import Busy, Workshop
 from lifelong.store.files import StoreError
@@ -31,6 +33,20 @@ from lifelong.version import __version__
 
 # Bytes of parameters that a processor's cache holds; beyond this, more lanes at once take longer each (reports/speed).
 CACHED = 6 * 2**20
+WAIT = 1.0  # seconds until a stack that another process trains is looked at again
+
+
+def _learned_once(start: Pretraining, root: Path | None, watcher: Watcher, save_every: float) -> Weights:
+    """A start from the store, or learned now; where another process is learning it, it is waited for."""
+    told = False
+    while True:
+        try:
+            return start.found(root) or start.run(root, watcher, save_every)
+        except Busy as error:
+            if not told:
+                watcher.say(f"{error}; waiting for it")
+            told = True
+            time.sleep(WAIT)
 
 
 class Spoilt(RuntimeError):
@@ -109,28 +125,7 @@ class Experiment:
         outcome = Outcome()
         ready, missing = self._found(root, watcher, outcome)
         missing = self._learned(missing, starts or root, watcher, outcome)
-        spoilt = ""
-        for stack in sorted(self._stacks(missing, root), key=_of_the_user):  # what could harm others comes last
-            if spoilt:
-                outcome.failures.append(f"{stack[0].strategy} was not trained, because {spoilt} changed the examples")
-                continue
-            try:
-                with kept():  # and the folder by its full name, for code of the user may change the working folder
-                    finished = self._train(stack, root and root.absolute(), watcher)
-                for run in finished:
-                    ready[store.digest(run.spec)] = run
-                    watcher.made(run)
-            except Spoilt as error:
-                spoilt = stack[0].strategy
-                outcome.failures.append(self._failed(stack, error, root))
-            except Busy as error:
-                outcome.failures.append(str(error))
-            except StoreError:
-                raise
-            except (Exception, SystemExit) as error:
-                outcome.failures.append(self._failed(stack, error, root))
-            finally:
-                watcher.end()
+        self._train_all(self._stacks(missing, root), root, watcher, outcome, ready)
         for spec in self.specs:
             made = ready.get(spec.digest)
             if made and spec.tuned and made.about.get("tuned") != spec.tuned:
@@ -147,6 +142,53 @@ class Experiment:
             if not term.findable:
                 raise ValueError(f"{term.name} was given as a Python object, which a store cannot find again: put it "
                                  "in a file and name it './file.py:name', or keep nothing")
+
+    def _train_all(self, stacks: list[list[Spec]], root: Path | None, watcher: Watcher, outcome: Outcome,
+                   ready: dict[str, Run]) -> None:
+        """Trains stacks, and adds their runs to `ready`. Stacks that another process trains are waited for."""
+        queue = deque(sorted(stacks, key=_of_the_user))  # what could harm others comes last
+        spoilt, told, waited = "", set[str](), 0
+        while queue:
+            stack = queue.popleft()
+            if spoilt:
+                outcome.failures.append(f"{stack[0].strategy} was not trained, because {spoilt} changed the examples")
+                continue
+            try:
+                # Code of the user may change the working folder, so the store has its full name.
+                made = self._elsewhere(stack, root)
+                if not made:
+                    with kept():
+                        made = self._train(stack, root and root.absolute(), watcher)
+            except Busy as error:
+                if stack[0].digest not in told:
+                    watcher.say(f"{stack[0].strategy}: {error}; waiting for it")
+                    told.add(stack[0].digest)
+                queue.append(stack)
+                waited += 1
+                if waited >= len(queue):
+                    time.sleep(WAIT)
+                    waited = 0
+                continue
+            except Spoilt as error:
+                spoilt = stack[0].strategy
+                outcome.failures.append(self._failed(stack, error, root))
+            except StoreError:
+                raise
+            except (Exception, SystemExit) as error:
+                outcome.failures.append(self._failed(stack, error, root))
+            else:
+                waited = 0
+                for run in made:
+                    ready[store.digest(run.spec)] = run
+                    watcher.made(run)
+            finally:
+                watcher.end()
+
+    @staticmethod
+    def _elsewhere(stack: list[Spec], root: Path | None) -> list[Run]:
+        """The runs of a stack that another process has finished since; none unless all are."""
+        found = [store.find(root, spec.to_json()) for spec in stack] if root else []
+        return [run for run in found if run] if all(found) else []
 
     def _found(self, root: Path | None, watcher: Watcher, outcome: Outcome) -> tuple[dict[str, Run], list[Spec]]:
         """The runs in the store at `root`, by digest, and the specs of the missing runs."""
@@ -175,9 +217,9 @@ class Experiment:
             if isinstance(start, Weights):
                 continue
             try:
-                self.learners.starts[name] = start.found(root) or start.run(root, watcher, self.options.save_every)
+                self.learners.starts[name] = _learned_once(start, root, watcher, self.options.save_every)
                 self.learners.forget_starts()
-            except (Busy, RuntimeError, ValueError) as error:
+            except (RuntimeError, ValueError) as error:
                 outcome.failures.append(str(error))
                 failed.add(name)
         return [spec for spec in missing if str(spec.start_term) not in failed]
@@ -198,7 +240,9 @@ class Experiment:
         for spec in missing:
             groups.setdefault(spec.frame, []).append(spec)
         for frame, group in groups.items():
-            found += [[spec] for spec in group] if frame in self.alone else [group]
+            # In whatever order runs are asked for, the same ones are one stack, which one process at a time trains.
+            same = sorted(group, key=lambda spec: spec.digest) if root else group
+            found += [[spec] for spec in group] if frame in self.alone else [same]
         return found
 
     def _begun(self, records: list[Mapping[str, Any]]) -> list[Spec]:
@@ -216,10 +260,11 @@ class Experiment:
 
     def _train(self, stack: list[Spec], root: Path | None, watcher: Watcher) -> list[Run]:
         title = (f"{len(stack)} settings of " if len(stack) > 1 else "") + stack[0].strategy
-        watcher.begin(title)
         if root is None:
+            watcher.begin(title)
             return self._runs(stack, self._measure(stack, None, watcher), 0.0, time.monotonic())
         with Workshop(root, [spec.to_json() for spec in stack]).open() as shop:
+            watcher.begin(title)
             begun = time.monotonic()
             resume, problems = shop.load()
             for problem in problems:

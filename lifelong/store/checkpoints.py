@@ -57,7 +57,12 @@ class Workshop:
             Busy: where another process holds the lock.
             StoreError: where the folder cannot be written or locked.
         """
-        write(self.place / "stack.json", json.dumps({"specs": self.specs}, allow_nan=False).encode())
+        try:
+            write(self.place / "stack.json", json.dumps({"specs": self.specs}, allow_nan=False).encode())
+        except StoreError:
+            if self.root.is_dir() and not self.place.exists():  # it was removed by another process, which has ended it
+                raise Busy(f"another process is ending {self.place}") from None
+            raise
         try:
             held = lock(self.place / "lock").acquire(blocking=False)
         except TimeoutError:
@@ -66,6 +71,8 @@ class Workshop:
             raise StoreError(f"cannot lock {self.place}: {error.strerror or error}; choose another folder with "
                              "--store") from error
         with held:
+            if not (self.place / "stack.json").exists():  # removed between the two, with the file that is locked
+                raise Busy(f"another process is ending {self.place}")
             sweep(self.place)
             try:
                 yield self
