@@ -187,7 +187,10 @@ class Experiment:
     @staticmethod
     def _elsewhere(stack: list[Spec], root: Path | None) -> list[Run]:
         """The runs of a stack that another process has finished since; none unless all are."""
-        found = [store.find(root, spec.to_json()) for spec in stack] if root else []
+        try:
+            found = [store.find(root, spec.to_json()) for spec in stack] if root else []
+        except StoreError:  # a damaged run is left as it is, beside what is trained now
+            return []
         return [run for run in found if run] if all(found) else []
 
     def _found(self, root: Path | None, watcher: Watcher, outcome: Outcome) -> tuple[dict[str, Run], list[Spec]]:
