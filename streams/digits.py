@@ -98,9 +98,8 @@ def permutations(*, domains: int = 100) -> Source:
     return build.permutations("permuted-digits-v1", _digits(), count=domains, options={"domains": domains})
 
 
-@cache  # reading them takes 0.1 s, longer than some runs
 def _digits() -> build.Images:
-    """All 1,797 digits; a fifth of every class, the same for every seed, are test images."""
+    """All 1,797 digits, in tensors of their own; a fifth of every class, the same for every seed, are test images."""
     table = torch.from_numpy(_table())
     x, y = table[:, :-1].to(torch.uint8).view(-1, 1, 8, 8), table[:, -1].to(torch.int64)
     order = torch.randperm(len(y), generator=generator("digits", "test"))
@@ -110,6 +109,7 @@ def _digits() -> build.Images:
     return build.Images(x, y, train, test, scale=1 / 16, names=[f"digits/{c}" for c in range(10)])
 
 
+@cache  # reading them takes 0.1 s, longer than some runs
 def _table() -> np.ndarray:
     """The digits [1797, 65], one per row: pixels, then the class.
 

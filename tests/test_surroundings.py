@@ -109,6 +109,8 @@ def test_a_strategy_that_writes_into_the_examples_fails_alone(write: str, alone:
     assert [run.spec["strategy"] for run in outcome.runs] == ["er", "icarl"]
     for run in outcome.runs:
         np.testing.assert_array_equal(run.logs["loss"], others[run.spec["strategy"]])
+    (again,) = prepare(STREAM, ["er"], options).run().runs
+    np.testing.assert_array_equal(again.logs["loss"], others["er"], "later streams of this process have changed, too")
     first, second = outcome.failures
     assert "writes" in first and "changed the examples" in first
     assert "other was not trained, because" in second and "writes changed the examples" in second
