@@ -118,8 +118,8 @@ MUTANTS = [
            ("tests/test_engine.py", "derivatives_by_hand")),
     # ---- what is kept
     Mutant("run.json is written before accuracy.npz", "lifelong/store/records.py",
-           '[(place / "accuracy.npz", arrays.getvalue()), (place / "run.json", text.encode() + b"\\n")]',
-           '[(place / "run.json", text.encode() + b"\\n"), (place / "accuracy.npz", arrays.getvalue())]',
+           '[(place / "accuracy.npz", arrays.getvalue()), (place / "run.json", _written(run.spec, about))]',
+           '[(place / "run.json", _written(run.spec, about)), (place / "accuracy.npz", arrays.getvalue())]',
            ("tests/test_store.py", "")),
     Mutant("accuracies that were changed are read", "lifelong/store/records.py",
            'if hashlib.sha256(data).hexdigest() != about.get("sha256"):', "if False:",

@@ -96,8 +96,8 @@ def load(place: Path) -> Run:
         data = (place / "accuracy.npz").read_bytes()
         named = place.name.endswith(digest(spec))
         # Records of format 1 have no digest of `about`.
-        known = spec["format"] == 1 or record["about_digest"] == digest(about)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        known = spec.get("format", 1) == 1 or record["about_digest"] == digest(about)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise damaged(f"{type(error).__name__}: {error}") from None
     if not isinstance(spec, dict) or not isinstance(about, dict) or not named:
         raise damaged("run.json does not describe the run that the folder is named after")
