@@ -560,3 +560,9 @@ def test_samples_choose_real_rows_only_and_weigh_them_equally():
     third = torch.full((3,), 1 / 3, dtype=torch.float64)
     for k, value in fisher(net, params, pool(), torch.tensor([1, 2, 0]), third).items():
         torch.testing.assert_close(state["importance"][k], value, rtol=1e-12, atol=1e-14)
+
+
+def test_losses_are_summed_by_python_too() -> None:
+    one, other = Loss({"batch": torch.ones(2)}), Loss({"batch": torch.ones(2), "er": torch.ones(3)})
+    total: Loss = sum([one, other])  # type: ignore[assignment, list-item]
+    assert total.entropies["batch"].tolist() == [2, 2] and total.entropies["er"].tolist() == [1, 1, 1] and not total.free

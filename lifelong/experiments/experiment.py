@@ -36,26 +36,8 @@ CACHED = 6 * 2**20
 WAIT = 1.0  # seconds until a stack that another process trains is looked at again
 
 
-def _learned_once(start: Pretraining, root: Path | None, watcher: Watcher, save_every: float) -> Weights:
-    """A start from the store, or learned now; where another process is learning it, it is waited for."""
-    told = False
-    while True:
-        try:
-            return start.found(root) or start.run(root, watcher, save_every)
-        except Busy as error:
-            if not told:
-                watcher.say(f"{error}; waiting for it")
-            told = True
-            time.sleep(WAIT)
-
-
 class Spoilt(RuntimeError):
     """A strategy wrote into the stream that all strategies share."""
-
-
-def _of_the_user(stack: list[Spec]) -> bool:
-    """Whether a stack runs code of the user."""
-    return any(term.path or not term.findable for term in (*stack[0].terms, stack[0].optimizer_term))
 
 
 @dataclass
@@ -285,9 +267,9 @@ class Experiment:
             runs = self._runs(stack, measured, earlier, begun)
             # Existing runs, whole or damaged, are never overwritten.
             new = [run for run in runs if not (store.folder(root, run.spec) / "run.json").exists()]
-            kept = [store.load(store.save(root, run)) for run in new]
+            saved = [store.load(store.save(root, run)) for run in new]
             shop.close()
-        return kept
+        return saved
 
     def _measure(self, stack: list[Spec], resume: dict[str, Any] | None, watcher: Watcher,
                  save: Callable[[dict[str, Any]], None] | None = None) -> Measured:
@@ -366,3 +348,21 @@ class Experiment:
             store.write(place, "".join(traceback.format_exception(error)).encode())
             sentence += f" (traceback: {place})" if spec is stack[0] else ""
         return sentence
+
+
+def _of_the_user(stack: list[Spec]) -> bool:
+    """Whether a stack runs code of the user."""
+    return any(term.path or not term.findable for term in (*stack[0].terms, stack[0].optimizer_term))
+
+
+def _learned_once(start: Pretraining, root: Path | None, watcher: Watcher, save_every: float) -> Weights:
+    """A start from the store, or learned now; where another process is learning it, it is waited for."""
+    told = False
+    while True:
+        try:
+            return start.found(root) or start.run(root, watcher, save_every)
+        except Busy as error:
+            if not told:
+                watcher.say(f"{error}; waiting for it")
+            told = True
+            time.sleep(WAIT)

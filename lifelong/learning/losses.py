@@ -82,6 +82,8 @@ class Loss(_Loss):
 
     def __add__(self, other: Loss | Tensor | float) -> Loss:  # type: ignore[override]
         if not isinstance(other, Loss):
+            if type(other) is int and other == 0:  # of sum(losses)
+                return self
             other = Loss(free=(_number(other),))
         return Loss(_summed(self.entropies, other.entropies), _summed(self.gradients, other.gradients),
                     self.values + other.values, self.penalties + other.penalties, self.free + other.free)

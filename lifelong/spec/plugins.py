@@ -12,6 +12,7 @@ import sysconfig
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -178,17 +179,22 @@ def _now(module: str) -> str:
 def _imported(code: bytes, package: str, seen: set[str] | None = None) -> list[tuple[str, Path]]:
     """The modules of the user that some code imports, directly or not: their names and files."""
     seen, found = set() if seen is None else seen, []
-    try:
-        nodes = list(ast.walk(ast.parse(code)))
-    except (SyntaxError, ValueError):
-        return []
-    for name in sorted({name for node in nodes for name in _names(node, package)} - seen):
+    for name in sorted(_all_names(code, package) - seen):
         seen.add(name)
         if place := _place(name):
             found.append((name, place))
             inside = name if place.name == "__init__.py" else name.rpartition(".")[0]
             found += _imported(place.read_bytes(), inside, seen)
     return found
+
+
+@lru_cache(4096)  # a run has many specs, and a file may import a large package
+def _all_names(code: bytes, package: str) -> frozenset[str]:
+    """The names of all modules that some code may load."""
+    try:
+        return frozenset(name for node in ast.walk(ast.parse(code)) for name in _names(node, package))
+    except (SyntaxError, ValueError):
+        return frozenset()
 
 
 def _names(node: ast.AST, package: str) -> Iterator[str]:
